@@ -1,0 +1,1 @@
+"""How a probability map is made; all methods share one small interface."""

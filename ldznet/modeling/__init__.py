@@ -1,0 +1,1 @@
+"""The segmentation network in plain torch; knows nothing of hosts, files or images."""

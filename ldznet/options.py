@@ -1,0 +1,93 @@
+"""Every option, once: names, defaults, ranges and help for UI, API, command line and infotext.
+
+A frozen dataclass per kind of work. Each field carries its range and a sentence of help in its
+metadata, so that a slider, a JSON schema and `--help` are made from the same line.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ldznet.errors import OptionError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its range (both ends included) or its choices, and one sentence of help."""
+    metadata = {"help": help, "low": low, "high": high, "step": step, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+class Options:
+    """Checks every field against its type, range and choices when an instance is made."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]
+            _check(item.name, getattr(self, item.name), item.default, item.metadata)
+
+
+def _check(name: str, value: Any, default: Any, metadata: Any) -> None:
+    kind = type(default)
+    if kind is tuple:
+        if not isinstance(value, tuple) or not value:
+            raise OptionError(
+                f"{name} is {value!r}, but it must be a tuple of at least one value (default {default!r})."
+            )
+        for item in value:
+            _check(f"each of {name}", item, default[0], metadata)
+        return
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise OptionError(f"{name} is {value!r}, but it must be {_KINDS[kind]}: give one (default {default!r}).")
+    if metadata["choices"] and value not in metadata["choices"]:
+        known = ", ".join(metadata["choices"])
+        raise OptionError(f"{name} is {value!r}, which is not known: give one of {known} (default {default!r}).")
+    low, high = metadata["low"], metadata["high"]
+    if kind is float and not math.isfinite(value):
+        raise OptionError(f"{name} is {value}, but it must be a finite number (default {default}).")
+    if (low is not None and value < low) or (high is not None and value > high):
+        if low is None or high is None:
+            span = f"at least {low}" if high is None else f"at most {high}"
+        else:
+            span = f"from {low} to {high}"
+        raise OptionError(f"{name} is {value}, but it must be {span}: {metadata['help']} (default {default}).")
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions(Options):
+    """How probabilities become a mask. The steps run in the order in which they stand here."""
+
+    threshold: float = option(
+        0.5, "probability from which a pixel belongs to the mask", low=0.0, high=1.0, step=0.01
+    )
+    combine: str = option(
+        "union",
+        "several prompts: all of them, what they share, or the first without the others",
+        choices=("union", "intersection", "difference"),
+    )
+    smallest_area: int = option(0, "connected parts with fewer pixels are dropped", low=0, high=2**26, step=1)
+    largest_only: bool = option(False, "keep only the largest connected part")
+    fill_holes: bool = option(False, "fill holes that the mask encloses")
+    grow: int = option(0, "pixels by which the mask grows; negative shrinks it", low=-512, high=512, step=1)
+    invert: bool = option(False, "select everything but the mask")
+    brush: str = option(
+        "replace",
+        "what to do with a mask that was given: replace it, add to it, subtract from it, intersect with it",
+        choices=("replace", "add", "subtract", "intersect"),
+    )
+    feather: float = option(
+        0.0, "softness of the edge: sigma of a Gaussian blur, in pixels", low=0.0, high=256.0, step=0.5
+    )

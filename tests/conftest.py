@@ -1,0 +1,93 @@
+"""What several tests share: the recorded tensors of the released network, and the network that must match."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldznet.modeling.head import Head, HeadConfig
+from ldznet.modeling.unet import UNet, UNetConfig
+
+PARITY = Path(__file__).parent / "parity"
+CASES = ("48x48_b1", "40x56_b1", "64x48_b1")
+CHECKPOINT = PARITY / "released_layout_small.ckpt"
+
+torch.set_num_threads(1)
+
+
+def arrays(name):
+    with np.load(PARITY / name) as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """case -> tensor name -> what the released code computed."""
+    found = arrays("cases.npz")
+    return {
+        case: {key.split("/")[1]: value for key, value in found.items() if key.startswith(f"{case}/")}
+        for case in CASES
+    }
+
+
+@pytest.fixture(scope="session")
+def recorded_moments():
+    return json.loads((PARITY / "cases.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def released_shapes():
+    """The released head's tensors at full size: name -> shape."""
+    return {
+        name: tuple(shape) for name, shape in json.loads((PARITY / "released_shapes.json").read_text()).items()
+    }
+
+
+@pytest.fixture(scope="session")
+def small_unet_state():
+    """The Stable Diffusion UNet that gave the recorded features, original names without prefix."""
+    return {
+        name.removeprefix("model.diffusion_model."): tensor.float()
+        for name, tensor in arrays("sd_small.npz").items()
+    }
+
+
+@pytest.fixture(scope="session")
+def small_config():
+    unet = UNetConfig(model_channels=32, heads=4, context_width=64, out_channels=1)
+    return HeadConfig(unet=unet)
+
+
+@pytest.fixture(scope="session")
+def released_state():
+    """weights -> name -> tensor, for "ema" and "raw" of the recorded checkpoint."""
+    state = torch.load(CHECKPOINT, weights_only=True)["state_dict"]
+    prefix = "model.diffusion_model."
+    raw = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    ema = {name: state["model_ema.diffusion_model" + name.replace(".", "")] for name in raw}
+    return {"raw": raw, "ema": ema}
+
+
+def build(module, state):
+    module.load_state_dict(state)
+    return module.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def small_unet(small_unet_state):
+    shapes = {name: tuple(tensor.shape) for name, tensor in small_unet_state.items()}
+    return build(UNet(UNetConfig.from_shapes(shapes, heads=4)), small_unet_state)
+
+
+@pytest.fixture(scope="session")
+def small_heads(small_config, released_state):
+    """ "ema" and "raw" -> the recorded head."""
+    return {weights: build(Head(small_config), state) for weights, state in released_state.items()}
+
+
+def features_of(case):
+    """The recorded features that the head reads, by path."""
+    paths = ("input_blocks.8.1", "middle_block.1", "output_blocks.3.1", "output_blocks.4.1", "output_blocks.5.1")
+    return {path: case[f"feat{index:02}"] for index, path in enumerate(paths, start=5)}
