@@ -7,6 +7,7 @@ metadata, so that a slider, a JSON schema and `--help` are made from the same li
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -91,3 +92,44 @@ class MaskOptions(Options):
     feather: float = option(
         0.0, "softness of the edge: sigma of a Gaussian blur, in pixels", low=0.0, high=256.0, step=0.5
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions(Options):
+    """How an image and prompts become probabilities. The defaults give the same mask every time."""
+
+    resolution: int = option(
+        0,
+        "the image is scaled to the area of a square with this side; 0 is what the head was trained with",
+        low=0,
+        high=2048,
+        step=64,
+    )
+    timesteps: tuple[int, ...] = option(
+        (400,), "how much noise the UNet sees, 0 to 999; the results of several are averaged", low=0, high=999
+    )
+    seeds: tuple[int, ...] = option(
+        (0,), "seeds of that noise; the results of several are averaged", low=0, high=2**63 - 1
+    )
+    template: str = option("a photo of a {}.", "sentence around the prompt; {} stands for the prompt")
+    average_templates: bool = option(False, "average over the nine sentences that the heads were trained with")
+    randomness: str = option(
+        "fixed",
+        "fixed: posterior mean and the settings above; released: sentence, timestep (300 to 499), noise and "
+        "posterior drawn anew for every prompt, as the released code does, from the first seed",
+        choices=("fixed", "released"),
+    )
+    batch: int = option(0, "prompts that run at once; 0 is as many as fit", low=0, high=1024, step=1)
+    background: str = option("#ffffff", "colour that shows through where the image is transparent")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template.count("{}") != 1:
+            raise OptionError(
+                f"template is {self.template!r}, but it must hold {{}} once, where the prompt goes "
+                '(default "a photo of a {}.").'
+            )
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.background):
+            raise OptionError(
+                f"background is {self.background!r}, but it must be a colour such as #ffffff, which is white."
+            )

@@ -16,7 +16,8 @@ ROWS = [
     {"methods"},
     {"segmenter"},
     {"training", "evaluation"},
-    {"webui", "__main__"},
+    {"webui", "commands"},
+    {"__main__"},
     {"scripts"},
 ]
 # library -> where it may be imported
@@ -26,9 +27,9 @@ RESERVED = {
     "gradio": ("webui/panel.py",),
     "fastapi": ("webui/",),
     "pydantic": ("webui/",),
-    "diffusers": ("hosts/diffusers.py", "training/"),
-    "transformers": ("hosts/diffusers.py", "training/"),
-    "accelerate": ("hosts/diffusers.py", "training/"),
+    "diffusers": ("hosts/diffusers", "training/"),
+    "transformers": ("hosts/diffusers", "training/"),
+    "accelerate": ("hosts/diffusers", "training/"),
     "scipy": ("training/", "evaluation/"),
     "skimage": ("training/", "evaluation/"),
 }

@@ -246,7 +246,6 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, feature: Tensor | None = None) -> Tensor:
         """(1 or B, C, h, w), (B, L, D), (B, C, h', w') -> (B, C, h, w)."""
-        size = x.shape[-2:]
         tokens = None
         if self.attentionpool2D is not None:
             assert feature is not None
@@ -255,8 +254,8 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             found = block(found, context, tokens)
         if self.linear_projection:
-            return x + self.proj_out(found).mT.unflatten(-1, size)
-        return x + self.proj_out(found.mT.unflatten(-1, size))
+            return x + self.proj_out(found).mT.reshape(-1, *x.shape[1:])
+        return x + self.proj_out(found.mT.reshape(-1, *x.shape[1:]))
 
     def _project(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, hw, C)."""

@@ -1,0 +1,186 @@
+"""What the commands share: options from dataclasses, progress bars, and choosing a model and a method."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from ldznet.errors import OptionError
+from ldznet.options import Options
+
+if TYPE_CHECKING:
+    import torch
+
+    from ldznet.hosts.diffusers import DiffusersHost
+    from ldznet.methods.learned import LearnedHead
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Kind = TypeVar("Kind", bound=Options)
+
+
+def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str) -> None:
+    """One flag per field, with its range and default in the help."""
+    group = parser.add_argument_group(title)
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        flag = "--" + item.name.replace("_", "-")
+        text = item.metadata["help"].replace("%", "%%")
+        default: Any = item.default
+        if isinstance(default, bool):
+            group.add_argument(flag, action="store_true", help=text)
+            continue
+        low, high = item.metadata["low"], item.metadata["high"]
+        small = high is not None and high < 10**6
+        span = f", {low:g} to {high:g}" if small else ""
+        several = isinstance(default, tuple)
+        element = type(default[0]) if several else type(default)
+        shown = ",".join(map(str, default)) if several else default
+        letter = {int: "N", float: "X", str: "TEXT"}[element]
+        group.add_argument(
+            flag,
+            type=_listed(element) if several else element,
+            default=default,
+            choices=item.metadata["choices"] or None,
+            metavar=None if item.metadata["choices"] else f"{letter},..." if several else letter,
+            help=f"{text} (default: {shown}{span})",
+        )
+
+
+def _listed(element: type) -> Callable[[str], tuple[Any, ...]]:
+    """Values with commas between them."""
+
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(element(part) for part in text.split(","))
+
+    parse.__name__ = f"list of {element.__name__}"  # as argparse says it
+    return parse
+
+
+def read_options(parsed: argparse.Namespace, kind: type[Kind]) -> Kind:
+    """The options that the flags of `add_options` gave; wrong values raise an OptionError."""
+    return kind(**{item.name: getattr(parsed, item.name) for item in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Flags that choose the Stable Diffusion model, the head, and where they run."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout",
+    )
+    group.add_argument("--head", type=Path, metavar="PATH", help="head, as `convert` or `train` wrote it")
+    group.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="a small model with random weights, to try the program without any file: its masks mean nothing",
+    )
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one)")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="precision (default: float16 on a GPU, float32 on a CPU)",
+    )
+    group.add_argument(
+        "--prediction", choices=("noise", "v"), help="what the model predicts, if it is not found out rightly"
+    )
+    group.add_argument("--download", action="store_true", help="allow the tokenizer to be downloaded (2 MB)")
+
+
+def require_model(parsed: argparse.Namespace) -> None:
+    """Refuse at once what `load_model` could not do.
+
+    Raises:
+        OptionError: files and --random-weights together, or neither.
+    """
+    if parsed.random_weights and (parsed.checkpoint or parsed.head):
+        raise OptionError("--random-weights needs no --checkpoint and no --head: give either it or them.")
+    if not parsed.random_weights and not (parsed.checkpoint and parsed.head):
+        missing = " and ".join(f for f in ("checkpoint", "head") if getattr(parsed, f) is None)
+        raise OptionError(
+            f"No {missing} was given. Give a Stable Diffusion model with --checkpoint and a head for it with "
+            "--head, or try the program with --random-weights."
+        )
+
+
+def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """The device and precision asked for, or the best that there is.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+    import torch
+
+    from ldznet.hosts.diffusers import default_device, default_dtype
+
+    try:
+        device = torch.device(parsed.device) if parsed.device else default_device()
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as why:
+        raise OptionError(
+            f"The device {parsed.device} cannot be used here ({str(why).splitlines()[0]}). Leave --device out, or "
+            "give cpu."
+        ) from why
+    return device, getattr(torch, parsed.dtype) if parsed.dtype else default_dtype(device)
+
+
+def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
+    """The model and the method that the flags of `add_model` chose."""
+    from ldznet.hosts.diffusers import DiffusersHost
+    from ldznet.hosts.diffusers_files import random_host
+    from ldznet.methods.learned import LearnedHead, random_head
+
+    require_model(parsed)
+    device, dtype = device_and_dtype(parsed)
+    if parsed.random_weights:
+        host = random_host(device=device, dtype=dtype)
+        method = random_head(host.info.unet)
+        method.head.to(device, dtype)
+        return host, method
+    # The head is small to read and says at once when it is not one.
+    method = LearnedHead.load(parsed.head, device=device, dtype=dtype)
+    host = DiffusersHost.load(
+        parsed.checkpoint, device=device, dtype=dtype, prediction=parsed.prediction, download=parsed.download
+    )
+    return host, method
+
+
+@contextlib.contextmanager
+def byte_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over bytes on a terminal; None where tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield None
+        return
+    with tqdm(desc=text, unit="B", unit_scale=True, unit_divisor=1000, disable=None, leave=False) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+class _NoBar:
+    """Stands for tqdm where it is not installed."""
+
+    def update(self, more: int = 1) -> None: ...
+
+    def set_postfix_str(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def item_bar(total: int, unit: str, *, start: int = 0, quiet: bool = False) -> typing.Any:
+    """A progress bar over things, with their rate and the time left, on a terminal."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    return tqdm(total=total, initial=start, unit=unit, disable=True if quiet else None, leave=False)

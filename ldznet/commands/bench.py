@@ -1,0 +1,415 @@
+"""python -m ldznet bench: what each step costs, in time and memory, against the plain way.
+
+The plain way is that of the released code: for every prompt the image is encoded again, the UNet runs to its
+end, attention is not fused, all in float32, and head, its average, UNet, VAE and text encoder are copies of
+its own. Both ways run in one process and in turn, so that their ratio holds on a noisy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldznet.commands.arguments import Subparsers, add_model, device_and_dtype, load_model
+from ldznet.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ldznet.hosts.diffusers import DiffusersHost
+    from ldznet.methods.learned import LearnedHead
+
+
+def add(commands: Subparsers) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure speed and memory",
+        description="Measure what each step costs, and the whole against the plain way of the released code: full "
+        "UNet, one prompt at a time, float32, attention that is not fused.",
+    )
+    parser.add_argument(
+        "--full-size",
+        action="store_true",
+        help="Stable Diffusion 1.5 and the released head at their full sizes with random weights: nothing is "
+        "downloaded, and speed does not depend on what the weights are",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--prompts", type=int, nargs="+", default=[1, 8], metavar="N", help="numbers of prompts (default: 1 8)"
+    )
+    parser.add_argument(
+        "--resolution", type=int, default=384, metavar="N", help="side of the image (default: 384)"
+    )
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="timed runs of each step (default: 3)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a CPU (default: PyTorch's choice)")
+    parser.add_argument(
+        "--channels-last",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="memory layout of our way's convolutions (default: auto, on for a GPU)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the head (torch.compile); cold run shown too"
+    )
+    parser.add_argument("--no-plain", action="store_true", help="leave the comparison with the plain way out")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one step."""
+
+    step: str
+    prompts: int
+    first: float  # the cold run
+    median: float
+    least: float
+    memory: float | None  # MB at the peak, above what was there before
+
+    @classmethod
+    def of(cls, step: str, prompts: int, seconds: Sequence[float], memory: float | None) -> Timing:
+        """The first run is the cold one; the rest are warm."""
+        warm = seconds[1:]
+        return cls(step, prompts, seconds[0], statistics.median(warm), min(warm), memory)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Measure and print."""
+    import torch
+
+    if parsed.resolution % 64 or not 64 <= parsed.resolution <= 2048:
+        raise OptionError(f"--resolution is {parsed.resolution}, but it must be a multiple of 64 from 64 to 2048.")
+    if min(parsed.prompts) < 1 or parsed.repeat < 1:
+        raise OptionError("--prompts and --repeat must be at least 1.")
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    host, method = _models(parsed)
+    result: dict[str, Any] = {
+        "machine": _machine(host.device),
+        "dtype": str(host.dtype).removeprefix("torch."),
+        "resolution": parsed.resolution,
+        "model": host.info.name,
+        "head": method.name,
+        "weights": _weights(host, method),
+    }
+    bench = _Bench(host, method, parsed.resolution, parsed.repeat)
+    timings = bench.steps(max(parsed.prompts))
+    works: list[tuple[str, int, Callable[[], object]]] = []
+    works += [("whole", count, partial(bench.whole, count)) for count in parsed.prompts]
+    if not parsed.no_plain:
+        plain = _Plain(host, method, bench)
+        works += [("whole, plain way", count, partial(plain.whole, count)) for count in parsed.prompts]
+    timings += bench.rounds(works)
+    result["timings"] = [asdict(timing) for timing in timings]
+    result["ratios"] = _ratios(timings, parsed.prompts)
+    print(json.dumps(result, indent=2) if parsed.json else _table(result, timings))
+    return 0
+
+
+def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
+    import torch
+
+    from ldznet.hosts.diffusers_files import random_host
+    from ldznet.methods.learned import random_head
+
+    if parsed.full_size or not (parsed.checkpoint or parsed.head or parsed.random_weights):
+        if parsed.checkpoint or parsed.head:
+            raise OptionError("--full-size has random weights: give either it or --checkpoint and --head.")
+        device, dtype = device_and_dtype(parsed)
+        host = random_host(full_size=parsed.full_size, device=device, dtype=dtype)
+        method = random_head(host.info.unet)
+        method.head.to(device, dtype)
+    else:
+        host, method = load_model(parsed)
+    if parsed.channels_last == "on" or (parsed.channels_last == "auto" and host.device.type == "cuda"):
+        for module in (host.unet, host.vae, method.head):
+            torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if parsed.compile:
+        method.head.compile()
+    return host, method
+
+
+class _Bench:
+    """Our way."""
+
+    def __init__(self, host: DiffusersHost, method: LearnedHead, side: int, repeat: int) -> None:
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        from ldznet.image import to_tensor
+
+        self.host, self.method, self.side, self.repeat = host, method, side, repeat
+        pixels = np.random.default_rng(0).integers(0, 256, (2 * side, 2 * side, 3), np.uint8)
+        self.image = Image.fromarray(pixels)
+        self.pixels = to_tensor(self.image, (side, side))
+        self.noise = torch.randn(1, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(0))
+
+    def texts(self, count: int) -> list[str]:
+        """Prompts of which each is encoded for itself."""
+        return [f"a photo of thing number {number}" for number in range(count)]
+
+    def rounds(self, works: Sequence[tuple[str, int, Callable[[], object]]]) -> list[Timing]:
+        """Time each work once cold and `repeat` times warm, in turn, so that noise meets all of them."""
+        seconds: list[list[float]] = [[] for _ in works]
+        peaks: list[list[float]] = [[] for _ in works]
+        for _ in range(self.repeat + 1):
+            for index, (_step, _prompts, work) in enumerate(works):
+                with _peak(self.host.device) as peak:
+                    seconds[index].append(_seconds(self.host.device, work))
+                    if (megabytes := peak()) is not None:
+                        peaks[index].append(megabytes)
+        return [
+            Timing.of(step, prompts, times, max(peak, default=None))
+            for (step, prompts, _work), times, peak in zip(works, seconds, peaks, strict=True)
+        ]
+
+    def steps(self, most: int) -> list[Timing]:
+        """Each step alone, for one prompt and for the largest number of them."""
+        import torch
+
+        from ldznet.hosts.capture import capture
+        from ldznet.image import to_image_size
+        from ldznet.mask import make_mask
+        from ldznet.options import MaskOptions
+
+        host, head = self.host, self.method.head
+        latent = host.encode_image(self.pixels)
+        works: list[tuple[str, int, Callable[[], object]]] = []
+        works.append(("image encoding", 1, lambda: host.encode_image(self.pixels)))
+        for count in dict.fromkeys((1, most)):
+            context = host.encode_prompt(self.texts(count))
+            timesteps = torch.full((count,), 400)
+            noisy = host.add_noise(latent, self.noise, timesteps)
+            modules = host.feature_modules()
+            needed = {path: modules[path] for path in self.method.head.config.pool_grids}
+            kept: dict[str, torch.Tensor] = {}
+
+            def full(noisy: Any = noisy, timesteps: Any = timesteps, context: Any = context) -> None:
+                host.predict_noise(noisy, timesteps, context)
+
+            def early(
+                noisy: Any = noisy,
+                timesteps: Any = timesteps,
+                context: Any = context,
+                needed: Any = needed,
+                kept: Any = kept,
+            ) -> None:
+                with capture(needed) as features:
+                    host.predict_noise(noisy, timesteps, context)
+                kept.update(features)
+
+            def decode(context: Any = context, kept: Any = kept) -> None:
+                with torch.no_grad():
+                    head(latent, context.tokens, kept)
+
+            works += [
+                ("prompt encoding", count, partial(host.encode_prompt, self.texts(count))),
+                ("UNet, full", count, full),
+                ("UNet, early exit", count, early),
+                ("head", count, decode),
+            ]
+        size = (self.image.height, self.image.width)
+        map_ = torch.rand(self.side, self.side, generator=torch.Generator().manual_seed(0))
+        options = MaskOptions(smallest_area=50, grow=8, feather=4)
+        works.append(("mask", 1, lambda: make_mask(to_image_size(map_, size), options)))
+        return self.rounds(works)
+
+    def whole(self, count: int) -> None:
+        """From one image and `count` prompts to a mask, nothing kept from before."""
+        from ldznet.options import SegmentOptions
+        from ldznet.segmenter import Segmenter
+
+        options = SegmentOptions(resolution=self.side)
+        segmenter = Segmenter(self.host, self.method)
+        segmenter.set_image(self.image, options)
+        segmenter.segment(self.texts(count), options).mask()
+
+
+class _Plain:
+    """The plain way: float32 copies, everything anew for each prompt, attention that is not fused."""
+
+    def __init__(self, host: DiffusersHost, method: LearnedHead, bench: _Bench) -> None:
+        self.host, self.method = _float32(host, method)
+        self.bench = bench
+
+    def whole(self, count: int) -> None:
+        """As often from the image to the mask as there are prompts."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel(SDPBackend.MATH):
+            self._all(count)
+
+    def _all(self, count: int) -> None:
+        import torch
+
+        from ldznet.hosts.capture import capture
+        from ldznet.image import to_image_size
+        from ldznet.mask import make_mask
+        from ldznet.options import MaskOptions
+
+        host, head, size = self.host, self.method.head, (self.bench.image.height, self.bench.image.width)
+        modules = host.feature_modules()
+        needed = {path: modules[path] for path in head.config.pool_grids}
+        for text in self.bench.texts(count):
+            latent = host.encode_image(self.bench.pixels)
+            context = host.encode_prompt([text])
+            timesteps = torch.tensor([400])
+            noisy = host.add_noise(latent, self.bench.noise, timesteps)
+            with capture(needed, early_exit=False) as features:
+                host.predict_noise(noisy, timesteps, context)
+            with torch.no_grad():
+                probability = head(latent, context.tokens, features)[0, 0].float().sigmoid()
+            make_mask(to_image_size(probability.cpu(), size), MaskOptions())
+
+
+def _float32(host: DiffusersHost, method: LearnedHead) -> tuple[DiffusersHost, LearnedHead]:
+    """The same models in float32; copies only where ours are in another precision."""
+    import torch
+
+    from ldznet.hosts.diffusers import DiffusersHost, TextEncoder
+    from ldznet.methods.learned import LearnedHead
+
+    if host.dtype == torch.float32:
+        return host, method
+    text = [
+        TextEncoder(copy.deepcopy(encoder.model), encoder.tokenize, encoder.penultimate) for encoder in host.text
+    ]
+    unet, vae = copy.deepcopy(host.unet), copy.deepcopy(host.vae)
+    plain = DiffusersHost(host.info, unet, vae, text, host.schedule, device=host.device, dtype=torch.float32)
+    return plain, LearnedHead(copy.deepcopy(method.head).float())
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    _finish(device)
+    start = time.perf_counter()
+    work()
+    _finish(device)
+    return time.perf_counter() - start
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for what was only begun."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextlib.contextmanager
+def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
+    """Megabytes at the peak above what was there before; None where the system does not tell."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: (torch.cuda.max_memory_allocated(device) - before) / 1e6
+        return
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+    def resident(field: str) -> float:
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        return float(line.split()[1]) * 1024 / 1e6
+
+    try:
+        clear.write_text("5")  # Linux: the peak starts anew
+        start = resident("VmRSS")
+    except (OSError, StopIteration):
+        yield lambda: None
+        return
+    yield lambda: max(0.0, resident("VmHWM") - start)
+
+
+def _weights(host: DiffusersHost, method: LearnedHead) -> dict[str, float]:
+    """Megabytes of weights: what the host has already, and what we add to it."""
+
+    def size(module: Any, itemsize: int | None = None) -> float:
+        return sum(p.numel() * (itemsize or p.element_size()) for p in module.parameters()) / 1e6
+
+    borrowed = size(host.unet) + size(host.vae) + sum(size(encoder.model) for encoder in host.text)
+    plain = size(host.unet, 4) + size(host.vae, 4) + sum(size(e.model, 4) for e in host.text)
+    return {
+        "borrowed from the host": borrowed,
+        "added by us": size(method.head),
+        "added by the plain way": plain + 2 * size(method.head, 4),  # raw weights and their average
+    }
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    import torch
+
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": name,
+        "kind": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
+    def of(step: str, count: int) -> float | None:
+        return next((t.median for t in timings if (t.step, t.prompts) == (step, count)), None)
+
+    ratios: dict[str, float] = {}
+
+    def add(name: str, top: float | None, bottom: float | None) -> None:
+        if top is not None and bottom:
+            ratios[name] = top / bottom
+
+    most = max(counts)
+    for count in dict.fromkeys((1, most)):
+        prompts = f"{count} prompt{'s' * (count > 1)}"
+        add(f"early exit / full UNet, {prompts}", of("UNet, early exit", count), of("UNet, full", count))
+    if most > 1:
+        add(f"{most} prompts / 1 prompt", of("whole", most), of("whole", 1))
+    for count in counts:
+        prompts = f"{count} prompt{'s' * (count > 1)}"
+        add(f"plain way / ours, {prompts}", of("whole, plain way", count), of("whole", count))
+    return ratios
+
+
+def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
+    machine = result["machine"]
+    lines = [
+        f"{machine['device']} ({machine['kind']}, {machine['threads']} threads), torch {machine['torch']}, "
+        f"{result['dtype']}, {result['resolution']} px",
+        f"{result['model']}; head {result['head']}",
+        "",
+        "| step | prompts | first, s | median, s | least, s | peak, MB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for t in timings:
+        memory = "" if t.memory is None else f"{t.memory:,.0f}"
+        lines.append(f"| {t.step} | {t.prompts} | {t.first:.3f} | {t.median:.3f} | {t.least:.3f} | {memory} |")
+    lines += ["", "| ratio of medians | |", "|---|---:|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in result["ratios"].items()]
+    lines += ["", "| weights | MB |", "|---|---:|"]
+    lines += [f"| {name} | {value:,.0f} |" for name, value in result["weights"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""The paper's method: a trained head (LD-ZNet, ZNet or RGBNet) gives one logit per pixel.
+
+Source: PNVR et al., LD-ZNet, ICCV 2023, https://arxiv.org/abs/2303.12343
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldznet.hosts.capture import capture
+from ldznet.hosts.host import Context, Host, HostInfo, require_fit
+from ldznet.methods.method import Draw, Picture
+from ldznet.modeling.checkpoint import empty_head, load_head, read_head_info
+from ldznet.modeling.head import Head, HeadConfig, Kind, paper_pool_grids
+from ldznet.modeling.unet import UNetConfig
+
+PAPER_RESOLUTION = 384
+
+
+class LearnedHead:
+    """A head as a method; it lives on the host's device while it works."""
+
+    def __init__(self, head: Head, *, resolution: int = PAPER_RESOLUTION, origin: str = "") -> None:
+        self.head = head.eval().requires_grad_(False)
+        self._resolution = resolution
+        self._origin = origin  # the SHA-256 of its file, or what else tells it from others
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> LearnedHead:
+        """Load a head's file.
+
+        Raises:
+            CheckpointError: see `load_head`.
+        """
+        info = read_head_info(path)
+        head = load_head(path, device=device, dtype=dtype)
+        return cls(head, resolution=int(info.source.get("resolution", PAPER_RESOLUTION)), origin=info.sha256)
+
+    @property
+    def name(self) -> str:
+        """The kind of head."""
+        return self.head.config.kind
+
+    @property
+    def resolution(self) -> int:
+        """What it was trained with."""
+        return self._resolution
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Which head it is."""
+        return {"method": self.name, "head": self._origin, "head_dtype": str(self.head.dtype)[6:]}
+
+    def check(self, host: HostInfo) -> None:
+        """Refuse a model that the head was not made for."""
+        require_fit(self.head, host)
+
+    @torch.no_grad()
+    def probability(self, host: Host, picture: Picture, context: Context, draw: Draw) -> Tensor:
+        """The head's sigmoid; the UNet runs only as far as the head reads it."""
+        kind = self.head.config.kind
+        features: Mapping[str, Tensor] = {}
+        if kind == "ld-znet":
+            modules = host.feature_modules()
+            noisy_latent = host.add_noise(picture.latent, draw.noise, draw.timesteps)
+            with capture({path: modules[path] for path in self.head.config.pool_grids}) as features:
+                host.predict_noise(noisy_latent, draw.timesteps, context)
+        x = picture.pixels if kind == "rgbnet" else picture.latent
+        device = next(self.head.parameters()).device
+        on_device = {path: feature.to(device) for path, feature in features.items()}
+        logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
+        return logits[:, 0].float().sigmoid()
+
+
+def random_head(unet: UNetConfig, kind: Kind = "ld-znet", *, seed: int = 0) -> LearnedHead:
+    """A head for a UNet with random weights: for tests and for measuring speed, not for masks."""
+    own = dataclasses.replace(unet, in_channels=4, out_channels=1)
+    config = HeadConfig(kind=kind, unet=own, pool_grids=paper_pool_grids(own) if kind == "ld-znet" else {})
+    head = empty_head(config).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in head.named_parameters():
+        if parameter.ndim > 1:  # such that what comes in reaches the output
+            nn.init.normal_(parameter, std=1.4 / parameter[0].numel() ** 0.5, generator=generator)
+        else:
+            nn.init.constant_(parameter, float(name.endswith("weight")))  # of a norm; a bias is 0
+    return LearnedHead(head, origin=f"random, seed {seed}")

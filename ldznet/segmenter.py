@@ -1,0 +1,409 @@
+"""The one public entry: an image and prompts in, probabilities and masks out.
+
+    segmenter = Segmenter(DiffusersHost.load("sd15.safetensors"), LearnedHead.load("ld-znet.safetensors"))
+    segmenter.set_image("photo.jpg")                 # the VAE runs once
+    found = segmenter.segment(["bucket", "a dog"])   # the UNet and the head run once per prompt
+    found.mask(MaskOptions(threshold=0.4))           # changing the threshold runs nothing again
+
+Probabilities are kept at the network's size and brought to the image's size one at a time, so that a
+hundred prompts on a large picture do not hold a hundred large maps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ldznet import __version__
+from ldznet.errors import ImageError, OutOfMemoryError, PromptError
+from ldznet.hosts.host import Context, Host
+from ldznet.image import ImageSource, image_digest, load_image, network_size, to_image_size, to_tensor
+from ldznet.mask import area, bounding_box, make_mask, subtract_negatives
+from ldznet.methods.method import Draw, Method, Picture
+from ldznet.options import MaskOptions, SegmentOptions
+
+log = logging.getLogger(__name__)
+
+# The sentences that the released heads were trained with (section 4 of the paper), in the order of the code.
+TEMPLATES = (
+    "a photo of a {}.",
+    "a photograph of a {}.",
+    "an image of a {}.",
+    "{}.",
+    "a cropped photo of a {}.",
+    "a good photo of a {}.",
+    "a photo of one {}.",
+    "a bad photo of a {}.",
+    "a photo of the {}.",
+)
+MOST_PROMPTS = 1000
+LONGEST_PROMPT = 2000
+_KEPT_CONTEXTS = 256
+_BATCH_OF_A_CPU = 8
+
+# done, total: passes of a batch through the network. Raising in it stops the work.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found of each prompt; iterating gives probabilities (H, W) at the image's own size."""
+
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    size: tuple[int, int]  # of the image: height, width
+    maps: Tensor  # (prompts and negative prompts, h, w) float32 in [0, 1], at the network's size
+    record: dict[str, Any]  # all that is needed to repeat it
+    notes: tuple[str, ...]  # what a user should know, such as a prompt that was cut
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return (self.probability(index) for index in range(len(self)))
+
+    def probability(self, index: int) -> NDArray[np.float32]:
+        """Of one prompt: (H, W) float32 in [0, 1]."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There are {len(self)} prompts; there is none with the index {index}.")
+        return to_image_size(self.maps[: len(self)][index], self.size)
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """Of all prompts: (P, H, W) float32 in [0, 1]; 4 P H W bytes, 256 MB for each on an 8192 px square."""
+        found = np.empty((len(self), *self.size), np.float32)
+        for index, probability in enumerate(self):
+            found[index] = probability
+        return found
+
+    def mask(
+        self,
+        options: MaskOptions | None = None,
+        *,
+        brush: NDArray[Any] | None = None,
+        only: int | None = None,
+    ) -> NDArray[np.float32]:
+        """The mask of all prompts together, or of `only` one: (H, W) float32 in [0, 1], 1 is selected.
+
+        `brush` is a mask of the image's size that was given before (see MaskOptions.brush).
+        """
+        chosen = iter(self) if only is None else iter([self.probability(only)])
+        negatives = self._negatives() if self.negative_prompts else None
+        return make_mask(chosen, options or MaskOptions(), negatives=negatives, brush=brush)
+
+    def _negatives(self) -> Iterator[NDArray[np.float32]]:
+        return (to_image_size(one, self.size) for one in self.maps[len(self) :])
+
+    def found(self, options: MaskOptions | None = None) -> list[dict[str, Any]]:
+        """Per prompt its area in pixels, bounding box and mean probability inside its own mask.
+
+        Where there are negative prompts, probabilities are those that they leave.
+        """
+        answers = []
+        for index, prompt in enumerate(self.prompts):
+            mask = self.mask(options, only=index)
+            inside = mask >= 0.5
+            probability = self.probability(index)
+            if self.negative_prompts:
+                probability = subtract_negatives(probability, self._negatives())
+            answers.append(
+                {
+                    "prompt": prompt,
+                    "area": area(inside),
+                    "share": float(inside.mean()),
+                    "box": bounding_box(inside),
+                    "probability": float(probability[inside].mean()) if inside.any() else 0.0,
+                    "highest": float(probability.max()),
+                }
+            )
+        return answers
+
+
+class Segmenter:
+    """Keeps the latent of one image and the contexts of the last prompts.
+
+    Raises:
+        HeadError, HostError: the method cannot work with this model.
+    """
+
+    def __init__(self, host: Host, method: Method) -> None:
+        method.check(host.info)
+        self.host = host
+        self.method = method
+        self._image: Image.Image | None = None
+        self._pictures: dict[Any, Picture] = {}
+        self._contexts: OrderedDict[str, Context] = OrderedDict()
+
+    def set_image(self, image: ImageSource, options: SegmentOptions | None = None) -> None:
+        """Take an image of any kind (see `load_image`) and encode it, once for all prompts.
+
+        Raises:
+            ImageError: it cannot be read; the image before it is then forgotten.
+        """
+        options = options or SegmentOptions()
+        self._image, self._pictures = None, {}
+        red, green, blue = (int(options.background[start : start + 2], 16) for start in (1, 3, 5))
+        self._image = load_image(image, background=(red, green, blue))
+        if options.randomness == "fixed":
+            self._picture(options, None)
+
+    @property
+    def image(self) -> Image.Image:
+        """The image as RGB, upright.
+
+        Raises:
+            ImageError: there is none yet.
+        """
+        if self._image is None:
+            raise ImageError("There is no image to segment yet. Call set_image with one first.")
+        return self._image
+
+    def segment(
+        self,
+        prompts: str | Sequence[str],
+        options: SegmentOptions | None = None,
+        *,
+        negative_prompts: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        """Find each prompt in the image.
+
+        Raises:
+            PromptError: a prompt cannot be used. ImageError: there is no image.
+            OutOfMemoryError: not even one prompt fits.
+        """
+        options = options or SegmentOptions()
+        wanted = _checked([prompts] if isinstance(prompts, str) else prompts, "prompt", least=1)
+        unwanted = _checked(negative_prompts, "negative prompt", least=0)
+        image = self.image
+        texts = [*wanted, *unwanted]
+        passes = _Passes(options, len(texts))
+        picture = self._picture(options, passes.posterior_noise)
+        passes.prepare(picture.latent)
+        maps, cut = self._run(texts, picture, passes, options.batch or self._batch_size(picture), progress)
+        record = {
+            "ldznet": __version__,
+            "image_sha256": image_digest(image),
+            "size": [image.height, image.width],
+            "network_size": list(picture.pixels.shape[-2:]),
+            "prompts": list(wanted),
+            "negative_prompts": list(unwanted),
+            "model": self.host.info.name,
+            "model_fingerprint": self.host.info.fingerprint,
+            "dtype": str(self.host.dtype).removeprefix("torch."),
+            "device": self.host.device.type,
+            **self.method.record,
+            **dataclasses.asdict(options),
+        }
+        notes = tuple(
+            f'Prompt {number} ("{text[:30]}...") is longer than the text encoder reads; its end was ignored.'
+            for number, (text, is_cut) in enumerate(zip(texts, cut, strict=True), start=1)
+            if is_cut
+        )
+        for note in notes:
+            log.warning(note)
+        return Segmentation(wanted, unwanted, (image.height, image.width), maps, record, notes)
+
+    # --- one image ---------------------------------------------------------------------------------
+
+    def _picture(self, options: SegmentOptions, posterior_noise: Callable[..., Tensor] | None) -> Picture:
+        image = self.image
+        multiple = 8 * max(8, self.host.info.unet.multiple)
+        size = network_size((image.height, image.width), options.resolution or self.method.resolution, multiple)
+        key = size if posterior_noise is None else (size, options.seeds[0])
+        if key not in self._pictures:
+            pixels = to_tensor(image, size)
+            noise = None if posterior_noise is None else posterior_noise((1, 4, size[0] // 8, size[1] // 8))
+            try:
+                latent = self.host.encode_image(pixels, noise)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self.host.clear_memory()
+                raise OutOfMemoryError(
+                    f"Encoding the image at {size[1]} x {size[0]} does not fit into memory. Give a lower "
+                    "resolution, or free memory on the device."
+                ) from error
+            self._pictures[key] = Picture(pixels, latent)
+        return self._pictures[key]
+
+    # --- prompts -----------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        texts: Sequence[str],
+        picture: Picture,
+        passes: _Passes,
+        batch: int,
+        progress: Progress | None,
+    ) -> tuple[Tensor, list[bool]]:
+        """-> maps (P, h, w) on the CPU, and per prompt whether it was cut."""
+        height, width = picture.pixels.shape[-2:]
+        maps = torch.zeros(len(texts), height, width)
+        cut = [False] * len(texts)
+        batch = min(batch, len(texts))
+        start = done = 0
+        while start < len(texts):
+            part = slice(start, min(start + batch, len(texts)))
+            try:
+                total = torch.zeros(part.stop - part.start, height, width)
+                for number in range(passes.count):
+                    context = self._context([passes.sentence(number, i, texts[i]) for i in _indices(part)])
+                    draw = passes.draw(number, part, picture.latent)
+                    total += self.method.probability(self.host, picture, context, draw).cpu()
+                    for index, is_cut in zip(_indices(part), context.cut, strict=True):
+                        cut[index] |= is_cut
+                    done += part.stop - part.start
+                    if progress is not None:
+                        progress(done, passes.count * len(texts))
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                done = passes.count * start
+                batch = self._smaller(batch, (height, width), error)
+                continue
+            maps[part] = total / passes.count
+            start = part.stop
+        return maps.clamp_(0, 1), cut
+
+    def _smaller(self, batch: int, size: tuple[int, int], error: Exception) -> int:
+        self.host.clear_memory()
+        if batch == 1:
+            raise OutOfMemoryError(
+                f"One prompt at {size[1]} x {size[0]} does not fit into memory. Give a lower resolution, or free "
+                "memory on the device."
+            ) from error
+        log.info("%d prompts at once do not fit into memory; trying %d.", batch, batch // 2)
+        return batch // 2
+
+    def _batch_size(self, picture: Picture) -> int:
+        if self.host.device.type != "cuda":
+            return _BATCH_OF_A_CPU
+        free, _ = torch.cuda.mem_get_info(self.host.device)
+        height, width = picture.latent.shape[-2:]
+        # Activations of one prompt: about 40 maps of the first level's width are alive at once.
+        bytes_each = 40 * self.host.info.unet.model_channels * height * width * self.host.dtype.itemsize
+        return int(max(1, min(64, 0.6 * free // bytes_each)))
+
+    def _context(self, sentences: Sequence[str]) -> Context:
+        """The contexts of some sentences; those of the last ones are kept."""
+        if new := [text for text in dict.fromkeys(sentences) if text not in self._contexts]:
+            encoded = self.host.encode_prompt(new)
+            for index, text in enumerate(new):
+                self._contexts[text] = encoded[index : index + 1]
+        found = Context.join([self._contexts[text] for text in sentences])
+        for text in sentences:
+            self._contexts.move_to_end(text)
+        while len(self._contexts) > _KEPT_CONTEXTS:
+            self._contexts.popitem(last=False)
+        return found
+
+
+class _Passes:
+    """Which sentence, timestep and noise each pass over the prompts uses.
+
+    All noise comes from private generators on the CPU, so that it is the same on every device and leaves
+    the random states of host and user alone.
+    """
+
+    def __init__(self, options: SegmentOptions, prompts: int) -> None:
+        self.options = options
+        self.released = options.randomness == "released"
+        templates = TEMPLATES if options.average_templates else (options.template,)
+        self.fixed = list(itertools.product(templates, options.timesteps, options.seeds))
+        self.count = 1 if self.released else len(self.fixed)
+        self.prompts = prompts
+        self.posterior_noise: Callable[..., Tensor] | None = None
+        self._noise: dict[int, Tensor] = {}
+        if self.released:
+            self._generator = torch.Generator().manual_seed(options.seeds[0])
+            self.posterior_noise = self._draw_posterior
+            self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _draw_posterior(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(self.options.seeds[0]))
+
+    def _released_draws(self, latent_shape: Sequence[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Templates, timesteps and noise, in the order in which the released code draws them."""
+        if self._drawn is None:
+            assert latent_shape is not None
+            g, shape = self._generator, (1, *latent_shape[1:])
+            torch.randn(shape, generator=g)  # the posterior's noise, see _draw_posterior
+            torch.randint(0, 1, (1,), generator=g)  # the head's own timestep, which is always 0
+            weights = torch.ones(len(TEMPLATES))
+            templates = torch.multinomial(weights, self.prompts, replacement=True, generator=g)
+            timesteps = torch.randint(300, 500, (self.prompts,), generator=g)
+            noise = torch.randn((self.prompts, *shape[1:]), generator=g)
+            self._drawn = (templates, timesteps, noise)
+        return self._drawn
+
+    def prepare(self, latent: Tensor) -> None:
+        """Draw what depends on the latent's size."""
+        if self.released:
+            self._released_draws(latent.shape)
+
+    def sentence(self, number: int, prompt: int, text: str) -> str:
+        """The sentence around one prompt in one pass."""
+        if self.released:
+            return TEMPLATES[int(self._released_draws()[0][prompt])].replace("{}", text)
+        return self.fixed[number][0].replace("{}", text)
+
+    def draw(self, number: int, part: slice, latent: Tensor) -> Draw:
+        """Timesteps and noise of some prompts in one pass."""
+        if self.released:
+            _, timesteps, noise = self._released_draws()
+            return Draw(timesteps[part], noise[part])
+        _, timestep, seed = self.fixed[number]
+        if seed not in self._noise:
+            generator = torch.Generator().manual_seed(seed)
+            self._noise[seed] = torch.randn((1, *latent.shape[1:]), generator=generator)
+        return Draw(torch.full((part.stop - part.start,), timestep), self._noise[seed])
+
+
+def _indices(part: slice) -> range:
+    return range(part.start, part.stop)
+
+
+def _checked(prompts: Iterable[str], what: str, *, least: int) -> tuple[str, ...]:
+    found = []
+    for number, text in enumerate(prompts, start=1):
+        if not isinstance(text, str):
+            raise PromptError(f"{what.capitalize()} {number} is {text!r}, but it must be a text. Give words.")
+        if not text.strip():
+            raise PromptError(f"{what.capitalize()} {number} is empty. Say what to look for, such as: bucket.")
+        if len(text) > LONGEST_PROMPT:
+            raise PromptError(
+                f"{what.capitalize()} {number} has {len(text)} characters; at most {LONGEST_PROMPT} are read. "
+                "Shorten it."
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise PromptError(
+                f"{what.capitalize()} {number} holds half a character (a lone surrogate), which is no text. "
+                "Type it again."
+            ) from None
+        found.append(text.strip())
+    if len(found) < least:
+        raise PromptError("There is no prompt. Say what to look for, such as: bucket.")
+    if len(found) > MOST_PROMPTS:
+        raise PromptError(f"There are {len(found)} prompts; at most {MOST_PROMPTS} fit into one run. Split them.")
+    return tuple(found)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch says it in several ways, by device."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

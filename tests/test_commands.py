@@ -1,0 +1,458 @@
+"""The command line as a user and a program meet it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_ins import write_checkpoint
+
+from ldznet.__main__ import main
+from ldznet.commands import segment
+from ldznet.image import save_png
+from ldznet.methods.learned import random_head
+from ldznet.modeling.checkpoint import save_head
+
+FAST = ("--random-weights", "--resolution", "64")
+
+
+def picture(path, size=(60, 40), seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), np.uint8)
+    Image.fromarray(noise).resize(size).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def opened(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def files(path):
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+
+
+def command(*arguments):
+    return main(["segment", *map(str, arguments)])
+
+
+# --- results -------------------------------------------------------------------------------------------
+
+
+def test_one_image_and_one_prompt_give_a_mask_an_overlay_and_a_report(folder, capsys):
+    picture(folder / "photo.jpg")
+
+    code = command("photo.jpg", "bucket", *FAST, "--threshold", "0.4")
+
+    assert code == 0
+    assert files(folder / "masks") == ["photo.json", "photo.mask.png", "photo.overlay.png"]
+    report = json.loads((folder / "masks" / "photo.json").read_text())
+    assert report["prompts"] == ["bucket"]
+    assert report["files"] == ["photo.mask.png", "photo.overlay.png"]
+    with Image.open(folder / "masks" / "photo.mask.png") as mask:
+        assert (mask.mode, mask.size) == ("L", (60, 40))
+        assert (np.asarray(mask) > 0).sum() == report["found"][0]["area"]
+    out, err = capsys.readouterr()
+    assert out.startswith("photo.jpg  bucket: ")
+    assert "the weights are random, so the masks mean nothing" in err
+
+
+def test_everything_that_can_be_saved_is_saved_on_request(folder):
+    picture(folder / "photo.png")
+
+    command(
+        "photo.png",
+        "-p",
+        "big dog",
+        "-p",
+        "cat",
+        "-n",
+        "grass",
+        *FAST,
+        "--save",
+        "mask,overlay,colors,each,heat,npz",
+    )
+
+    assert files(folder / "masks") == [
+        "photo.1-big-dog.heat.png",
+        "photo.1-big-dog.mask.png",
+        "photo.2-cat.heat.png",
+        "photo.2-cat.mask.png",
+        "photo.colors.png",
+        "photo.json",
+        "photo.mask.png",
+        "photo.npz",
+        "photo.overlay.png",
+    ]
+    with np.load(folder / "masks" / "photo.npz") as saved:
+        assert saved["prompts"].tolist() == ["big dog", "cat"]
+        assert saved["probability_2"].shape == (40, 60)
+        assert saved["probability_2"].dtype == np.float32
+
+
+def test_mask_options_act_on_the_mask(folder):
+    picture(folder / "photo.png")
+
+    command("photo.png", "bucket", *FAST, "--out", "a", "--threshold", "0")
+    command("photo.png", "bucket", *FAST, "--out", "b", "--threshold", "0", "--invert")
+    command("photo.png", "bucket", *FAST, "--out", "c", "--threshold", "1")
+
+    def mask(name):
+        return opened(folder / name / "photo.mask.png")
+
+    assert (mask("a") == 255).all()
+    assert not mask("b").any()
+    assert not mask("c").any()
+
+
+def test_a_checkpoint_and_a_heads_file_from_disk_are_used(folder):
+    path, host, _ = write_checkpoint(folder / "models")
+    save_head(random_head(host.info.unet).head, folder / "head.safetensors", source={"resolution": 64})
+    picture(folder / "photo.png")
+
+    code = command("photo.png", "cat", "--checkpoint", path, "--head", "head.safetensors", "--device", "cpu")
+
+    report = json.loads((folder / "masks" / "photo.json").read_text())
+    assert code == 0
+    assert (report["model"], report["network_size"]) == ("model.safetensors", [64, 64])
+    assert len(report["head"]) == 64
+
+
+def test_standard_input_and_output_make_a_pipe(folder):
+    data = picture(folder / "photo.png").read_bytes()
+    call = [sys.executable, "-m", "ldznet", "segment", "-", "bucket", "--out", "-", "--threshold", "0", *FAST]
+
+    done = subprocess.run(call, input=data, capture_output=True, check=True)
+
+    (folder / "mask.png").write_bytes(done.stdout)
+    with Image.open(folder / "mask.png") as mask:
+        assert (mask.mode, mask.size) == ("L", (60, 40))
+    assert files(folder) == ["mask.png", "photo.png"]
+
+
+def test_a_picture_from_standard_input_can_be_filed_too(folder, monkeypatch):
+    data = picture(folder / "photo.png").open("rb")
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": data}))
+
+    assert command("-", "bucket", *FAST) == 0
+    assert files(folder / "masks") == ["stdin.json", "stdin.mask.png", "stdin.overlay.png"]
+    data.close()
+
+
+def test_a_given_mask_is_combined_with_the_brush_mode(folder):
+    picture(folder / "photo.png")
+    half = np.zeros((40, 60), np.uint8)
+    half[:, :30] = 255
+    save_png(half, folder / "half.png")
+
+    command("photo.png", "x", *FAST, "--threshold", "0", "--brush-mask", "half.png", "--brush", "intersect")
+
+    assert np.array_equal(opened(folder / "masks" / "photo.mask.png"), half)
+
+
+def test_a_given_mask_of_another_size_is_an_error(folder, capsys):
+    picture(folder / "photo.png")
+    save_png(np.zeros((4, 6), np.uint8), folder / "small.png")
+
+    assert command("photo.png", "x", *FAST, "--brush-mask", "small.png") == 1
+    assert "The mask small.png is 6 x 4, but the image is 60 x 40" in capsys.readouterr().err
+
+
+# --- many images ---------------------------------------------------------------------------------------
+
+
+def test_folders_patterns_and_files_are_taken_together(folder):
+    for name in ("in/a.png", "in/b.JPG", "in/deep/c.webp", "one.bmp", "two.gif"):
+        picture(folder / name)
+    (folder / "in" / "notes.txt").write_text("no image")
+
+    command("in", "one.bmp", "t*.gif", "-p", "cat", *FAST, "--save", "mask")
+    assert files(folder / "masks") == [f"{n}.{e}" for n in ("a", "b", "one", "two") for e in ("json", "mask.png")]
+
+    command("in", "-p", "cat", *FAST, "--save", "mask", "--recursive", "--out", "all")
+    assert files(folder / "all") == [f"{n}.{e}" for n in ("a", "b", "deep/c") for e in ("json", "mask.png")]
+
+
+def test_images_of_the_same_name_do_not_overwrite_each_other(folder):
+    for name in ("x/a.png", "x/a.jpg", "y/a.png"):
+        picture(folder / name)
+
+    command("x", "y", "-p", "cat", *FAST, "--save", "mask")
+
+    assert [n for n in files(folder / "masks") if "mask" in n] == [
+        "a.jpg.mask.png",
+        "a.png-2.mask.png",
+        "a.png.mask.png",
+    ]
+
+
+def test_one_bad_file_is_named_the_rest_goes_on_and_the_exit_code_says_so(folder, capsys):
+    picture(folder / "in" / "a.png")
+    (folder / "in" / "b.png").write_bytes(b"no image at all")
+    picture(folder / "in" / "c.png")
+
+    code = command("in", "-p", "cat", *FAST, "--save", "mask", "--json")
+
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert [report["image"] for report in answer["done"]] == ["in/a.png", "in/c.png"]
+    assert [failure["image"] for failure in answer["failed"]] == ["in/b.png"]
+    assert "b.png" in answer["failed"][0]["error"]
+    assert "b.mask.png" not in files(folder / "masks")
+
+
+def test_a_missing_file_is_named_and_the_rest_goes_on(folder, capsys):
+    picture(folder / "a.png")
+
+    assert command("a.png", "none.png", "-p", "cat", *FAST) == 1
+    assert "none.png cannot be read: No such file or directory" in capsys.readouterr().err
+    assert "a.mask.png" in files(folder / "masks")
+
+
+def counted(monkeypatch):
+    done = []
+    plain = segment._segment
+
+    def count(segmenter, job, *args, **more):
+        done.append(job.source)
+        return plain(segmenter, job, *args, **more)
+
+    monkeypatch.setattr(segment, "_segment", count)
+    return done
+
+
+def test_the_same_command_again_does_nothing_again(folder, monkeypatch, capsys):
+    picture(folder / "in" / "a.png")
+    picture(folder / "in" / "b.png", seed=1)
+    done = counted(monkeypatch)
+    for _ in range(2):
+        assert command("in", "-p", "cat", *FAST) == 0
+    assert done == ["in/a.png", "in/b.png"]
+    assert "2 of 2 images are done already" in capsys.readouterr().out
+
+    (folder / "masks" / "a.mask.png").unlink()  # a result is lost
+    picture(folder / "in" / "b.png", seed=2)  # an image has changed
+    command("in", "-p", "cat", *FAST)
+    assert done[2:] == ["in/a.png", "in/b.png"]
+
+    command("in", "-p", "cat", *FAST, "--threshold", "0.3")  # another setting
+    assert done[4:] == ["in/a.png", "in/b.png"]
+    command("in", "-p", "cat", *FAST, "--threshold", "0.3", "--force")
+    assert done[6:] == ["in/a.png", "in/b.png"]
+
+
+def test_a_folder_is_resumed_where_it_was_interrupted(folder, monkeypatch, capsys):
+    for n in range(4):
+        picture(folder / "in" / f"{n}.png", seed=n)
+    plain = segment._segment
+
+    def interrupted(segmenter, job, *args, **more):
+        if job.source == "in/2.png":
+            raise KeyboardInterrupt
+        return plain(segmenter, job, *args, **more)
+
+    monkeypatch.setattr(segment, "_segment", interrupted)
+    assert command("in", "-p", "cat", *FAST, "--save", "mask") == 130
+    assert "stopped with 2 of 4 images left; the same command goes on there" in capsys.readouterr().err
+
+    monkeypatch.setattr(segment, "_segment", plain)
+    done = counted(monkeypatch)
+    assert command("in", "-p", "cat", *FAST, "--save", "mask") == 0
+    assert done == ["in/2.png", "in/3.png"]
+
+
+def test_a_file_that_is_not_ours_is_never_overwritten_unasked(folder, capsys):
+    picture(folder / "photo.png")
+    (folder / "masks").mkdir()
+    (folder / "masks" / "photo.mask.png").write_text("mine")
+
+    assert command("photo.png", "cat", *FAST) == 1
+    assert "photo.mask.png is there already and was not made by this command" in capsys.readouterr().err
+    assert (folder / "masks" / "photo.mask.png").read_text() == "mine"
+
+    assert command("photo.png", "cat", *FAST, "--force") == 0
+    assert opened(folder / "masks" / "photo.mask.png").shape == (40, 60)
+
+
+def test_an_image_beside_its_results_is_never_touched(folder):
+    path = picture(folder / "photo.png")
+    before = path.read_bytes()
+
+    assert command("photo.png", "cat", *FAST, "--out", ".") == 0
+
+    assert path.read_bytes() == before
+    assert files(folder) == ["photo.json", "photo.mask.png", "photo.overlay.png", "photo.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_stops_cleanly_and_leaves_no_half_written_file(folder):
+    for n in range(300):
+        picture(folder / "in" / f"{n:03}.png", seed=n)
+    call = [sys.executable, "-m", "ldznet", "segment", "in", "-p", "cat", *FAST, "--save", "mask"]
+    running = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "masks" / "002.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+
+    assert running.returncode == 130
+    assert "of 300 images left; the same command goes on there" in err
+    assert "Traceback" not in err
+    names = files(folder / "masks")
+    assert not [name for name in names if "partial" in name]
+    reports = [name for name in names if name.endswith(".json")]
+    assert 3 <= len(reports) < 300
+    for name in names:
+        if name.endswith(".png"):
+            assert opened(folder / "masks" / name).shape == (40, 60)
+
+
+def test_processes_of_one_launch_share_the_files_out(folder, monkeypatch):
+    for n in range(5):
+        picture(folder / "in" / f"{n}.png", seed=n)
+    done = counted(monkeypatch)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        command("in", "-p", "cat", *FAST, "--save", "mask")
+        done.append("|")
+
+    assert done == ["in/0.png", "in/2.png", "in/4.png", "|", "in/1.png", "in/3.png", "|"]
+
+
+def test_accelerate_launch_runs_the_command_in_several_processes(folder):
+    for n in range(4):
+        picture(folder / "in" / f"{n}.png", seed=n)
+    call = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    call += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "ldznet"]
+    call += ["segment", "in", "-p", "cat", *FAST, "--save", "mask"]
+
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=240)
+
+    assert done.returncode == 0, done.stderr
+    assert len([name for name in files(folder / "masks") if name.endswith(".mask.png")]) == 4
+    assert done.stdout.count("cat: ") == 4
+
+
+# --- what a user gets wrong ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["photo.png"], 1, "There is no prompt. Give it last, as in: segment photo.jpg"),
+        (
+            ["photo.png", "cat"],
+            2,
+            "No checkpoint and head was given. Give a Stable Diffusion model with --checkpoint",
+        ),
+        (["photo.png", "cat", "--checkpoint", "photo.png"], 2, "No head was given"),
+        (["photo.png", "cat", "--random-weights", "--head", "x"], 2, "--random-weights needs no --checkpoint"),
+        (["photo.png", "cat", "--checkpoint", "no.ckpt", "--head", "x"], 2, "no.ckpt does not exist"),
+        (["photo.png", "cat", *FAST, "--threshold", "2"], 2, "threshold is 2.0, but it must be from 0.0 to 1.0"),
+        (
+            ["photo.png", "cat", *FAST, "--save", "mask,jpg"],
+            2,
+            "--save does not know jpg: give some of mask, overlay",
+        ),
+        (["photo.png", "cat", *FAST, "--device", "warp"], 2, "The device warp cannot be used here"),
+        (["photo.png", "  ", *FAST], 1, "Prompt 1 is empty"),
+        (["*.tiff", "cat", *FAST], 1, "No file matches *.tiff"),
+        (["empty", "cat", *FAST], 1, "The folder empty holds no images"),
+        (
+            ["photo.png", "photo.png", "-p", "cat", *FAST, "--out", "-", "--json"],
+            2,
+            "--out - writes the mask of one",
+        ),
+        (["photo.png", "cat", "--checkpoint", "photo.png", "--head", "photo.png"], 1, "is none of the kinds that"),
+    ],
+)
+def test_a_mistake_is_one_readable_line_and_an_exit_code(folder, capsys, arguments, code, said):
+    picture(folder / "photo.png")
+    (folder / "empty").mkdir()
+
+    assert command(*arguments) == code
+
+    err = capsys.readouterr().err
+    assert said in err
+    assert "error: " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["", "segment", "convert", "bench"])
+def test_help_reads_well_and_names_every_default(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*([name] if name else []), "--help"])
+
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 140
+    assert "None" not in text
+    assert "MISSING" not in text
+
+
+# --- bench ---------------------------------------------------------------------------------------------
+
+
+def test_bench_measures_every_step_and_compares_with_the_plain_way(capsys):
+    code = main(["bench", "--resolution", "64", "--prompts", "1", "2", "--repeat", "1", "--json"])
+
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 0
+    steps = {(timing["step"], timing["prompts"]) for timing in answer["timings"]}
+    per_prompt = {"prompt encoding", "UNet, full", "UNet, early exit", "head", "whole", "whole, plain way"}
+    assert steps == {("image encoding", 1), ("mask", 1)} | {(step, n) for step in per_prompt for n in (1, 2)}
+    assert all(timing["median"] > 0 for timing in answer["timings"])
+    assert set(answer["ratios"]) == {
+        "early exit / full UNet, 1 prompt",
+        "early exit / full UNet, 2 prompts",
+        "2 prompts / 1 prompt",
+        "plain way / ours, 1 prompt",
+        "plain way / ours, 2 prompts",
+    }
+    assert answer["weights"]["added by us"] < answer["weights"]["added by the plain way"]
+
+
+def test_bench_prints_a_table_of_markdown(capsys):
+    main(["bench", "--resolution", "64", "--prompts", "1", "--repeat", "1", "--no-plain", "--channels-last", "on"])
+
+    out = capsys.readouterr().out
+    assert "| step | prompts | first, s | median, s | least, s | peak, MB |" in out
+    assert "| UNet, early exit | 1 |" in out
+    assert "plain way / ours" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resolution", "100"], "--resolution is 100, but it must be a multiple of 64"),
+        (["--prompts", "0"], "--prompts and --repeat must be at least 1"),
+        (["--full-size", "--head", "x"], "--full-size has random weights"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_measure(capsys, arguments, said):
+    assert main(["bench", *arguments]) == 2
+    assert said in capsys.readouterr().err

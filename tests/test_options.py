@@ -1,0 +1,65 @@
+"""Options: one class for every front, with ranges that hold."""
+
+import dataclasses
+
+import pytest
+
+from ldznet.errors import OptionError
+from ldznet.options import MaskOptions, SegmentOptions
+
+CLASSES = (MaskOptions, SegmentOptions)
+FIELDS = [(kind, item) for kind in CLASSES for item in dataclasses.fields(kind)]
+
+
+@pytest.mark.parametrize(("kind", "item"), FIELDS, ids=lambda x: getattr(x, "name", getattr(x, "__name__", "")))
+def test_every_field_says_what_it_is_for_and_refuses_another_type(kind, item):
+    assert item.metadata["help"]
+    assert item.metadata["help"][0].islower() or item.name in ("randomness",)
+    wrong = 3 if isinstance(item.default, str) else "3"
+
+    with pytest.raises(OptionError, match=rf"{item.name} is {wrong!r}, but it must be .* \(default"):
+        kind(**{item.name: wrong})
+
+
+@pytest.mark.parametrize(("kind", "item"), FIELDS, ids=lambda x: getattr(x, "name", getattr(x, "__name__", "")))
+def test_both_ends_of_a_range_belong_to_it_and_what_lies_beyond_is_refused(kind, item):
+    several = isinstance(item.default, tuple)
+    for end, beyond in ((item.metadata["low"], -1), (item.metadata["high"], 1)):
+        if end is None:
+            continue
+        number = type(item.default[0] if several else item.default)
+        kind(**{item.name: (number(end),) if several else number(end)})
+        outside = number(end) + beyond
+        with pytest.raises(OptionError, match=rf"{item.name} is {outside}, but it must be"):
+            kind(**{item.name: (outside,) if several else outside})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (MaskOptions, {"threshold": 1.5}, r"threshold is 1.5, but it must be from 0.0 to 1.0: probability from"),
+        (MaskOptions, {"threshold": float("nan")}, "threshold is nan, but it must be a finite number"),
+        (MaskOptions, {"threshold": True}, "threshold is True, but it must be a number"),
+        (MaskOptions, {"grow": 1.5}, "grow is 1.5, but it must be a whole number"),
+        (
+            MaskOptions,
+            {"brush": "erase"},
+            "brush is 'erase', which is not known: give one of replace, add, subtract",
+        ),
+        (SegmentOptions, {"timesteps": ()}, "timesteps is .., but it must be a tuple of at least one value"),
+        (SegmentOptions, {"timesteps": (400, 1000)}, "each of timesteps is 1000, but it must be from 0 to 999"),
+        (SegmentOptions, {"template": "a photo"}, "template is 'a photo', but it must hold {} once"),
+        (
+            SegmentOptions,
+            {"background": "white"},
+            "background is 'white', but it must be a colour such as #ffffff",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_right(kind, values, said):
+    with pytest.raises(OptionError, match=said.replace("{}", r"\{\}")):
+        kind(**values)
+
+
+def test_a_whole_number_is_taken_where_any_number_is():
+    assert MaskOptions(threshold=1, feather=3).feather == 3

@@ -1,0 +1,493 @@
+"""The whole way from an image and prompts to masks, on a small random model."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldznet import segmenter as module
+from ldznet.errors import HeadError, ImageError, OutOfMemoryError, PromptError
+from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.host import Context
+from ldznet.image import from_tensor
+from ldznet.methods.learned import LearnedHead, random_head
+from ldznet.modeling.checkpoint import save_head
+from ldznet.options import MaskOptions, SegmentOptions
+from ldznet.segmenter import TEMPLATES, Segmenter
+
+SMALL = SegmentOptions(resolution=128)
+
+
+@pytest.fixture(scope="module")
+def host():
+    return random_host()
+
+
+@pytest.fixture(scope="module")
+def method(host):
+    return random_head(host.info.unet)
+
+
+@pytest.fixture
+def segmenter(host, method):
+    return Segmenter(host, method)
+
+
+def picture(width=96, height=64, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def run(segmenter, prompts=("cat",), options=SMALL, image=None, **more):
+    segmenter.set_image(image or picture(), options)
+    return segmenter.segment(prompts, options, **more)
+
+
+# --- what comes out ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(96, 64), (1, 1), (3, 2), (640, 10), (10, 640), (129, 257)])
+def test_probabilities_have_the_images_own_size(segmenter, size):
+    found = run(segmenter, ["cat", "dog"], image=picture(*size))
+
+    probabilities = found.probabilities()
+    assert probabilities.shape == (2, size[1], size[0])
+    assert probabilities.dtype == np.float32
+    assert probabilities.min() >= 0
+    assert probabilities.max() <= 1
+    assert np.array_equal(found.probability(1), probabilities[1])
+    assert found.mask().shape == (size[1], size[0])
+
+
+def test_the_probability_is_the_heads_sigmoid_of_the_hosts_latent_context_and_features(host, method):
+    """The whole way, written out once more."""
+    image = from_tensor(torch.rand(1, 3, 128, 192, generator=torch.Generator().manual_seed(4)) * 2 - 1)
+    segmenter = Segmenter(host, method)
+    segmenter.set_image(image, SegmentOptions(resolution=192))
+    found = segmenter.segment("big cat", SegmentOptions(resolution=192, timesteps=(250,), seeds=(7,)))
+
+    pixels = torch.from_numpy(np.array(image)).float().permute(2, 0, 1)[None] / 127.5 - 1
+    latent = 0.18215 * host.vae.encode(pixels).latent_dist.mean
+    context = host.encode_prompt(["a photo of a big cat."])
+    noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(7))
+    kept = host.schedule.alphas_cumprod[250].item()
+    features, hooks = {}, []
+    for path, layer in host.feature_modules().items():
+        hooks.append(layer.register_forward_hook(lambda _m, _a, out, path=path: features.update({path: out[0]})))
+    host.unet(kept**0.5 * latent + (1 - kept) ** 0.5 * noise, torch.tensor([250]), context.tokens)
+    for hook in hooks:
+        hook.remove()
+    logits = method.head(latent, context.tokens, features)
+
+    assert tuple(found.maps.shape) == (1, 128, 192)
+    assert (found.maps[0] - logits[0, 0].sigmoid()).abs().max() < 1e-5
+    assert found.maps.std() > 0.001
+
+
+def test_the_same_image_prompts_and_options_give_the_same_probabilities(host, method):
+    first = run(Segmenter(host, method), ["cat", "dog"])
+    torch.randn(3)  # the user's own random numbers in between
+    second = run(Segmenter(host, method), ["cat", "dog"])
+
+    assert torch.equal(first.maps, second.maps)
+
+
+def test_the_users_random_states_are_left_alone(segmenter):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+
+    for randomness in ("fixed", "released"):
+        run(segmenter, ["cat"], SegmentOptions(resolution=128, randomness=randomness))
+
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+def test_another_prompt_image_timestep_or_seed_gives_another_result(segmenter):
+    plain = run(segmenter).maps
+
+    assert not torch.equal(plain, run(segmenter, ["dog"]).maps)
+    assert not torch.equal(plain, run(segmenter, image=picture(seed=1)).maps)
+    for changed in ({"timesteps": (100,)}, {"seeds": (1,)}, {"template": "{}"}):
+        assert not torch.equal(plain, run(segmenter, options=SegmentOptions(resolution=128, **changed)).maps), (
+            changed
+        )
+
+
+def test_several_timesteps_seeds_and_sentences_are_averaged(segmenter):
+    def maps(**options):
+        return run(segmenter, ["cat", "dog"], SegmentOptions(resolution=128, **options)).maps
+
+    each = [maps(timesteps=(t,), seeds=(s,)) for t in (300, 400) for s in (0, 3)]
+    torch.testing.assert_close(maps(timesteps=(300, 400), seeds=(0, 3)), torch.stack(each).mean(0))
+
+    each = [maps(template=template) for template in TEMPLATES]
+    torch.testing.assert_close(maps(average_templates=True), torch.stack(each).mean(0))
+
+
+def test_the_image_is_encoded_once_for_all_prompts_and_each_sentence_once(segmenter, monkeypatch):
+    images, sentences = [], []
+    encode_image, encode_prompt = segmenter.host.encode_image, segmenter.host.encode_prompt
+    monkeypatch.setattr(segmenter.host, "encode_image", lambda *a: images.append(1) or encode_image(*a))
+    monkeypatch.setattr(segmenter.host, "encode_prompt", lambda p: sentences.extend(p) or encode_prompt(p))
+
+    segmenter.set_image(picture(), SMALL)
+    for _ in range(2):
+        segmenter.segment(["cat", "dog", "cat"], SMALL)
+
+    assert len(images) == 1
+    assert sentences == ["a photo of a cat.", "a photo of a dog."]
+
+
+def test_the_batch_size_does_not_change_what_is_found(segmenter):
+    prompts = ["cat", "dog", "house", "red car", "tree"]
+    together = run(segmenter, prompts, SegmentOptions(resolution=128, batch=5)).maps
+
+    for batch in (1, 2):
+        part = run(segmenter, prompts, SegmentOptions(resolution=128, batch=batch)).maps
+        torch.testing.assert_close(part, together, atol=1e-5, rtol=1e-4)
+
+
+def test_progress_is_told_up_to_the_end(segmenter):
+    seen = []
+    options = SegmentOptions(resolution=128, batch=2, timesteps=(300, 400))
+
+    run(segmenter, ["a", "b", "c"], options, progress=lambda *args: seen.append(args))
+
+    assert seen == [(2, 6), (4, 6), (5, 6), (6, 6)]
+
+
+def test_the_record_says_all_that_is_needed_to_repeat_it(segmenter):
+    found = run(segmenter, ["cat"], negative_prompts=["dog"])
+
+    again = {k: found.record[k] for k in ("resolution", "timesteps", "seeds", "template", "average_templates")}
+    second = run(segmenter, found.record["prompts"], SegmentOptions(**again), negative_prompts=["dog"])
+    assert torch.equal(second.maps, found.maps)
+    assert found.record["image_sha256"] == second.record["image_sha256"]
+    assert found.record["model_fingerprint"] == segmenter.host.info.fingerprint
+    assert (found.record["method"], found.record["head"]) == ("ld-znet", "random, seed 0")
+    assert found.record["network_size"] == [64, 128]
+
+
+@pytest.mark.parametrize("kind", ["znet", "rgbnet"])
+def test_the_other_heads_work_too_and_do_not_run_the_unet(host, monkeypatch, kind):
+    segmenter = Segmenter(host, random_head(host.info.unet, kind))
+    monkeypatch.setattr(host, "predict_noise", lambda *_: pytest.fail("the UNet ran"))
+
+    found = run(segmenter)
+
+    assert found.record["method"] == kind
+    assert found.maps.std() > 0
+
+
+def test_a_heads_file_says_at_which_resolution_it_works(tmp_path, host, method):
+    save_head(method.head, tmp_path / "h.safetensors", source={"resolution": 128}, dtype=torch.float32)
+    segmenter = Segmenter(host, LearnedHead.load(tmp_path / "h.safetensors"))
+
+    found = run(segmenter, options=SegmentOptions())
+
+    assert found.record["network_size"] == [64, 128]
+    assert torch.equal(found.maps, run(Segmenter(host, method)).maps)
+    assert len(found.record["head"]) == 64
+
+
+# --- the released randomness ---------------------------------------------------------------------------
+
+
+def test_released_randomness_follows_the_released_codes_draws(host, method, monkeypatch):
+    seen = {}
+
+    def record(_host, picture, context, draw):
+        seen.update(latent=picture.latent, draw=draw, context=context)
+        return torch.zeros(3, *picture.pixels.shape[2:])
+
+    monkeypatch.setattr(method, "probability", record)
+    segmenter = Segmenter(host, method)
+    image = picture(64, 64)
+
+    run(segmenter, ["cat", "dog", "cow"], SegmentOptions(resolution=64, randomness="released", seeds=(42,)), image)
+
+    torch.manual_seed(42)
+    posterior = torch.randn(1, 4, 8, 8)
+    torch.randint(0, 1, (1,))
+    templates = torch.multinomial(torch.ones(9), 3, replacement=True)
+    timesteps = torch.randint(300, 500, (3,))
+    noise = torch.randn(3, 4, 8, 8)
+    assert torch.equal(seen["draw"].timesteps, timesteps)
+    assert torch.equal(seen["draw"].noise, noise)
+    pixels = torch.from_numpy(np.array(image)).float().permute(2, 0, 1)[None] / 127.5 - 1
+    torch.testing.assert_close(seen["latent"], host.encode_image(pixels, posterior))
+    sentences = [TEMPLATES[t].format(p) for t, p in zip(templates, ("cat", "dog", "cow"), strict=True)]
+    assert torch.equal(seen["context"].tokens, host.encode_prompt(sentences).tokens)
+
+
+def test_released_randomness_is_repeatable_by_its_seed(segmenter):
+    def maps(seed):
+        options = SegmentOptions(resolution=128, randomness="released", seeds=(seed,))
+        return run(segmenter, ["cat", "dog"], options).maps
+
+    assert torch.equal(maps(1), maps(1))
+    assert not torch.equal(maps(1), maps(2))
+
+
+# --- prompts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bucket",
+        "a (red:1.2) [car|bus]",
+        "🪣",
+        "Straße",
+        "ведро",
+        "桶",
+        "دلو",
+        "a\nb\tc",
+        "-",
+        "{}",
+        "%s",
+        "x" * 2000,
+    ],
+)
+def test_any_text_is_a_prompt_taken_literally(segmenter, text):
+    found = run(segmenter, [text])
+
+    assert found.prompts == (text,)
+    assert found.maps.isfinite().all()
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_said_to_be_so(segmenter):
+    found = run(segmenter, ["cat", "word " * 100])
+
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith('Prompt 2 ("word word')
+    assert "is longer than the text encoder reads; its end was ignored" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ([], "There is no prompt"),
+        ([""], "Prompt 1 is empty. Say what to look for"),
+        (["cat", " \n"], "Prompt 2 is empty"),
+        (["cat", 7], "Prompt 2 is 7, but it must be a text"),
+        (["x" * 2001], "Prompt 1 has 2001 characters; at most 2000 are read"),
+        (["\ud83d"], "Prompt 1 holds half a character"),
+        (["cat"] * 1001, "There are 1001 prompts; at most 1000"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_an_error_before_any_work(segmenter, prompts, said):
+    segmenter.set_image(picture(), SMALL)
+
+    with pytest.raises(PromptError, match=said):
+        segmenter.segment(prompts, SMALL)
+
+
+def test_a_bad_negative_prompt_is_named_as_one(segmenter):
+    segmenter.set_image(picture(), SMALL)
+
+    with pytest.raises(PromptError, match="Negative prompt 1 is empty"):
+        segmenter.segment(["cat"], SMALL, negative_prompts=[" "])
+
+
+def test_a_hundred_prompts_run_at_once(segmenter):
+    found = run(segmenter, [f"thing {n}" for n in range(100)], SegmentOptions(resolution=64))
+
+    assert len(found) == 100
+    for n in (0, 57, 99):
+        alone = run(segmenter, [f"thing {n}"], SegmentOptions(resolution=64))
+        np.testing.assert_allclose(found.probability(n), alone.probability(0), atol=1e-5)
+
+
+def test_a_hundred_prompts_on_an_8192_px_picture_never_hold_a_hundred_large_maps(segmenter, monkeypatch):
+    image = Image.new("RGB", (8192, 8192), (90, 120, 60))
+    segmenter.set_image(image, SegmentOptions(resolution=64))
+    found = segmenter.segment([f"thing {n}" for n in range(100)], SegmentOptions(resolution=64))
+    alive, most = [], []
+    enlarge = module.to_image_size
+
+    def counted(probability, size):
+        import weakref
+
+        made = enlarge(probability, (64, 64))  # small ones, so that the test is quick
+        alive.append(weakref.ref(made))
+        most.append(sum(reference() is not None for reference in alive))
+        return made
+
+    monkeypatch.setattr(module, "to_image_size", counted)
+    mask = found.mask()
+
+    assert found.maps.numel() * 4 < 2e6
+    assert mask.shape == (64, 64)
+    assert len(alive) == 100
+    assert max(most) <= 3
+
+
+def test_a_mask_of_the_largest_picture_is_made_at_its_own_size(segmenter):
+    segmenter.set_image(Image.new("RGB", (8192, 8192), (90, 120, 60)), SegmentOptions(resolution=64))
+    found = segmenter.segment("cat", SegmentOptions(resolution=64))
+
+    assert found.mask(MaskOptions(threshold=0.1)).shape == (8192, 8192)
+
+
+# --- masks ---------------------------------------------------------------------------------------------
+
+
+def test_negative_prompts_take_away_what_they_find(segmenter):
+    plain = run(segmenter, ["cat"])
+    found = run(segmenter, ["cat"], negative_prompts=["dog"])
+
+    dog = run(segmenter, ["dog"]).probability(0)
+    left = found.probability(0) * (1 - dog)
+    level = float(np.median(left))
+    disagreeing = (found.mask(MaskOptions(threshold=level)) > 0) != (left >= level)
+    assert (np.abs(left[disagreeing] - level) < 1e-5).all()  # batches of another size round differently
+    np.testing.assert_allclose(found.probability(0), plain.probability(0), atol=1e-5)
+    assert found.found()[0]["highest"] == pytest.approx(float(left.max()), abs=1e-5)
+
+
+def test_what_was_found_is_measured_inside_each_prompts_own_mask(segmenter):
+    found = run(segmenter, ["cat", "dog"])
+    level = float(np.quantile(found.probability(1), 0.9))
+
+    answer = found.found(MaskOptions(threshold=level))[1]
+
+    inside = found.probability(1) >= level
+    rows, columns = np.nonzero(inside)
+    assert answer["prompt"] == "dog"
+    assert answer["area"] == inside.sum()
+    assert answer["box"] == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert answer["probability"] == pytest.approx(float(found.probability(1)[inside].mean()), abs=1e-6)
+
+
+def test_nothing_found_is_an_empty_mask_with_no_box(segmenter):
+    found = run(segmenter)
+
+    answer = found.found(MaskOptions(threshold=1.0))[0]
+
+    assert not found.mask(MaskOptions(threshold=1.0)).any()
+    assert (answer["area"], answer["box"], answer["probability"]) == (0, None, 0.0)
+
+
+def test_there_is_no_probability_beyond_the_prompts(segmenter):
+    found = run(segmenter, ["cat"], negative_prompts=["dog"])
+
+    assert len(list(found)) == 1
+    with pytest.raises(IndexError, match="There are 1 prompts; there is none with the index 1"):
+        found.probability(1)
+
+
+# --- what can go wrong -----------------------------------------------------------------------------------
+
+
+def test_segmenting_before_there_is_an_image_is_refused(segmenter):
+    with pytest.raises(ImageError, match=r"There is no image to segment yet. Call set_image"):
+        segmenter.segment("cat")
+
+
+def test_an_image_that_cannot_be_read_leaves_no_old_image_behind(segmenter, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"no image")
+    run(segmenter)
+
+    with pytest.raises(ImageError):
+        segmenter.set_image(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="no image to segment"):
+        segmenter.segment("cat")
+
+
+def test_transparency_shows_the_colour_asked_for(segmenter):
+    image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+
+    segmenter.set_image(image, SegmentOptions(resolution=64, background="#0080ff"))
+
+    assert segmenter.image.getpixel((5, 5)) == (0, 128, 255)
+
+
+def test_a_head_for_another_model_is_refused_before_any_work(method):
+    with pytest.raises(HeadError, match="does not fit the loaded model"):
+        Segmenter(random_host(in_channels=9), method)
+
+
+def test_out_of_memory_halves_the_batch_down_to_what_fits(segmenter, monkeypatch):
+    expected = run(segmenter, ["a", "b", "c", "d", "e"], SegmentOptions(resolution=64, batch=2)).maps
+    batches, cleared = [], []
+    plain = segmenter.host.predict_noise
+
+    def tight(noisy_latent, timesteps, context):
+        batches.append(len(context))
+        if len(context) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(noisy_latent, timesteps, context)
+
+    monkeypatch.setattr(segmenter.host, "predict_noise", tight)
+    monkeypatch.setattr(segmenter.host, "clear_memory", lambda: cleared.append(1))
+    progress = []
+    options = SegmentOptions(resolution=64, batch=5)
+    found = run(segmenter, ["a", "b", "c", "d", "e"], options, progress=lambda *args: progress.append(args))
+
+    assert batches == [5, 2, 2, 1]
+    assert len(cleared) == 1
+    assert torch.equal(found.maps, expected)
+    assert progress[-1] == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory"),
+        MemoryError(),
+    ],
+)
+def test_when_not_even_one_prompt_fits_the_error_says_what_to_do(segmenter, monkeypatch, error):
+    def tight(*_args):
+        raise error
+
+    segmenter.set_image(picture(), SMALL)
+    monkeypatch.setattr(segmenter.host, "predict_noise", tight)
+
+    with pytest.raises(OutOfMemoryError, match=r"One prompt at 128 x 64 does not fit into memory. Give a lower"):
+        segmenter.segment(["a", "b"], SMALL)
+
+
+def test_an_image_that_does_not_fit_is_an_error_too(segmenter, monkeypatch):
+    def tight(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr(segmenter.host, "encode_image", tight)
+
+    with pytest.raises(OutOfMemoryError, match="Encoding the image at 128 x 64 does not fit"):
+        segmenter.set_image(picture(), SMALL)
+
+
+def test_an_error_of_the_program_is_not_taken_for_a_lack_of_memory(segmenter, monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    segmenter.set_image(picture(), SMALL)
+    monkeypatch.setattr(segmenter.host, "predict_noise", broken)
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        segmenter.segment("cat", SMALL)
+
+
+def test_contexts_are_forgotten_when_there_are_too_many(segmenter, monkeypatch):
+    monkeypatch.setattr(module, "_KEPT_CONTEXTS", 3)
+    run(segmenter, ["a", "b", "c", "d", "e"], SegmentOptions(resolution=64))
+
+    assert list(segmenter._contexts) == ["a photo of a c.", "a photo of a d.", "a photo of a e."]
+
+
+def test_contexts_join_in_order():
+    first, second = (
+        Context(torch.zeros(1, 2, 3), None, (False,)),
+        Context(torch.ones(2, 2, 3), None, (True, False)),
+    )
+
+    joined = Context.join([second, first])
+
+    assert joined.tokens[:, 0, 0].tolist() == [1, 1, 0]
+    assert joined.cut == (True, False, False)
