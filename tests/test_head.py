@@ -15,6 +15,7 @@ from ldznet.modeling.head import (
     parameter_count,
     start_from_unet,
 )
+from ldznet.modeling.storage import store_narrow
 from ldznet.modeling.unet import UNet, UNetConfig
 
 TINY = UNetConfig(model_channels=32, heads=4, context_width=16, out_channels=1)
@@ -83,6 +84,7 @@ def test_the_full_size_rgbnet_adds_a_stem_that_ends_in_a_latents_channels():
     added = {name for name, _ in rgbnet.named_parameters()} - {name for name, _ in znet.named_parameters()}
     assert {name.split(".")[0] for name in added} == {"stem"}
     assert rgbnet.stem[-1].out_channels == 4
+    assert parameter_count(rgbnet) == 859_892_412
 
 
 @pytest.mark.parametrize("kind", ["ld-znet", "znet", "rgbnet"])
@@ -294,3 +296,35 @@ def test_a_unet_of_another_structure_is_refused_and_the_head_stays_as_it_was():
 
     assert "time_embed.0.bias is missing" in str(error.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
+
+
+# --- weights that rest in half precision ---------------------------------------------------------------
+
+
+def test_weights_that_rest_in_half_precision_compute_in_float32_and_rest_again():
+    wide, narrow = random_head("ld-znet"), random_head("ld-znet")
+    for head in (wide, narrow):
+        head.half()
+    wide.float()
+    store_narrow(narrow, torch.float16)
+    x, context, features = inputs(wide, prompts=2)
+
+    found = narrow(x, context, features)
+
+    assert torch.equal(found, wide(x, context, features))
+    assert {parameter.dtype for parameter in narrow.parameters()} == {torch.float16}
+    assert torch.equal(narrow(x, context, features), found)
+
+
+def test_weights_rest_again_when_a_layer_raises():
+    head = random_head("znet")
+    store_narrow(head, torch.bfloat16)
+    x, context, _ = inputs(head)
+    fault = head.middle_block[1].norm.register_forward_pre_hook(lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        head(x, context)
+    fault.remove()
+
+    assert {parameter.dtype for parameter in head.parameters()} == {torch.bfloat16}
+    assert head(x, context).dtype == torch.float32

@@ -87,6 +87,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="precision (default: float16 on a GPU, float32 on a CPU)",
     )
     group.add_argument(
+        "--head-storage",
+        choices=("float16", "bfloat16"),
+        help="let the head's weights rest in half precision: half the memory on a CPU, somewhat slower",
+    )
+    group.add_argument(
         "--prediction", choices=("noise", "v"), help="what the model predicts, if it is not found out rightly"
     )
     group.add_argument("--download", action="store_true", help="allow the tokenizer to be downloaded (2 MB)")
@@ -131,6 +136,8 @@ def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dt
 
 def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
     """The model and the method that the flags of `add_model` chose."""
+    import torch
+
     from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.hosts.diffusers_files import random_host
     from ldznet.methods.learned import LearnedHead, random_head
@@ -143,7 +150,8 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
         method.head.to(device, dtype)
         return host, method
     # The head is small to read and says at once when it is not one.
-    method = LearnedHead.load(parsed.head, device=device, dtype=dtype)
+    storage = getattr(torch, parsed.head_storage) if parsed.head_storage else None
+    method = LearnedHead.load(parsed.head, device=device, dtype=dtype, storage=storage)
     host = DiffusersHost.load(
         parsed.checkpoint, device=device, dtype=dtype, prediction=parsed.prediction, download=parsed.download
     )

@@ -100,6 +100,7 @@ def run(parsed: argparse.Namespace) -> int:
     result: dict[str, Any] = {
         "machine": _machine(host.device),
         "dtype": str(host.dtype).removeprefix("torch."),
+        "head_storage": parsed.head_storage,
         "resolution": parsed.resolution,
         "model": host.info.name,
         "head": method.name,
@@ -124,6 +125,7 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
 
     from ldznet.hosts.diffusers_files import random_host
     from ldznet.methods.learned import random_head
+    from ldznet.modeling.storage import store_narrow
 
     if parsed.full_size or not (parsed.checkpoint or parsed.head or parsed.random_weights):
         if parsed.checkpoint or parsed.head:
@@ -137,6 +139,8 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
     if parsed.channels_last == "on" or (parsed.channels_last == "auto" and host.device.type == "cuda"):
         for module in (host.unet, host.vae, method.head):
             torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if parsed.head_storage and (parsed.full_size or not parsed.head):
+        store_narrow(method.head, getattr(torch, parsed.head_storage), host.dtype)
     if parsed.compile:
         method.head.compile()
     return host, method
@@ -400,7 +404,8 @@ def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
     lines = [
         f"{machine['device']} ({machine['kind']}, {machine['threads']} threads), torch {machine['torch']}, "
         f"{result['dtype']}, {result['resolution']} px",
-        f"{result['model']}; head {result['head']}",
+        f"{result['model']}; head {result['head']}"
+        + (f", resting in {result['head_storage']}" if result["head_storage"] else ""),
         "",
         "| step | prompts | first, s | median, s | least, s | peak, MB |",
         "|---|---:|---:|---:|---:|---:|",

@@ -18,6 +18,7 @@ from ldznet.hosts.host import Context, Host, HostInfo, require_fit
 from ldznet.methods.method import Draw, Picture
 from ldznet.modeling.checkpoint import empty_head, load_head, read_head_info
 from ldznet.modeling.head import Head, HeadConfig, Kind, paper_pool_grids
+from ldznet.modeling.storage import store_narrow
 from ldznet.modeling.unet import UNetConfig
 
 PAPER_RESOLUTION = 384
@@ -38,14 +39,17 @@ class LearnedHead:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        storage: torch.dtype | None = None,
     ) -> LearnedHead:
-        """Load a head's file.
+        """Load a head's file; with `storage` its weights rest in another precision than it computes in.
 
         Raises:
             CheckpointError: see `load_head`.
         """
         info = read_head_info(path)
-        head = load_head(path, device=device, dtype=dtype)
+        head = load_head(path, device=device, dtype=storage or dtype)
+        if storage is not None and dtype is not None and storage != dtype:
+            store_narrow(head, storage, dtype)
         return cls(head, resolution=int(info.source.get("resolution", PAPER_RESOLUTION)), origin=info.sha256)
 
     @property
@@ -91,8 +95,15 @@ def random_head(unet: UNetConfig, kind: Kind = "ld-znet", *, seed: int = 0) -> L
     head = empty_head(config).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in head.named_parameters():
-        if parameter.ndim > 1:  # such that what comes in reaches the output
+        if name.startswith("final.") and parameter.ndim > 1:
+            # A plain enlargement: random convolutions of one channel would only add a lattice.
+            nn.init.constant_(parameter, 2.0 / 9 if parameter.shape[-1] == 3 else 1.0)
+        elif parameter.ndim > 1:  # such that what comes in reaches the output
             nn.init.normal_(parameter, std=1.4 / parameter[0].numel() ** 0.5, generator=generator)
         else:
             nn.init.constant_(parameter, float(name.endswith("weight")))  # of a norm; a bias is 0
+    last = head.final[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, -2.0)
     return LearnedHead(head, origin=f"random, seed {seed}")

@@ -153,6 +153,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, pool_grids: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self.unet_config = config
+        self.compute_dtype: torch.dtype | None = None  # None: that of the weights; see storage.py
         grids = dict(pool_grids or {})
         width = config.model_channels
         emb_width = 4 * width
@@ -239,8 +240,8 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, in which the UNet computes."""
-        return next(self.parameters()).dtype
+        """In which the UNet computes."""
+        return self.compute_dtype or next(self.parameters()).dtype
 
     def check_size(self, latent: Tensor) -> None:
         """Refuse a latent that the skip connections could not join."""

@@ -1,0 +1,475 @@
+"""A small latent diffusion model of Stable Diffusion 1.x's structure, trained from scratch on scenes.
+
+Two stages, each resumable to the step: the KL autoencoder on pictures, then UNet and text encoder together
+on captions of all looks, with the noise prediction loss. `export` writes what a webui and
+`hosts/diffusers_files.py` load: one .safetensors in the original layout, its .yaml, its tokenizer's folder.
+
+Scenes are made as they are needed, scene number n from the seed n, so that a run that was interrupted goes
+on with the scenes that it would have seen.
+
+Source: Rombach et al., Latent Diffusion Models, CVPR 2022, https://arxiv.org/abs/2112.10752
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldznet.errors import OptionError
+from ldznet.hosts.diffusers import tokenize_with
+from ldznet.hosts.diffusers_files import vae_settings
+from ldznet.hosts.host import Schedule
+from ldznet.modeling.unet import UNet, UNetConfig
+from ldznet.training.ldm import vae_state
+from ldznet.training.scenes import LOOK_NAMES, VOCABULARY, make_scene
+
+TRAIN_SEEDS = 10_000_000  # scenes from this seed on are for training; below it for evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """Structure and recipe of the embedded model."""
+
+    unet: UNetConfig = field(
+        default_factory=lambda: UNetConfig(model_channels=32, channel_mult=(1, 2, 3, 3), heads=4, context_width=64)
+    )
+    vae_widths: tuple[int, ...] = (32, 32, 64, 64)
+    vae_blocks: int = 1
+    text_layers: int = 3
+    size: int = 128  # side of the pictures
+    batch: int = 64
+    vae_crop: int = 64  # side of the autoencoder's crops; it is convolutional
+    vae_rate: float = 1e-3
+    kl_weight: float = 1e-5
+    unet_rate: float = 6e-4
+    warmup: int = 500
+    caption_dropout: float = 0.1  # empty captions, for guidance and for the difference method
+    ema: float = 0.9995
+
+
+# --- the tokenizer -------------------------------------------------------------------------------
+
+
+def write_tokenizer(folder: Path, words: Sequence[str] = VOCABULARY) -> int:
+    """A tokenizer in CLIP's format that knows some words whole and spells all others; returns its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = [*map(chr, printable), *(chr(256 + n) for n in range(256 - len(printable)))]
+    merges = _merges([word for word in words if word.isalpha()])
+    joined = ["".join(pair) for pair in merges]
+    tokens = list(dict.fromkeys([*symbols, *(symbol + "</w>" for symbol in symbols), *joined]))
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
+    special = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": tokens[-1]}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return len(tokens)
+
+
+def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding run to its end: the merges, in order, after which every word is one token.
+
+    Source: Sennrich et al., Neural Machine Translation of Rare Words, https://arxiv.org/abs/1508.07909
+    """
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
+    merges: list[tuple[str, str]] = []
+    while pairs := [pair for parts in spelled for pair in pairwise(parts)]:
+        counts = Counter(pairs)
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for parts in spelled:
+            for place in range(len(parts) - 1, 0, -1):
+                if place < len(parts) and (parts[place - 1], parts[place]) == best:
+                    parts[place - 1 : place + 1] = ["".join(best)]
+    return merges
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+class TinyModel(nn.Module):
+    """Autoencoder, text encoder and UNet together."""
+
+    def __init__(self, config: TinyConfig, tokenizer_folder: Path) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKL
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+        self.config = config
+        vocabulary = write_tokenizer(tokenizer_folder)
+        self.tokenize = tokenize_with(CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True))
+        self.vae = AutoencoderKL(**vae_settings(list(config.vae_widths), config.vae_blocks, 4, 1.0))
+        width = config.unet.context_width
+        self.text_settings = {
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": config.text_layers,
+            "num_attention_heads": max(width // 32, 1),
+            "max_position_embeddings": 77,
+            "hidden_act": "quick_gelu",
+            "bos_token_id": vocabulary - 2,
+            "eos_token_id": vocabulary - 1,
+        }
+        self.text = CLIPTextModel(CLIPTextConfig(**self.text_settings))
+        self.unet = UNet(config.unet)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(0.18215))
+
+    def context(self, captions: Sequence[str]) -> Tensor:
+        """-> (B, 77, D)."""
+        ids, _ = self.tokenize(captions)
+        states: Tensor = self.text(ids.to(self.scale.device)).last_hidden_state
+        return states
+
+    @torch.no_grad()
+    def latent(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> the posterior's mean, scaled to a deviation of 1."""
+        mean: Tensor = self.vae.encode(images).latent_dist.mean
+        return mean * self.scale
+
+
+# --- scenes --------------------------------------------------------------------------------------
+
+
+class SceneStream(torch.utils.data.Dataset[tuple[Tensor, str]]):
+    """Scene number n: (3, size, size) uint8 and its caption; looks take turns."""
+
+    def __init__(self, size: int, start: int, count: int) -> None:
+        self.size, self.start, self.count = size, start, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        if index >= self.count:
+            raise IndexError(index)
+        number = self.start + index
+        look = LOOK_NAMES[number % len(LOOK_NAMES)]
+        scene = make_scene(TRAIN_SEEDS + number, look=look, size=(self.size, self.size))
+        return torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1))), scene.caption
+
+
+def _one_thread(_worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _batches(config: TinyConfig, step: int, steps: int, workers: int) -> Iterator[tuple[Tensor, list[str]]]:
+    """The batches of steps `step` to `steps`, the same wherever a run begins."""
+    stream = SceneStream(config.size, step * config.batch, (steps - step) * config.batch)
+    loader = torch.utils.data.DataLoader(
+        stream, batch_size=config.batch, num_workers=workers, worker_init_fn=_one_thread, persistent_workers=False
+    )
+    for images, captions in loader:
+        yield images, list(captions)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stage:
+    """One stage of training on disk; it goes on where it stopped."""
+
+    name: str
+    module: nn.Module
+    rate: float
+    warmup: int
+    ema_decay: float
+    folder: Path
+    steps: int  # of the whole stage; the rate falls to 0 there
+
+    def __post_init__(self) -> None:
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.average = copy.deepcopy(self.module).requires_grad_(False)
+        self.step = 0
+        self.losses: list[float] = []
+        if self.path.exists():
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            self.module.load_state_dict(saved["module"])
+            self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.losses = saved["step"], saved["losses"]
+
+    @property
+    def path(self) -> Path:
+        """Where the stage is kept."""
+        return self.folder / f"{self.name}.pt"
+
+    def save(self) -> None:
+        """Write all that going on needs, under its name only when it is whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        state = {
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def update(self, loss: Tensor) -> None:
+        """One optimiser step: warm-up, then a cosine down to 0."""
+        share = min(1.0, self.step / self.steps)
+        rate = self.rate * min(1.0, (self.step + 1) / self.warmup) * 0.5 * (1 + np.cos(np.pi * share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for kept, now in zip(self.average.parameters(), self.module.parameters(), strict=True):
+                kept.lerp_(now, 1 - decay)
+        self.losses.append(float(loss.detach()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how long one run of a stage goes."""
+
+    folder: Path
+    steps: int
+    minutes: float = 9.0  # a run ends before this, saved, to be gone on with
+    device: str = "cpu"
+    workers: int = 0
+    autocast: bool = False  # bfloat16
+
+
+def train_vae(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
+    """Train the autoencoder; True when its steps are done.
+
+    The loss is the mean absolute difference plus that of 2 x 2 means and of gradients, plus the
+    posterior's divergence from a normal distribution by a small weight.
+    """
+    torch.manual_seed(0)
+    model = TinyModel(config, options.folder / "tokenizer")
+    vae = model.vae.to(options.device)
+    stage = Stage("vae", vae, config.vae_rate, config.warmup, 0.999, options.folder, options.steps)
+    stage.average.to(options.device)
+
+    def loss_of(images: Tensor, _captions: list[str]) -> Tensor:
+        x = _crop(_normalised(images, options.device), config.vae_crop, stage.step)
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=_generator(stage.step)).to(x.device)
+        y = vae.decode(posterior.mean + posterior.std * noise).sample
+        difference = y - x
+        loss = difference.abs().mean() + F.avg_pool2d(difference, 2).abs().mean()
+        loss = loss + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        return loss + config.kl_weight * posterior.kl().mean()
+
+    return _train(stage, config, options, loss_of, say)
+
+
+def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
+    """Train UNet and text encoder on the finished autoencoder's latents; True when their steps are done."""
+    torch.manual_seed(1)
+    model = TinyModel(config, options.folder / "tokenizer")
+    load_vae(model, options.folder)
+    model.to(options.device)
+    parts = nn.ModuleDict({"unet": model.unet, "text": model.text})
+    stage = Stage("unet", parts, config.unet_rate, config.warmup, config.ema, options.folder, options.steps)
+    stage.average.to(options.device)
+    for state in stage.optimizer.state.values():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.ndim:
+                state[key] = value.to(options.device)
+    schedule = Schedule.scaled_linear()
+
+    def loss_of(images: Tensor, captions: list[str]) -> Tensor:
+        generator = _generator(stage.step)
+        latent = model.latent(_normalised(images, options.device))
+        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+        timesteps = torch.randint(0, 1000, (len(latent),), generator=generator)
+        dropped = torch.rand(len(latent), generator=generator) < config.caption_dropout
+        given = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
+        context = model.context(given)
+        noisy = schedule.add_noise(latent, noise, timesteps)
+        found = model.unet(noisy, timesteps.to(latent.device), context)
+        return F.mse_loss(found.float(), noise)
+
+    return _train(stage, config, options, loss_of, say)
+
+
+def _train(
+    stage: Stage,
+    config: TinyConfig,
+    options: RunOptions,
+    loss_of: Callable[[Tensor, list[str]], Tensor],
+    say: Callable[[str], None],
+) -> bool:
+    start, device = time.monotonic(), torch.device(options.device)
+    first = stage.step
+    for images, captions in _batches(config, stage.step, options.steps, options.workers):
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.autocast):
+            loss = loss_of(images, captions)
+        stage.update(loss)
+        if stage.step % 100 == 0:
+            rate = (stage.step - first) * config.batch / (time.monotonic() - start)
+            recent = float(np.mean(stage.losses[-100:]))
+            say(f"{stage.name} step {stage.step} of {options.steps}, loss {recent:.4f}, {rate:.0f} pictures/s")
+        if time.monotonic() - start > 60 * options.minutes:
+            break
+    stage.save()
+    return stage.step >= options.steps
+
+
+def _generator(step: int) -> torch.Generator:
+    """Chance that depends on the step alone, so that going on gives what one run would have given."""
+    return torch.Generator().manual_seed(step)
+
+
+def _normalised(images: Tensor, device: str) -> Tensor:
+    return images.to(device).float() / 127.5 - 1
+
+
+def _crop(images: Tensor, side: int, step: int) -> Tensor:
+    """The same place of every picture; another one each step."""
+    room = images.shape[-1] - side
+    top, left = torch.randint(0, room + 1, (2,), generator=_generator(step)).tolist()
+    return images[..., top : top + side, left : left + side]
+
+
+def load_vae(model: TinyModel, folder: Path) -> None:
+    """Put the trained autoencoder's average into the model and measure the scale of its latents.
+
+    Raises:
+        OptionError: the autoencoder has not been trained yet.
+    """
+    path = folder / "vae.pt"
+    if not path.exists():
+        raise OptionError(f"There is no trained autoencoder in {folder}. Train the stage vae first.")
+    model.vae.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
+    model.vae.eval().requires_grad_(False)
+    stream = SceneStream(model.config.size, 0, 64)
+    images = torch.stack([stream[index][0] for index in range(len(stream))])
+    with torch.no_grad():
+        mean = model.vae.encode(_normalised(images, "cpu")).latent_dist.mean
+    model.scale.fill_(1 / mean.std().item())
+
+
+# --- the finished model --------------------------------------------------------------------------
+
+
+YAML = """model:
+  base_learning_rate: 1.0e-04
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    linear_start: 0.00085
+    linear_end: 0.0120
+    num_timesteps_cond: 1
+    log_every_t: 200
+    timesteps: 1000
+    first_stage_key: jpg
+    cond_stage_key: txt
+    image_size: {latent}
+    channels: 4
+    cond_stage_trainable: false
+    conditioning_key: crossattn
+    monitor: val/loss_simple_ema
+    scale_factor: {scale}
+    use_ema: false
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: {latent}
+        in_channels: 4
+        out_channels: 4
+        model_channels: {unet.model_channels}
+        attention_resolutions: [4, 2, 1]
+        num_res_blocks: {unet.res_blocks}
+        channel_mult: {mult}
+        num_heads: {unet.heads}
+        use_spatial_transformer: true
+        transformer_depth: 1
+        context_dim: {unet.context_width}
+        use_checkpoint: false
+        legacy: false
+    first_stage_config:
+      target: ldm.models.autoencoder.AutoencoderKL
+      params:
+        embed_dim: 4
+        monitor: val/rec_loss
+        ddconfig:
+          double_z: true
+          z_channels: 4
+          resolution: {size}
+          in_channels: 3
+          out_ch: 3
+          ch: {vae_ch}
+          ch_mult: {vae_mult}
+          num_res_blocks: {vae_blocks}
+          attn_resolutions: []
+          dropout: 0.0
+        lossconfig:
+          target: torch.nn.Identity
+    cond_stage_config:
+      target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
+      params:
+        version: {tokenizer}
+"""
+
+
+def export(
+    config: TinyConfig, folder: Path, target: Path, *, dtype: torch.dtype = torch.float16
+) -> Mapping[str, Any]:
+    """Write the trained model as NAME.safetensors, NAME.yaml and the folder NAME with the tokenizer.
+
+    Returns what was written: parameters and megabytes.
+    """
+    from safetensors.torch import save_file
+
+    model = TinyModel(config, target.with_suffix(""))
+    load_vae(model, folder)
+    saved = torch.load(folder / "unet.pt", map_location="cpu", weights_only=True)
+    nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved["average"])
+    state = {f"model.diffusion_model.{name}": t for name, t in model.unet.state_dict().items()}
+    state |= {f"first_stage_model.{name}": t for name, t in vae_state(model.vae.state_dict()).items()}
+    for name, tensor in model.text.state_dict().items():
+        state[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
+    save_file(state, target, {"format": "pt", "ldznet.config": json.dumps(asdict(config))})
+    (target.with_suffix("") / "config.json").write_text(
+        json.dumps({"model_type": "clip_text_model", "architectures": ["CLIPTextModel"], **model.text_settings})
+    )
+    target.with_suffix(".yaml").write_text(
+        YAML.format(
+            latent=config.size // 8,
+            scale=model.scale.item(),
+            unet=config.unet,
+            mult=list(config.unet.channel_mult),
+            size=config.size,
+            vae_ch=config.vae_widths[0],
+            vae_mult=[width // config.vae_widths[0] for width in config.vae_widths],
+            vae_blocks=config.vae_blocks,
+            tokenizer=target.stem,
+        )
+    )
+    return {
+        "step": saved["step"],
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "megabytes": target.stat().st_size / 1e6,
+    }

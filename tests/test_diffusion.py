@@ -1,0 +1,135 @@
+"""The embedded model's training: resumable, and written as the webui reads it."""
+
+import json
+
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from ldznet.errors import OptionError
+from ldznet.hosts.diffusers import DiffusersHost
+from ldznet.modeling.unet import UNetConfig
+from ldznet.training.diffusion import (
+    RunOptions,
+    SceneStream,
+    TinyConfig,
+    TinyModel,
+    export,
+    load_vae,
+    train_unet,
+    train_vae,
+    write_tokenizer,
+)
+from ldznet.training.scenes import VOCABULARY, make_scene
+
+TINY = TinyConfig(
+    unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), heads=2, context_width=32),
+    vae_widths=(32, 32, 32, 32),
+    text_layers=1,
+    size=64,
+    batch=2,
+    vae_crop=32,
+    warmup=2,
+)
+
+
+def say(_text): ...
+
+
+def train(folder, steps, config=TINY):
+    assert train_vae(config, RunOptions(folder=folder, steps=steps), say)
+    assert train_unet(config, RunOptions(folder=folder, steps=steps), say)
+    return folder
+
+
+def test_the_tokenizer_knows_every_word_of_the_scenes_whole_and_spells_all_others(tmp_path):
+    size = write_tokenizer(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
+
+    assert len(tokenizer) == size
+    for word in VOCABULARY:
+        assert len(tokenizer(word)["input_ids"]) == 3, word
+    caption = make_scene(5).caption
+    assert tokenizer.decode(tokenizer(caption)["input_ids"][1:-1]) == caption.replace(",", " ,")
+    assert len(tokenizer("zebra 🦓")["input_ids"]) > 6
+
+
+def test_scene_number_n_is_the_same_wherever_a_run_begins():
+    whole, later = SceneStream(64, 0, 8), SceneStream(64, 5, 3)
+
+    assert torch.equal(whole[6][0], later[1][0])
+    assert whole[6][1] == later[1][1]
+    assert [whole[n][1].split()[1] for n in range(4)] != ["photo"] * 4
+    with pytest.raises(IndexError):
+        later[3]
+
+
+@pytest.mark.parametrize("stage", [train_vae, train_unet])
+def test_training_goes_on_where_it_stopped_with_the_same_result(tmp_path, monkeypatch, stage):
+    for name in ("whole", "parts"):
+        assert train_vae(TINY, RunOptions(folder=tmp_path / name, steps=4), say)
+    if stage is train_vae:
+        for name in ("whole", "parts"):
+            (tmp_path / name / "vae.pt").unlink()
+
+    stage(TINY, RunOptions(folder=tmp_path / "whole", steps=4), say)
+    runs = 0
+    while not stage(TINY, RunOptions(folder=tmp_path / "parts", steps=4, minutes=0), say):
+        runs += 1
+
+    assert runs == 3
+    file = "vae.pt" if stage is train_vae else "unet.pt"
+    whole, parts = (torch.load(tmp_path / name / file, weights_only=True) for name in ("whole", "parts"))
+    assert whole["losses"] == parts["losses"]
+    for part in ("module", "average"):
+        assert all(torch.equal(whole[part][name], parts[part][name]) for name in whole[part])
+
+
+def test_a_step_of_training_lowers_the_loss_on_the_same_batch(tmp_path):
+    # the warm-up over, a handful of steps is enough to move from noise to grey
+    train(tmp_path, 30)
+
+    losses = torch.load(tmp_path / "vae.pt", weights_only=True)["losses"]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_the_unet_is_not_trained_before_the_autoencoder(tmp_path):
+    with pytest.raises(OptionError, match=r"no trained autoencoder .* Train the stage vae first"):
+        train_unet(TINY, RunOptions(folder=tmp_path, steps=1), say)
+
+
+def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp_path):
+    train(tmp_path, 2)
+    (tmp_path / "out").mkdir()
+    report = export(TINY, tmp_path, tmp_path / "out" / "tiny.safetensors", dtype=torch.float32)
+
+    host = DiffusersHost.load(tmp_path / "out" / "tiny.safetensors")
+
+    assert report["step"] == 2
+    assert (host.info.family, host.info.prediction, host.info.unet) == ("sd1", "noise", TINY.unet)
+    model = TinyModel(TINY, tmp_path / "again")
+    load_vae(model, tmp_path)
+    saved = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
+    torch.nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved)
+    model.eval()
+    images = SceneStream(64, 0, 1)[0][0][None].float() / 127.5 - 1
+    latent = model.latent(images)
+    torch.testing.assert_close(host.encode_image(images), latent, atol=1e-5, rtol=1e-5)
+    context = host.encode_prompt(["a photo of a red star"])
+    with torch.no_grad():
+        torch.testing.assert_close(context.tokens, model.context(["a photo of a red star"]))
+        expected = model.unet(latent, torch.tensor([300]), context.tokens)
+    found = host.predict_noise(latent, torch.tensor([300]), context)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    names = json.loads((tmp_path / "out" / "tiny" / "config.json").read_text())
+    assert names["num_hidden_layers"] == 1
+
+
+def test_latents_are_scaled_to_a_deviation_of_one(tmp_path):
+    train_vae(TINY, RunOptions(folder=tmp_path, steps=2), say)
+    model = TinyModel(TINY, tmp_path / "tokenizer")
+    load_vae(model, tmp_path)
+
+    images = torch.stack([SceneStream(64, 0, 64)[n][0] for n in range(64)]).float() / 127.5 - 1
+
+    assert model.latent(images).std().item() == pytest.approx(1, abs=1e-3)
