@@ -111,7 +111,7 @@ print("\\n".join(seen))
 
 
 def audit(names, folder):
-    command = [sys.executable, "-c", AUDIT, *names]
+    command = [sys.executable, "-B", "-c", AUDIT, *names]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:-1]
