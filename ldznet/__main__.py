@@ -11,6 +11,8 @@ Each command is a function from parsed arguments to an exit code:
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,10 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = parsed.run(parsed)
     except LdznetError as error:
         print(f"error: {error}", file=sys.stderr)
+        if getattr(parsed, "json", False):
+            print(json.dumps({"error": str(error)}))
         return 2 if isinstance(error, OptionError) else 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -296,6 +296,93 @@ def test_an_image_beside_its_results_is_never_touched(folder):
     assert files(folder) == ["photo.json", "photo.mask.png", "photo.overlay.png", "photo.png"]
 
 
+def test_a_kill_between_the_outputs_and_the_report_is_gone_on_from(folder, monkeypatch):
+    picture(folder / "photo.png")
+    plain = segment._write
+
+    def killed(segmenter, found, settings, outputs):
+        plain(segmenter, found, settings, {"mask": outputs["mask"]})
+        raise SystemError("killed")
+
+    monkeypatch.setattr(segment, "_write", killed)
+    with pytest.raises(SystemError):
+        command("photo.png", "cat", *FAST)
+    assert files(folder / "masks") == ["photo.json", "photo.mask.png"]
+
+    monkeypatch.setattr(segment, "_write", plain)
+    assert command("photo.png", "cat", *FAST) == 0
+    assert files(folder / "masks") == ["photo.json", "photo.mask.png", "photo.overlay.png"]
+
+
+def test_outputs_of_earlier_settings_stay_ours(folder):
+    picture(folder / "photo.png")
+
+    for save in ("mask,heat", "mask", "heat"):
+        assert command("photo.png", "cat", *FAST, "--save", save) == 0
+
+
+def test_results_in_the_folder_of_the_images_do_not_become_images(folder):
+    picture(folder / "in" / "a.png")
+    picture(folder / "in" / "b.mask.png")  # a user's own picture of such a name
+
+    for _ in range(3):
+        assert command("in", "-p", "cat", "-p", "big dog", *FAST, "--out", "in", "--save", "mask,each,heat") == 0
+
+    names = [name for name in files(folder / "in") if name.endswith(".json")]
+    assert names == ["a.json", "b.mask.json"]
+
+
+def test_names_of_every_kind_get_results(folder, capsys):
+    names = [
+        "ä b.png",
+        "-dash.png",
+        "50%.png",
+        "a'b\"c.png",
+        "two\nlines.png",
+        "x" * 251 + ".png",
+        "猫" * 80 + ".png",
+    ]
+    names += [os.fsdecode(b"caf\xe9.png")]
+    for name in names:
+        picture(folder / "in" / name)
+
+    code = command("in", "-p", "a/../b", "-p", "桶" * 50, "-p", "🪣", *FAST, "--save", "mask,each")
+
+    assert code == 0
+    assert len(files(folder / "masks")) == 5 * len(names)
+    assert max(len(os.fsencode(name)) for name in files(folder / "masks")) <= 255
+    assert len(capsys.readouterr().out.splitlines()) == len(names)
+    assert command("in", "-p", "cat", *FAST, "--json", "--out", "other") == 0
+    assert len(json.loads(capsys.readouterr().out)["done"]) == len(names)
+
+
+def test_folders_named_like_images_are_passed_over_and_broken_links_named(folder, capsys):
+    picture(folder / "in" / "a.png")
+    (folder / "in" / "folder.png").mkdir()
+    (folder / "in" / "link.png").symlink_to(folder / "nowhere.png")
+
+    assert command("in", "-p", "cat", *FAST) == 1
+
+    err = capsys.readouterr().err
+    assert "link.png cannot be read: No such file or directory" in err
+    assert "folder.png" not in err
+
+
+def test_an_environment_that_is_no_launch_is_an_error(folder, monkeypatch, capsys):
+    picture(folder / "a.png")
+    for rank, world in (("1", "1"), ("x", "2"), ("0", "0")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", world)
+        assert command("a.png", "cat", *FAST) == 2
+    assert "RANK is '0' and WORLD_SIZE '0' in the environment" in capsys.readouterr().err
+
+
+def test_a_program_gets_json_for_an_error_too(folder, capsys):
+    assert command("none.tif*", "cat", *FAST, "--json") == 1
+
+    assert json.loads(capsys.readouterr().out)["error"].startswith("No file matches none.tif*")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_stops_cleanly_and_leaves_no_half_written_file(folder):
     for n in range(300):

@@ -1,7 +1,8 @@
 """python -m ldznet segment: image files and prompts in, masks out.
 
-Every image has a report NAME.json beside its other outputs. It is written last, so that an image is done
-when its report is there and says the same settings: the same command again goes on where it stopped.
+Every image has a report NAME.json beside its other outputs. It is written twice: before the outputs, to say
+which files are about to be ours, and after them, with what was found. So the same command again goes on where
+it stopped, however it stopped, and no file that is not ours is ever overwritten.
 """
 
 from __future__ import annotations
@@ -144,8 +145,19 @@ def run(parsed: argparse.Namespace) -> int:
     jobs = _jobs(inputs, Path("." if parsed.out == "-" else parsed.out), parsed.recursive)
     if parsed.out == "-":
         return _to_standard_output(parsed, jobs, settings)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = _share()
     return _run_all(parsed, jobs[rank::world], settings)
+
+
+def _share() -> tuple[int, int]:
+    """Which of how many processes this is, as `accelerate launch` and torchrun say it."""
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
+        return int(texts[0]), int(texts[1])
+    raise OptionError(
+        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
+        "Unset both, or start with accelerate launch."
+    )
 
 
 def _run_all(parsed: argparse.Namespace, jobs: Sequence[Job], settings: Settings) -> int:
@@ -237,8 +249,7 @@ def _jobs(inputs: Sequence[str], out: Path, recursive: bool) -> list[Job]:
         if text == "-":
             found["-"] = Path("stdin")
         elif path.is_dir():
-            inside = sorted(p for p in path.glob("**/*" if recursive else "*") if p.suffix.lower() in SUFFIXES)
-            inside = [p for p in inside if out.resolve() not in p.resolve().parents or out.resolve() == Path.cwd()]
+            inside = sorted(p for p in path.glob("**/*" if recursive else "*") if _is_image(p))
             if not inside:
                 raise ImageError(f"The folder {path} holds no images. Check the path, or look deeper with -r.")
             found |= {str(p): p.relative_to(path) for p in inside}
@@ -249,6 +260,7 @@ def _jobs(inputs: Sequence[str], out: Path, recursive: bool) -> list[Job]:
             found |= {match: Path(Path(match).name) for match in matches}
         else:
             found[text] = Path(path.name)
+    found = {source: name.with_name(_short(name.name)) for source, name in found.items()}
     stems: dict[str, int] = {}
     for name in found.values():
         stem = str(name.with_suffix("")).casefold()
@@ -262,6 +274,28 @@ def _jobs(inputs: Sequence[str], out: Path, recursive: bool) -> list[Job]:
             target, number = base.with_name(f"{base.name}-{number}"), number + 1
         jobs[str(target).casefold()] = Job(source, target)
     return list(jobs.values())
+
+
+def _is_image(path: Path) -> bool:
+    """A file in a folder that is to be segmented: by its suffix, and not a result of ours."""
+    if path.suffix.lower() not in SUFFIXES or not (path.is_file() or path.is_symlink()):
+        return False
+    ours = re.fullmatch(r"(.+?)(\.\d+-[^.]*)?\.(mask|overlay|colors|heat)\.png", path.name)
+    return ours is None or path.name not in _owned(path.with_name(ours[1]))
+
+
+def _short(name: str) -> str:
+    """A name that has room for the endings of the results: file systems take 255 bytes."""
+    if len(os.fsencode(name)) <= 170:
+        return name
+    stem, suffix = os.path.splitext(name)
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return f"{_cut(stem, 150)}-{digest}{suffix[:8]}"
+
+
+def _cut(text: str, most: int) -> str:
+    """At most so many bytes of a text, without half a character at the end."""
+    return os.fsencode(text)[:most].decode(errors="ignore")
 
 
 def _bytes(job: Job) -> bytes | str:
@@ -296,18 +330,25 @@ def _key(job: Job, settings: Settings) -> str:
 
 
 def _report_if_done(job: Job, key: str) -> dict[str, Any] | None:
-    report = _own_report(job)
-    if report is None or report["key"] != key or job.source == "-":
+    report = _own_report(job.target)
+    if report.get("key") != key or not report.get("files") or job.source == "-":
         return None
     return report if all((job.target.parent / name).is_file() for name in report["files"]) else None
 
 
-def _own_report(job: Job) -> dict[str, Any] | None:
+def _own_report(target: Path) -> dict[str, Any]:
+    """The report of an image, if there is one of ours."""
     with contextlib.suppress(OSError, ValueError):
-        report: dict[str, Any] = json.loads(job.output(".json").read_text())
-        if {"key", "files", "ldznet"} <= report.keys():
+        report = json.loads(target.with_name(f"{target.name}.json").read_text())
+        if isinstance(report, dict) and "ldznet" in report and isinstance(report.get("owned"), list):
             return report
-    return None
+    return {}
+
+
+def _owned(target: Path) -> set[str]:
+    """The names of the files that this command has written for an image, or was about to."""
+    report = _own_report(target)
+    return {*map(str, report["owned"]), f"{target.name}.json"} if report else set()
 
 
 # --- one image -----------------------------------------------------------------------------------
@@ -316,22 +357,23 @@ def _own_report(job: Job) -> dict[str, Any] | None:
 def _segment(segmenter: Segmenter, job: Job, settings: Settings, key: str, *, overwrite: bool) -> dict[str, Any]:
     """Segment one image and write its results, the report last."""
     start = time.perf_counter()
-    before = _own_report(job)
-    own = {job.target.parent / name for name in before["files"]} if before else set()
-    outputs = _outputs(job, settings)
-    taken = [p for p in [*outputs.values(), job.output(".json")] if p.exists() and p not in own]
-    if taken and not overwrite and not (before and taken == [job.output(".json")]):
+    outputs, owned = _outputs(job, settings), _owned(job.target)
+    files = [*outputs.values(), job.output(".json")]
+    foreign = [path for path in files if path.name not in owned and path.exists()]
+    if foreign and not overwrite:
         raise OptionError(
-            f"{taken[0]} is there already and was not made by this command; {job.source} was left out. Give "
+            f"{foreign[0]} is there already and was not made by this command; {job.source} was left out. Give "
             "another --out, or --force to overwrite."
         )
     segmenter.set_image(_bytes(job), settings.segment)
     found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-    job.output(".json").unlink(missing_ok=True)  # the old results are about to be replaced
+    mine = sorted(owned | {path.name for path in files})
+    _write_text(job.output(".json"), json.dumps({"ldznet": __version__, "owned": mine}))
     _write(segmenter, found, settings, outputs)
     report = {
         "image": job.source,
         "files": [path.name for path in outputs.values()],
+        "owned": mine,
         "found": found.found(settings.mask),
         "notes": list(found.notes),
         "seconds": round(time.perf_counter() - start, 3),
@@ -339,7 +381,7 @@ def _segment(segmenter: Segmenter, job: Job, settings: Settings, key: str, *, ov
         "mask_options": dataclasses.asdict(settings.mask),
         "key": key,
     }
-    _write_text(job.output(".json"), json.dumps(report, indent=2, ensure_ascii=False))
+    _write_text(job.output(".json"), json.dumps(report, indent=2))
     return report
 
 
@@ -356,7 +398,7 @@ def _outputs(job: Job, settings: Settings) -> dict[str, Path]:
         elif kind in ("each", "heat"):
             ending = "mask" if kind == "each" else "heat"
             for number, prompt in enumerate(settings.prompts, start=1):
-                slug = re.sub(r"[^\w]+", "-", prompt)[:40].strip("-").lower()
+                slug = _cut(re.sub(r"[^\w]+", "-", prompt).lower(), 40).strip("-")
                 files[f"{kind} {number}"] = job.output(f".{number}-{slug}.{ending}.png")
     return files
 
@@ -443,7 +485,7 @@ def _line(report: dict[str, Any]) -> str:
         else:
             share = 100 * found["share"]
             things.append(f"{found['prompt']}: {share:.1f} % at {found['box']}, p {found['probability']:.2f}")
-    return f"{report['image']}  {'; '.join(things)}"
+    return f"{report['image']}  {'; '.join(things)}".replace("\n", "\\n")
 
 
 def _say(parsed: argparse.Namespace, text: str, bar: Any = None, *, error: bool = False) -> None:
