@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldznet import __version__
-from ldznet.errors import ImageError, OutOfMemoryError, PromptError
+from ldznet.errors import HostError, ImageError, OutOfMemoryError, PromptError
 from ldznet.hosts.host import Context, Host
 from ldznet.image import ImageSource, image_digest, load_image, network_size, to_image_size, to_tensor
 from ldznet.mask import area, bounding_box, make_mask, subtract_negatives
@@ -272,6 +272,12 @@ class Segmenter:
                 done = passes.count * start
                 batch = self._smaller(batch, (height, width), error)
                 continue
+            if not total.isfinite().all():
+                raise HostError(
+                    f"The {self.method.name} method gave values that are not numbers (NaN) in "
+                    f"{str(self.host.dtype).removeprefix('torch.')}: these weights overflow it. Use bfloat16 or "
+                    "float32 (--dtype)."
+                )
             maps[part] = total / passes.count
             start = part.stop
         return maps.clamp_(0, 1), cut

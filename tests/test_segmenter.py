@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ldznet import segmenter as module
-from ldznet.errors import HeadError, ImageError, OutOfMemoryError, PromptError
+from ldznet.errors import HeadError, HostError, ImageError, OutOfMemoryError, PromptError
 from ldznet.hosts.diffusers_files import random_host
 from ldznet.hosts.host import Context
 from ldznet.image import from_tensor
@@ -461,6 +461,28 @@ def test_an_image_that_does_not_fit_is_an_error_too(segmenter, monkeypatch):
 
     with pytest.raises(OutOfMemoryError, match="Encoding the image at 128 x 64 does not fit"):
         segmenter.set_image(picture(), SMALL)
+
+
+def test_values_that_are_no_numbers_are_an_error_and_never_a_mask(segmenter, monkeypatch):
+    monkeypatch.setattr(segmenter.method, "probability", lambda *_: torch.full((1, 64, 128), float("nan")))
+    segmenter.set_image(picture(), SMALL)
+
+    with pytest.raises(HostError, match=r"ld-znet method gave values that are not numbers \(NaN\) in float32"):
+        segmenter.segment("cat", SMALL)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_whole_way_works_in_half_precision(host, method, dtype):
+    exact = run(Segmenter(host, method), ["cat", "dog"]).maps
+    narrow_host = random_host(dtype=dtype)
+    narrow_method = random_head(narrow_host.info.unet)
+    narrow_method.head.to(dtype)
+
+    found = run(Segmenter(narrow_host, narrow_method), ["cat", "dog"])
+
+    assert found.record["dtype"] == str(dtype).removeprefix("torch.")
+    assert found.maps.dtype == torch.float32
+    assert (found.maps - exact).abs().mean() < (0.02 if dtype == torch.float16 else 0.1)
 
 
 def test_an_error_of_the_program_is_not_taken_for_a_lack_of_memory(segmenter, monkeypatch):

@@ -378,8 +378,10 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
+    """Of the least times: what else a machine does can only add to a time."""
+
     def of(step: str, count: int) -> float | None:
-        return next((t.median for t in timings if (t.step, t.prompts) == (step, count)), None)
+        return next((t.least for t in timings if (t.step, t.prompts) == (step, count)), None)
 
     ratios: dict[str, float] = {}
 
@@ -413,7 +415,7 @@ def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
     for t in timings:
         memory = "" if t.memory is None else f"{t.memory:,.0f}"
         lines.append(f"| {t.step} | {t.prompts} | {t.first:.3f} | {t.median:.3f} | {t.least:.3f} | {memory} |")
-    lines += ["", "| ratio of medians | |", "|---|---:|"]
+    lines += ["", "| ratio of the least times | |", "|---|---:|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in result["ratios"].items()]
     lines += ["", "| weights | MB |", "|---|---:|"]
     lines += [f"| {name} | {value:,.0f} |" for name, value in result["weights"].items()]

@@ -502,8 +502,7 @@ def random_host(
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     structure = _published(family, in_channels) if full_size else _narrow(family, in_channels)
-    state = torch.get_rng_state()
-    try:
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the CPU, too
         torch.manual_seed(seed)
         settings = unet_settings(structure, family)
         widths = {"sd1": [(768, 12)], "sd2": [(1024, 23)], "sdxl": [(768, 12), (1280, 32)]}[family]
@@ -533,8 +532,6 @@ def random_host(
                 hidden_act="quick_gelu" if family == "sd1" else "gelu",
             )
             text.append(TextEncoder(kind(config), tokenize_by_hash(vocabulary), penultimate=family == "sdxl"))
-    finally:
-        torch.set_rng_state(state)
     size = "full size" if full_size else "small"
     info = HostInfo(
         f"random weights ({FAMILY_NAMES[family]}, {size}, seed {seed})",
