@@ -14,7 +14,9 @@ import argparse
 import io
 import json
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from ldznet import __version__
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):  # leave as from Ctrl-C, so that nothing half written stays behind
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), _terminate)
     try:
         code: int = parsed.run(parsed)
     except LdznetError as error:
@@ -50,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     return code
+
+
+def _terminate(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -164,6 +164,25 @@ def test_memory_stays_far_below_the_size_of_the_source(tmp_path, released):
     assert int(done.stdout) * 1024 < 150e6
 
 
+def test_what_training_programs_leave_beside_the_weights_is_passed_over(tmp_path, released):
+    import argparse
+    import collections
+    import pathlib
+
+    import numpy as np
+
+    beside = {
+        "score": np.float64(3),
+        "curve": np.arange(3),
+        "where": pathlib.PurePosixPath("runs"),
+        "options": argparse.Namespace(a=1),
+        "counts": collections.defaultdict(list, {"a": [1]}),
+    }
+    path = saved(tmp_path, {**released, **beside})
+
+    assert convert(path, tmp_path / "head.safetensors", heads=4).parameters > 9e6
+
+
 # --- what convert refuses ----------------------------------------------------------------------------
 
 
@@ -181,9 +200,9 @@ def test_a_pickle_that_runs_code_is_refused_and_nothing_of_it_runs(tmp_path):
 
     for path in (zipped, bare, legacy):
         text = refused(path)
-        assert "asks for code to be run" in text
+        assert "asks for code to be run or objects to be made" in text
         assert "posix.system" in text
-        assert "Nothing in it was run" in text
+        assert "Nothing of that was done" in text
         assert not trace.exists()
     # the payload is real: unpickled in the ordinary way it leaves its trace
     pickle.loads(bare.read_bytes())
@@ -329,6 +348,9 @@ def test_one_part_of_a_sharded_checkpoint_is_refused(tmp_path):
         ("{}", "has no weight_map"),
         ('{"weight_map": {"a": "lost.safetensors"}}', "1 of them are missing beside it: lost.safetensors"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "names parts outside its own folder"),
+        ('{"weight_map": {"a": 1}}', "has no weight_map"),
+        ('{"weight_map": {"a": "x.safetensors.index.json"}}', "has no weight_map"),
+        ("[" * 100000, "has no weight_map"),
         ('{"weight_map": {"zz": "part.safetensors"}}', "1 tensors that its parts do not hold, first zz"),
     ],
 )
@@ -399,7 +421,9 @@ def test_the_number_of_heads_must_be_given_for_another_width(tmp_path):
         CheckpointError, match=r"32 channels wide; .* cannot be seen in the file: give it \(--heads\)"
     ):
         convert(CHECKPOINT, tmp_path / "out.safetensors")
-    with pytest.raises(CheckpointError, match=r"5 attention heads do not divide 32 channels"):
+    with pytest.raises(
+        CheckpointError, match=r"5 attention heads do not divide the widths .* start at 32 channels"
+    ):
         convert(CHECKPOINT, tmp_path / "out.safetensors", heads=5)
 
 
@@ -415,6 +439,130 @@ def test_values_that_cannot_be_kept_are_refused(tmp_path, released, value, said)
     path = changed(tmp_path, released, lambda state: state.update({"model_ema.diffusion_modelfinal0bias": value}))
 
     assert said in refused(path)
+
+
+def with_shape(tmp_path, released, name, shape):
+    def change(state):
+        for key in (f"{UNET}{name}", "model_ema.diffusion_model" + name.replace(".", "")):
+            state[key] = torch.ones(shape)
+
+    return changed(tmp_path, released, change)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("input_blocks.0.0.weight", (1,)),
+        ("input_blocks.0.0.weight", ()),
+        ("input_blocks.0.0.weight", (0, 4, 3, 3)),
+        ("input_blocks.0.0.weight", (48, 4, 3, 3)),
+        ("input_blocks.0.0.weight", (32, 9, 3, 3)),
+        ("input_blocks.1.0.in_layers.2.weight", ()),
+        ("out.2.weight", ()),
+        ("middle_block.1.transformer_blocks.0.attn2.to_k.weight", (3,)),
+        ("middle_block.1.attentionpool2D.positional_embedding", (128, 0)),
+    ],
+)
+def test_any_wrong_shape_is_a_clear_error(tmp_path, released, name, shape):
+    assert "x.ckpt" in refused(with_shape(tmp_path, released, name, shape))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "final.12.weight",
+        "input_blocks.0.0.weight",
+        "input_blocks.1.0.in_layers.2.weight",
+        "middle_block.1.proj_in.weight",
+    ],
+)
+def test_a_missing_tensor_is_listed_whichever_it_is(tmp_path, released, name):
+    def drop(state):
+        for key in (f"{UNET}{name}", "model_ema.diffusion_model" + name.replace(".", "")):
+            del state[key]
+
+    text = refused(changed(tmp_path, released, drop))
+
+    assert name in text
+    assert "missing" in text
+    assert "x.ckpt" in text
+
+
+@pytest.mark.parametrize("heads", [0, -4])
+def test_a_number_of_heads_below_one_is_refused(tmp_path, heads):
+    with pytest.raises(CheckpointError, match=rf"--heads is {heads}, but it must be at least 1"):
+        convert(CHECKPOINT, tmp_path / "out.safetensors", heads=heads)
+
+
+def test_a_flipped_bit_in_a_stored_archive_is_noticed(tmp_path, released):
+    path = saved(tmp_path, {"state_dict": released["state_dict"]})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+    assert "1 of its" in (text := refused(path))
+    assert "records do not match their checksums" in text
+
+
+def test_a_pipe_a_device_and_an_empty_name_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    assert "is a device or a pipe" in refused(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="is a device or a pipe"):
+        convert("/dev/zero", tmp_path / "out.safetensors")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        convert("")
+
+
+def test_names_that_are_too_long_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="File name too long"):
+        convert(CHECKPOINT, tmp_path / ("x" * 248), heads=4)
+    with pytest.raises(CheckpointError, match="File name too long"):
+        convert(tmp_path / ("x" * 300), tmp_path / "out.safetensors")
+
+
+def test_a_link_to_nowhere_and_a_part_of_the_source_are_not_overwritten(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="exists already"):
+        convert(CHECKPOINT, tmp_path / "link", heads=4)
+
+    part = tmp_path / "a-00001-of-00001.safetensors"
+    save_file({"a": torch.ones(1)}, part)
+    index = tmp_path / "a.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": part.name}}))
+    with pytest.raises(CheckpointError, match="written over its own source"):
+        convert(index, part, heads=4, overwrite=True)
+
+
+def test_what_a_killed_conversion_left_is_cleared_and_what_a_running_one_writes_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, running = (tmp_path / f".head.safetensors.{pid}.partial" for pid in (dead.pid, os.getppid()))
+    left.write_text("half")
+    running.write_text("half")
+
+    convert(CHECKPOINT, tmp_path / "head.safetensors", heads=4)
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == [running.name, "head.safetensors"]
+
+
+def test_a_termination_leaves_nothing_half_written(tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from ldznet.modeling import checkpoint\n"
+        "from ldznet.__main__ import main\n"
+        "whole, calls = checkpoint._bytes_of, []\n"
+        "def slow(*args):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 300: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return whole(*args)\n"
+        "checkpoint._bytes_of = slow\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    call = [sys.executable, "-c", script, "convert", CHECKPOINT, tmp_path / "h.safetensors", "--heads", "4"]
+
+    assert subprocess.run(call, check=False).returncode == 143
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_file_is_never_overwritten_unasked(tmp_path):
@@ -433,7 +581,7 @@ def test_a_source_is_never_written_over_itself(tmp_path):
     source = tmp_path / "x.ckpt"
     source.write_bytes(CHECKPOINT.read_bytes())
 
-    with pytest.raises(CheckpointError, match="written over itself"):
+    with pytest.raises(CheckpointError, match="written over its own source"):
         convert(source, source, heads=4, overwrite=True)
 
 
@@ -511,6 +659,31 @@ def test_a_flipped_bit_anywhere_in_a_heads_file_is_noticed(tmp_path, converted, 
         CheckpointError, match=r"does not match the SHA-256|damaged|no head's file|none of the kinds"
     ):
         load_head(path)
+
+
+def test_flipped_bits_in_the_header_are_said_to_be_damage_of_this_file(tmp_path, converted):
+    whole = converted.path.read_bytes()
+    front = 8 + int.from_bytes(whole[:8], "little")
+    path = tmp_path / "flipped.safetensors"
+    for place in torch.randint(8, front, (60,), generator=torch.Generator().manual_seed(1)).tolist():
+        data = bytearray(whole)
+        data[place] ^= 2
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"flipped\.safetensors"):
+            load_head(path)
+
+
+def test_a_loaded_head_does_not_depend_on_its_file_any_more(tmp_path, converted):
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(converted.path.read_bytes())
+    head = load_head(path)
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+
+    with path.open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes(1000))
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
 
 
 def test_a_bit_that_only_the_digest_can_notice_passes_unverified(tmp_path, converted):

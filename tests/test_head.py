@@ -195,10 +195,60 @@ def test_the_configuration_survives_json():
         assert HeadConfig.from_json(made.to_json()) == made
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"unet": {}, "kind": "sam"}', '{"unet": {"depth": 3}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"unet": {}, "kind": "sam"}', '{"unet": {"depth": 3}}', "[" * 100000]
+)
 def test_a_configuration_of_another_kind_is_refused(text):
     with pytest.raises((CheckpointError, HeadError), match=r"cannot be read|is not known"):
         HeadConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"heads": 0},
+        {"heads": -4},
+        {"heads": "4"},
+        {"heads": 3},
+        {"model_channels": 33},
+        {"model_channels": -32},
+        {"head_channels": 7},
+        {"depths": [1, 1]},
+        {"depths": [100000, 1, 1, 0]},
+        {"channel_mult": ["1", 2, 4, 4]},
+        {"in_channels": None},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_fits_no_network_is_refused(change):
+    import json
+
+    raw = json.loads(config("ld-znet").to_json())
+    raw["unet"].update(change)
+
+    with pytest.raises(CheckpointError, match=r"cannot be read \(No UNet has the structure|cannot be read \("):
+        HeadConfig.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("grids", [[], {"middle_block.1": "6"}, {"middle_block.1": -6}], ids=str)
+def test_grids_that_are_no_numbers_are_refused(grids):
+    with pytest.raises(HeadError, match="no whole numbers by path"):
+        HeadConfig(pool_grids=grids)
+
+
+def test_features_of_another_number_of_prompts_and_empty_batches_are_refused():
+    head = random_head("ld-znet")
+    x, context, features = inputs(head, prompts=3)
+
+    with pytest.raises(FeatureError, match="is of 2 prompts, but there are 3"):
+        head(x, context, {path: feature[:2] for path, feature in features.items()})
+    with pytest.raises(ShapeError, match="There is no latent or no prompt"):
+        head(x, context[:0], features)
+
+
+def test_a_head_without_weights_cannot_start_from_a_unet():
+    with pytest.raises(HeadError, match="on the meta device and holds no weights"):
+        start_from_unet(empty_head(config("znet")), {})
 
 
 def test_a_block_that_the_unet_does_not_have_is_refused_with_those_it_has():

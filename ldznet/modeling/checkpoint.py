@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -35,7 +36,14 @@ from torch import Tensor
 
 from ldznet.errors import CheckpointError, ShapeError
 from ldznet.modeling.head import Head, HeadConfig
-from ldznet.modeling.tensorfile import TensorFile, describe, open_tensors, shard_number
+from ldznet.modeling.tensorfile import (
+    TensorFile,
+    describe,
+    open_tensors,
+    require_file,
+    shard_number,
+    verify_archive,
+)
 from ldznet.modeling.unet import UNetConfig
 
 # done, total: bytes; called often while a long piece of work goes on
@@ -122,36 +130,42 @@ def _write(
 def _bytes_of(name: str, tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if not tensor.is_floating_point():
         raise CheckpointError(
-            f"{name} holds {tensor.dtype}, but weights are floating-point numbers. The file is quantised or "
-            "damaged: get the original."
+            f"{name} holds {tensor.dtype}, but weights are floating-point numbers. The file was quantised, or "
+            "is damaged: get the original."
         )
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise CheckpointError(f"{name} is a {tensor.layout} tensor without plain values. Get the original file.")
     fitted = tensor.detach().to("cpu", dtype).contiguous()
     if not fitted.isfinite().all():
-        if not tensor.isfinite().all():
+        whole = tensor.detach().to("cpu", torch.float64)
+        if not whole.isfinite().all():
             raise CheckpointError(
                 f"{name} holds values that are not numbers (NaN or infinite): the training that made the file "
                 "had failed, or the file is damaged. Get another one."
             )
+        wider = " Use bfloat16 or float32 instead." if dtype == torch.float16 else " The file is damaged."
         raise CheckpointError(
-            f"{name} reaches {tensor.abs().max():.3g}, which {_name_of(dtype)} cannot hold. Use bfloat16 or "
-            "float32 instead."
+            f"{name} reaches {whole.abs().max():.3g}, which {_name_of(dtype)} cannot hold.{wider}"
         )
     return fitted.view(-1).view(torch.uint8).numpy()
 
 
 def _require_room(path: Path, size: int, overwrite: bool) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder. Give the name of the file to write.")
-    if path.exists() and not overwrite:
-        raise CheckpointError(
-            f"{path} exists already and was left as it is. Give another name, or allow overwriting (--force)."
-        )
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder. Give the name of the file to write.")
+        if os.path.lexists(path) and not overwrite:
+            raise CheckpointError(
+                f"{path} exists already and was left as it is. Give another name, or allow overwriting (--force)."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
+        with _partial(path).open("wb"):
+            pass
+        _partial(path).unlink()
     except OSError as why:
         raise CheckpointError(
-            f"The folder {path.parent} cannot be used: {why.strerror}. Choose another one."
+            f"{path} cannot be written: {why.strerror}. Choose another folder or a shorter name."
         ) from why
     if free < size:
         raise CheckpointError(
@@ -160,10 +174,30 @@ def _require_room(path: Path, size: int, overwrite: bool) -> None:
         )
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process of ours with this number runs; where that cannot be told, it does."""
+    if not pid.isdecimal() or os.name == "nt":
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Any]:
     """A new file beside `path` that takes its name when all went well and vanishes otherwise."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _alive(left.name.split(".")[-2]):  # what a killed conversion left
+            left.unlink(missing_ok=True)
     try:
         with partial.open("wb") as file:
             yield file
@@ -202,7 +236,7 @@ def read_head_info(path: str | os.PathLike[str]) -> HeadInfo:
         return _info(tensors)
 
 
-def _info(tensors: TensorFile) -> HeadInfo:
+def _require_head(tensors: TensorFile) -> None:
     metadata = tensors.metadata
     if not {"ldznet.config", "ldznet.source", "ldznet.sha256"} <= set(metadata):
         what = describe(tensors.shapes)
@@ -212,9 +246,14 @@ def _info(tensors: TensorFile) -> HeadInfo:
             else "Give a head that `python -m ldznet convert` or `train` has written."
         )
         raise CheckpointError(f"{tensors.path} is no head's file; it seems to be {what}. {advice}")
+
+
+def _info(tensors: TensorFile) -> HeadInfo:
+    _require_head(tensors)
+    metadata = tensors.metadata
     try:
         source = json.loads(metadata["ldznet.source"])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{tensors.path} is damaged: its header cannot be read. Copy it again.") from None
     return HeadInfo(
         tensors.path, HeadConfig.from_json(metadata["ldznet.config"]), source, metadata["ldznet.sha256"]
@@ -237,12 +276,17 @@ def load_head(
     """
     path = Path(path)
     with open_tensors(path) as tensors:
-        info = _info(tensors)
-        if verify:
-            verify_digest(path, info.sha256)
-        head = empty_head(info.config)
+        _require_head(tensors)
+        if verify:  # before anything in the header is believed
+            verify_digest(path, tensors.metadata["ldznet.sha256"])
+        head = empty_head(_info(tensors).config)
         require_fit(str(path), shapes_of(head), tensors.shapes)
-        state = {name: tensors.tensor(name).to(device, dtype) for name in tensors.shapes}
+        # A copy: what the library hands out is still a map of the file, which may be written to.
+        state = {name: tensors.tensor(name).to(device, dtype, copy=True) for name in tensors.shapes}
+    if wrong := [name for name, tensor in state.items() if not tensor.is_floating_point()]:
+        raise CheckpointError(
+            f"{path} holds {wrong[0]} as {state[wrong[0]].dtype}, which is no weight. Copy it again."
+        )
     head.load_state_dict(state, assign=True)
     return head.eval().requires_grad_(False)
 
@@ -344,12 +388,14 @@ def convert(
         CheckpointError: the source is damaged, unsafe, or something else; the text says what it seems to be.
     """
     source = Path(source)
+    require_file(source)
     path = Path(target) if target is not None else source.with_name(f"{source.stem}-{weights}.safetensors")
-    if path.exists() and path.resolve() == source.resolve():
-        raise CheckpointError(f"{path} would be written over itself. Give the new file another name.")
+    _require_room(path, 0, overwrite or path.resolve() == source.resolve())
     with open_tensors(source, scratch=path.parent if path.parent.is_dir() else None) as tensors:
+        if path.resolve() in {part.resolve() for part in (source, *_parts(tensors))}:
+            raise CheckpointError(f"{path} would be written over its own source. Give the new file another name.")
         names = _released_names(tensors, weights)
-        config = _released_config({name: tensors.shapes[key] for name, key in names.items()}, heads)
+        config = _released_config(source, {name: tensors.shapes[key] for name, key in names.items()}, heads)
         expected = shapes_of(empty_head(config))
         require_fit(
             f"{source} ({weights} weights)",
@@ -361,6 +407,8 @@ def convert(
         _require_room(path, size, overwrite)
         counter = _Counter(progress, size + sum(part.stat().st_size for part in _parts(tensors)))
         source_sha256 = _digest_of(_parts(tensors), counter)
+        for part in _parts(tensors):
+            verify_archive(part)
         origin = {
             "file": source.name,
             "sha256": source_sha256,
@@ -390,6 +438,10 @@ def convert(
         )
 
 
+# What a head has and a Stable Diffusion model has not, in both namings.
+_OF_A_HEAD = re.compile(r"diffusion_model\.?final\.?\d|attentionpool2D|attn3")
+
+
 def _released_names(tensors: TensorFile, weights: str) -> dict[str, str]:
     """The head's own name -> the name in the file."""
     shapes = tensors.shapes
@@ -402,8 +454,7 @@ def _released_names(tensors: TensorFile, weights: str) -> dict[str, str]:
     averaged = {name.removeprefix(_EMA): name for name in shapes if name.startswith(_EMA)}
     if "ldznet.config" in tensors.metadata:
         raise CheckpointError(f"{tensors.path} is a converted head already. Use it as it is.")
-    marks = {f"{_RAW}final.12.weight", f"{_EMA}diffusion_modelfinal12weight"}
-    if not marks & set(shapes):
+    if not any(_OF_A_HEAD.search(name) for name in shapes):
         raise CheckpointError(
             f"{tensors.path} holds no LD-ZNet head; it seems to be {describe(shapes)}. Give the released "
             "LD-ZNet checkpoint, whose tensors are called model.diffusion_model.* and model_ema.*."
@@ -428,31 +479,47 @@ def _released_names(tensors: TensorFile, weights: str) -> dict[str, str]:
     return {dotless.get(name, name): key for name, key in averaged.items() if name not in counters}
 
 
-def _released_config(shapes: Shapes, heads: int | None) -> HeadConfig:
+def _released_config(path: Path, shapes: Shapes, heads: int | None) -> HeadConfig:
     """The structure of the head in a released file."""
+    known = shapes_of(empty_head(HeadConfig()))  # names are the same at every width
     try:
-        unet = UNetConfig.from_shapes(shapes, heads=8 if heads is None else heads)
+        # Any number of heads that divides every width will do until the right one is known.
+        unet = UNetConfig.from_shapes(shapes, heads=1)
+        if heads is not None and heads >= 1:
+            unet = dataclasses.replace(unet, heads=heads)
     except ShapeError as why:
-        raise CheckpointError(f"The checkpoint's head is not complete. {why}") from why
+        missing = [name for name in known if name not in shapes]
+        extra = [name for name in shapes if name not in known]
+        listed = (
+            f"{len(missing)} tensors are missing: {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; "
+            if missing
+            else ""
+        )
+        listed += f"{len(extra)} are left over: {', '.join(extra[:8])}; " if extra else ""
+        if heads is not None and not listed and "attention heads" in str(why):
+            raise CheckpointError(
+                f"{heads} attention heads do not divide the widths of this head, which start at "
+                f"{shapes['input_blocks.0.0.weight'][0]} channels. Check --heads."
+            ) from why
+        raise CheckpointError(f"The head in {path} is not complete or damaged ({listed}{why})") from why
+    if heads is not None and heads < 1:
+        raise CheckpointError(f"--heads is {heads}, but it must be at least 1. The released head has 8.")
     if heads is None and unet.model_channels != 320:
         raise CheckpointError(
             f"This head is {unet.model_channels} channels wide; the released one has 320. The number of its "
             "attention heads cannot be seen in the file: give it (--heads)."
         )
-    if unet.model_channels % unet.heads:
-        raise CheckpointError(
-            f"{unet.heads} attention heads do not divide {unet.model_channels} channels. Check --heads."
-        )
+    unet = dataclasses.replace(unet, heads=8 if heads is None else heads, in_channels=4, out_channels=1)
     table = re.compile(r"(.+)\.attentionpool2D\.positional_embedding")
     grids = {
         found[1]: round((shape[1] - 1) ** 0.5)
         for name, shape in shapes.items()
-        if (found := table.fullmatch(name)) and len(shape) == 2
+        if (found := table.fullmatch(name)) and len(shape) == 2 and shape[1] > 1
     }
     kind: Literal["ld-znet", "znet", "rgbnet"] = (
         "ld-znet" if grids else "rgbnet" if "stem.0.weight" in shapes else "znet"
     )
-    return HeadConfig(kind=kind, unet=dataclasses.replace(unet, out_channels=1), pool_grids=grids)
+    return HeadConfig(kind=kind, unet=unet, pool_grids=grids)
 
 
 def _left_out(shapes: Shapes) -> dict[str, int]:

@@ -31,7 +31,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ldznet.errors import CheckpointError, FeatureError, HeadError, ShapeError
+from ldznet.errors import CheckpointError, FeatureError, HeadError, LdznetError, ShapeError
 from ldznet.modeling.unet import UNet, UNetConfig
 
 Kind = Literal["ld-znet", "znet", "rgbnet"]
@@ -61,6 +61,12 @@ class HeadConfig:
             raise HeadError(f"The kind of head {self.kind!r} is not known: use ld-znet, znet or rgbnet.")
         if self.kind != "ld-znet":
             object.__setattr__(self, "pool_grids", {})
+        if not isinstance(self.pool_grids, Mapping) or not all(
+            type(grid) is int and 1 <= grid <= 1024 for grid in self.pool_grids.values()
+        ):
+            raise HeadError(
+                f"The grids {self.pool_grids!r} are no whole numbers by path: the configuration is damaged."
+            )
         if unknown := sorted(set(self.pool_grids) - set(self.unet.transformer_paths())):
             raise HeadError(
                 f"The head is to read features at {', '.join(unknown)}, but this UNet has no transformer there. "
@@ -84,7 +90,7 @@ class HeadConfig:
             for name in ("channel_mult", "depths"):
                 unet[name] = tuple(unet[name])
             return cls(unet=UNetConfig(**unet), **raw)
-        except (ValueError, KeyError, TypeError, AttributeError) as why:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, LdznetError) as why:
             raise CheckpointError(
                 f"The head's configuration cannot be read ({why}). The file was damaged or written by another "
                 "version of ldznet: convert the head again, or update ldznet."
@@ -164,6 +170,8 @@ class Head(UNet):
                 f"The head reads prompts of width {unet.context_width}, but was given {tuple(context.shape)}. "
                 "It was trained for another text encoder: use a head for this model."
             )
+        if not len(x) or not len(context):
+            raise ShapeError("There is no latent or no prompt: give at least one of each.")
         if len(x) not in (1, len(context)) and len(context) != 1:
             raise ShapeError(
                 f"{len(x)} latents and {len(context)} prompts do not pair up: give one latent for all prompts, "
@@ -178,7 +186,12 @@ class Head(UNet):
         used = {}
         for path in self.config.pool_grids:
             width = modules[path].norm.num_channels
-            if features[path].ndim != 4 or features[path].shape[1] != width:
+            if features[path].ndim == 4 and len(features[path]) not in (1, max(len(x), len(context))):
+                raise FeatureError(
+                    f"The feature at {path} is of {len(features[path])} prompts, but there are {len(context)}. "
+                    "Capture the features with the same prompts."
+                )
+            if features[path].ndim != 4 or features[path].shape[1] != width or not features[path].numel():
                 raise FeatureError(
                     f"The feature at {path} is {tuple(features[path].shape)}, but the head reads "
                     f"(batch, {width}, height, width). The head belongs to a UNet of another size: use a head "
@@ -226,6 +239,8 @@ def start_from_unet(head: Head, unet: Mapping[str, Tensor]) -> StartReport:
         if name.startswith(prefix) or not any(key.startswith(prefix) for key in unet)
     }
     own = head.state_dict()
+    if any(tensor.is_meta for tensor in own.values()):
+        raise HeadError("The head is on the meta device and holds no weights: make it on a real one first.")
     cuts = {"out.2.weight", "out.2.bias", "input_blocks.0.0.weight"}
     taken, cut, new, wrong = [], [], [], []
     for name, target in own.items():

@@ -13,9 +13,11 @@ import os
 import pickle
 import re
 import shutil
+import stat
 import struct
 import tempfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +63,24 @@ def open_tensors(path: str | os.PathLike[str], scratch: Path | None = None) -> I
             yield tensors
 
 
+def require_file(path: Path) -> None:
+    """Refuse what is no file of weights at all, before anything else is done.
+
+    Raises:
+        CheckpointError: missing, empty, a folder, a pipe, or of another kind.
+    """
+    _kind(path)
+
+
 def _kind(path: Path) -> str:
-    if path.is_dir():
-        inside = "a model in diffusers' layout" if (path / "model_index.json").is_file() else "a folder"
-        raise CheckpointError(f"{path} is {inside}, not a file. Give the checkpoint file itself.")
     try:
-        size = path.stat().st_size
+        if path.is_dir():
+            inside = "a model in diffusers' layout" if (path / "model_index.json").is_file() else "a folder"
+            raise CheckpointError(f"{path} is {inside}, not a file. Give the checkpoint file itself.")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{path} is a device or a pipe, not a file. Give the checkpoint file itself.")
+        size = found.st_size
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
@@ -159,8 +173,15 @@ def _zip_compressed(path: Path) -> int:
 @contextlib.contextmanager
 def _stored_copy(path: Path, size: int, scratch: Path | None) -> Iterator[Path]:
     """The same archive with its records uncompressed and aligned, so that it can be memory-mapped."""
-    with tempfile.TemporaryDirectory(prefix="ldznet-", dir=scratch) as folder:
-        free = shutil.disk_usage(folder).free
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ldznet-", dir=scratch))
+            free = shutil.disk_usage(folder).free
+        except OSError as why:
+            raise CheckpointError(
+                f"{path} is a compressed archive and must be unpacked, but {scratch or 'the temporary folder'} "
+                f"cannot be written ({why.strerror}). Choose another folder for the result."
+            ) from why
         if free < size + 2**20:
             raise CheckpointError(
                 f"{path} is a compressed archive; unpacking it needs {size / 1e9:.1f} GB in {folder}, where "
@@ -168,20 +189,52 @@ def _stored_copy(path: Path, size: int, scratch: Path | None) -> Iterator[Path]:
             )
         copy = Path(folder) / "stored.ckpt"
         try:
-            with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
-                for record in source.infolist():
-                    info = zipfile.ZipInfo(record.filename)
-                    # The data starts 30 bytes and the name after the record; a filler field brings it to
-                    # a multiple of 64, as PyTorch writes it.
-                    assert target.fp is not None
-                    start = target.fp.tell() + 30 + len(record.filename.encode())
-                    gap = -(start + 4) % 64
-                    info.extra = struct.pack("<HH", 0x4246, gap) + bytes(gap)
-                    with source.open(record) as packed, target.open(info, "w") as stored:
-                        shutil.copyfileobj(packed, stored, 2**22)
+            _store(path, copy)
         except Exception as why:  # zlib, zipfile and the disk each have errors of their own
             raise CheckpointError(f"{path} is a damaged PyTorch archive ({why}). Fetch or copy it again.") from why
         yield copy
+
+
+def _store(path: Path, copy: Path) -> None:
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        for record in source.infolist():
+            info = zipfile.ZipInfo(record.filename)
+            # The data starts 30 bytes and the name after the record; a filler field brings it to a
+            # multiple of 64, as PyTorch writes it.
+            assert target.fp is not None
+            start = target.fp.tell() + 30 + len(record.filename.encode())
+            gap = -(start + 4) % 64
+            info.extra = struct.pack("<HH", 0x4246, gap) + bytes(gap)
+            with source.open(record) as packed, target.open(info, "w") as stored:
+                shutil.copyfileobj(packed, stored, 2**22)
+
+
+def verify_archive(path: Path, report: Callable[[int], None] = lambda _bytes: None) -> None:
+    """Compare the records of a PyTorch archive with their checksums, which PyTorch itself does not do.
+
+    Other kinds of files pass: they have none. So does an archive that was written without checksums, in which
+    none fits.
+
+    Raises:
+        CheckpointError: a record is damaged.
+    """
+    if _kind(path) != "zip":
+        return
+    bad = 0
+    with zipfile.ZipFile(path) as archive:
+        records = [record for record in archive.infolist() if record.file_size]
+        for record in records:
+            try:
+                with archive.open(record) as file:
+                    while chunk := file.read(2**22):
+                        report(len(chunk))
+            except Exception:  # zlib and zipfile each have errors of their own
+                bad += 1
+    if 0 < bad < len(records):
+        raise CheckpointError(
+            f"{path} is damaged: {bad} of its {len(records)} records do not match their checksums. Fetch or copy "
+            "it again."
+        )
 
 
 class _Inert:
@@ -192,8 +245,19 @@ class _Inert:
     def __setstate__(self, _state: object) -> None: ...
 
 
-# What training libraries leave in a checkpoint beside its weights. Never made: `_Inert` stands in.
-_HARMLESS = re.compile(r"(pytorch_lightning|lightning|lightning_fabric|omegaconf|torchmetrics)\.[\w.]+")
+class _InertDict:
+    """The same for objects that are filled like a dict, which PyTorch allows for its own kinds only."""
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+# What training programs leave in a checkpoint beside its weights. Never made: inert classes stand in.
+_HARMLESS = re.compile(
+    r"(pytorch_lightning|lightning|lightning_fabric|omegaconf|torchmetrics|numpy|ldm|typing|pathlib|argparse"
+    r"|collections|ruamel)\.[\w.]+|builtins\.(bool|bytes|complex|dict|float|int|list|set|str|tuple)"
+)
+_DICTS = re.compile(r".*\.(\w*Dict|defaultdict)")
 
 
 def _unpickle(path: Path, source: Path, mapped: bool) -> Any:
@@ -205,10 +269,14 @@ def _unpickle(path: Path, source: Path, mapped: bool) -> Any:
         if mapped and hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
             with contextlib.suppress(Exception):  # what is wrong with the file is said by the load below
                 found = torch.serialization.get_unsafe_globals_in_checkpoint(source)
-                stand_ins: list[Any] = [(_Inert, name) for name in found if _HARMLESS.fullmatch(name)]
+                stand_ins: list[Any] = [
+                    (_InertDict if _DICTS.fullmatch(name) else _Inert, name)
+                    for name in found
+                    if _HARMLESS.fullmatch(name)
+                ]
                 stack.enter_context(torch.serialization.safe_globals(stand_ins))
         try:
-            return torch.load(source, **options)
+            return torch.load(str(source), **options)
         except pickle.UnpicklingError as why:
             named = re.search(r"GLOBAL (\S+)", str(why)) or re.search(r"global[: ]+`?([\w.]+)", str(why))
             if named is None and "Weights only load failed" not in str(why):
@@ -217,9 +285,9 @@ def _unpickle(path: Path, source: Path, mapped: bool) -> Any:
                 ) from why
             what = f" ({named[1]})" if named else ""
             raise CheckpointError(
-                f"{path} holds more than weights: it asks for code to be run when it is opened{what}. "
-                "Nothing in it was run. Do not use this file; get the weights as .safetensors, or from a "
-                "source that you trust."
+                f"{path} holds more than weights: it asks for code to be run or objects to be made when it is "
+                f"opened{what}. Nothing of that was done. Unless you know why it does, do not use this file; get "
+                "the weights as .safetensors, or from a source that you trust."
             ) from why
         except Exception as why:  # a broken file can make the parser raise anything
             raise CheckpointError(
@@ -246,7 +314,9 @@ def _open_sharded(path: Path, scratch: Path | None) -> Iterator[TensorFile]:
     try:
         weight_map: dict[str, str] = json.loads(path.read_text())["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as why:
+        if any(name.endswith(".index.json") for name in names):
+            raise ValueError("an index lists an index")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
         raise CheckpointError(
             f"{path} is not an index of a sharded checkpoint: it has no weight_map. Fetch it again."
         ) from why
@@ -286,7 +356,7 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
     unet = "model.diffusion_model."
     first = shapes.get(f"{unet}input_blocks.0.0.weight", ())
     context = next((shapes[name][1] for name in names if name.endswith("attn2.to_k.weight")), 0)
-    if some(r"lora_(up|down|A|B)\b|^lora_|\.lokr_|\.hada_|\.lora\."):
+    if some(r"lora_(up|down|A|B)\b|^lora_|_lora\.|\.lora\.|lora_linear_layer|\.lokr_|\.hada_|\.oft_|\.on_input$"):
         return "a LoRA, which changes a model but is none"
     if some(r"^control_model\.|controlnet_cond_embedding|^zero_convs\."):
         return "a ControlNet"
@@ -303,6 +373,8 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
     if first:
         if len(first) == 4 and first[1] == 9:
             return "a Stable Diffusion inpainting checkpoint"
+        if len(first) == 4 and first[1] == 8:
+            return "an InstructPix2Pix checkpoint"
         if context == 1024 or some(r"^cond_stage_model\.model\.transformer\.resblocks"):
             return "a Stable Diffusion 2.x checkpoint"
         if context == 2048:
@@ -310,8 +382,10 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "a plain Stable Diffusion 1.x checkpoint, with no segmentation head in it"
     if some(r"^model_ema\."):
         return "a checkpoint with averaged (EMA) weights only"
-    if some(r"^first_stage_model\.|^encoder\.(down|mid)"):
+    if some(r"^first_stage_model\.|^(encoder|decoder)\.(down|up|mid|layers|\d)"):
         return "a VAE"
+    if "input_blocks.0.0.weight" in shapes:
+        return "a UNet alone, without VAE and text encoder"
     if some(r"^down_blocks\.|^mid_block\."):
         return "a UNet in diffusers' layout"
     if some(r"^text_model\.|^cond_stage_model\."):

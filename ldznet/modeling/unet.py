@@ -47,6 +47,30 @@ class UNetConfig:
     context_width: int = 768
     linear_projection: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what no UNet can be, so that a damaged configuration is an error and not a crash later."""
+        numbers = [self.in_channels, self.out_channels, self.model_channels, self.context_width]
+        numbers += [self.middle_depth, self.res_blocks, self.heads, *self.channel_mult]
+        whole = all(type(n) is int and n >= 1 for n in numbers)
+        whole = whole and all(type(n) is int and n >= 0 for n in (*self.depths, self.head_channels))
+        if (
+            not whole
+            or not 1 <= len(self.channel_mult) == len(self.depths) <= 8
+            or max(*self.channel_mult, *self.depths, self.middle_depth, self.res_blocks) > 64
+            or max(numbers) > 2**16
+            or self.model_channels % 32
+            or any(self._undivided(self.model_channels * mult) for mult in self.channel_mult)
+        ):
+            raise ShapeError(
+                f"No UNet has the structure {self}: widths must be multiples of 32 and of the number of attention "
+                "heads, and there must be as many depths as levels. The configuration is wrong or damaged."
+            )
+
+    def _undivided(self, channels: int) -> bool:
+        if self.head_channels:
+            return channels % self.head_channels != 0
+        return channels % self.heads != 0
+
     @property
     def multiple(self) -> int:
         """What both sides of a latent must be divisible by."""
@@ -87,6 +111,11 @@ class UNetConfig:
                 f"The weights have no {missing}, so they are not a Stable Diffusion UNet in the original "
                 "layout. Give a checkpoint with names such as model.diffusion_model.input_blocks.0.0.weight."
             ) from None
+        except (IndexError, ValueError, TypeError, ZeroDivisionError) as why:
+            raise ShapeError(
+                f"The weights have shapes that no Stable Diffusion UNet has ({why}). The file is damaged: use the "
+                "original checkpoint."
+            ) from None
 
     @classmethod
     def _from_shapes(cls, shapes: Mapping[str, Sequence[int]], heads: int, head_channels: int) -> UNetConfig:
@@ -111,6 +140,11 @@ class UNetConfig:
             raise ShapeError(
                 "The UNet's blocks differ within a level, which no Stable Diffusion 1.x, 2.x or SDXL model "
                 "has; pruned models are not supported. Give the model that it was pruned from."
+            )
+        if any(level[0][0] % model_channels for level in levels):
+            raise ShapeError(
+                f"The UNet's widths {[level[0][0] for level in levels]} are no multiples of its first, "
+                f"{model_channels}. The file is damaged: use the original checkpoint."
             )
         projection = shapes["middle_block.1.proj_in.weight"]
         return cls(
