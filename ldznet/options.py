@@ -22,9 +22,13 @@ def option(
     high: float | None = None,
     step: float | None = None,
     choices: tuple[str, ...] = (),
+    kind: type | None = None,
 ) -> Any:
-    """A dataclass field with its range (both ends included) or its choices, and one sentence of help."""
-    metadata = {"help": help, "low": low, "high": high, "step": step, "choices": choices}
+    """A dataclass field with its range (both ends included) or its choices, and one sentence of help.
+
+    A tuple that may be empty says in `kind` of what it is.
+    """
+    metadata = {"help": help, "low": low, "high": high, "step": step, "choices": choices, "kind": kind}
     return field(default=default, metadata=metadata)
 
 
@@ -39,12 +43,11 @@ class Options:
 def _check(name: str, value: Any, default: Any, metadata: Any) -> None:
     kind = type(default)
     if kind is tuple:
-        if not isinstance(value, tuple) or not value:
-            raise OptionError(
-                f"{name} is {value!r}, but it must be a tuple of at least one value (default {default!r})."
-            )
+        if not isinstance(value, tuple) or not (value or metadata["kind"]):
+            least = "" if metadata["kind"] else " of at least one value"
+            raise OptionError(f"{name} is {value!r}, but it must be a tuple{least} (default {default!r}).")
         for item in value:
-            _check(f"each of {name}", item, default[0], metadata)
+            _check(f"each of {name}", item, default[0] if default else metadata["kind"](), metadata)
         return
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -100,18 +103,27 @@ class SegmentOptions(Options):
 
     resolution: int = option(
         0,
-        "the image is scaled to the area of a square with this side; 0 is what the head was trained with",
+        "the image is scaled to the area of a square with this side; 0 is what suits the head or method",
         low=0,
         high=2048,
         step=64,
     )
     timesteps: tuple[int, ...] = option(
-        (400,), "how much noise the UNet sees, 0 to 999; the results of several are averaged", low=0, high=999
+        (),
+        "how much noise the UNet sees, 0 to 999; the results of several are averaged; none is what suits the head "
+        "or method, 400 for the released one",
+        low=0,
+        high=999,
+        kind=int,
     )
     seeds: tuple[int, ...] = option(
         (0,), "seeds of that noise; the results of several are averaged", low=0, high=2**63 - 1
     )
-    template: str = option("a photo of a {}.", "sentence around the prompt; {} stands for the prompt")
+    template: str = option(
+        "",
+        "sentence around the prompt, {} stands for the prompt; none is what suits the head or method, "
+        '"a photo of a {}." for the released one',
+    )
     average_templates: bool = option(False, "average over the nine sentences that the heads were trained with")
     randomness: str = option(
         "fixed",
@@ -124,10 +136,10 @@ class SegmentOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.template.count("{}") != 1:
+        if self.template and self.template.count("{}") != 1:
             raise OptionError(
-                f"template is {self.template!r}, but it must hold {{}} once, where the prompt goes "
-                '(default "a photo of a {}.").'
+                f"template is {self.template!r}, but it must hold {{}} once, where the prompt goes, as in "
+                '"a photo of a {}.".'
             )
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.background):
             raise OptionError(

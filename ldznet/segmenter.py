@@ -30,7 +30,7 @@ from ldznet.errors import HostError, ImageError, OutOfMemoryError, PromptError
 from ldznet.hosts.host import Context, Host
 from ldznet.image import ImageSource, image_digest, load_image, network_size, to_image_size, to_tensor
 from ldznet.mask import area, bounding_box, make_mask, subtract_negatives
-from ldznet.methods.method import Draw, Method, Picture
+from ldznet.methods.method import Draw, Method, Picture, Prompts
 from ldznet.options import MaskOptions, SegmentOptions
 
 log = logging.getLogger(__name__)
@@ -187,6 +187,13 @@ class Segmenter:
         unwanted = _checked(negative_prompts, "negative prompt", least=0)
         image = self.image
         texts = [*wanted, *unwanted]
+        defaults = self.method.defaults
+        options = dataclasses.replace(
+            options,
+            resolution=options.resolution or defaults.resolution,
+            timesteps=options.timesteps or defaults.timesteps,
+            template=options.template or defaults.template,
+        )
         passes = _Passes(options, len(texts))
         picture = self._picture(options, passes.posterior_noise)
         passes.prepare(picture.latent)
@@ -219,7 +226,9 @@ class Segmenter:
     def _picture(self, options: SegmentOptions, posterior_noise: Callable[..., Tensor] | None) -> Picture:
         image = self.image
         multiple = 8 * max(8, self.host.info.unet.multiple)
-        size = network_size((image.height, image.width), options.resolution or self.method.resolution, multiple)
+        size = network_size(
+            (image.height, image.width), options.resolution or self.method.defaults.resolution, multiple
+        )
         key = size if posterior_noise is None else (size, options.seeds[0])
         if key not in self._pictures:
             pixels = to_tensor(image, size)
@@ -258,10 +267,11 @@ class Segmenter:
             try:
                 total = torch.zeros(part.stop - part.start, height, width)
                 for number in range(passes.count):
-                    context = self._context([passes.sentence(number, i, texts[i]) for i in _indices(part)])
+                    templates = tuple(passes.template(number, i) for i in _indices(part))
+                    prompts = Prompts(tuple(texts[part]), templates, self._context)
                     draw = passes.draw(number, part, picture.latent)
-                    total += self.method.probability(self.host, picture, context, draw).cpu()
-                    for index, is_cut in zip(_indices(part), context.cut, strict=True):
+                    total += self.method.probability(self.host, picture, prompts, draw).cpu()
+                    for index, is_cut in zip(_indices(part), prompts.context.cut, strict=True):
                         cut[index] |= is_cut
                     done += part.stop - part.start
                     if progress is not None:
@@ -358,22 +368,20 @@ class _Passes:
         if self.released:
             self._released_draws(latent.shape)
 
-    def sentence(self, number: int, prompt: int, text: str) -> str:
+    def template(self, number: int, prompt: int) -> str:
         """The sentence around one prompt in one pass."""
-        if self.released:
-            return TEMPLATES[int(self._released_draws()[0][prompt])].replace("{}", text)
-        return self.fixed[number][0].replace("{}", text)
+        return TEMPLATES[int(self._released_draws()[0][prompt])] if self.released else self.fixed[number][0]
 
     def draw(self, number: int, part: slice, latent: Tensor) -> Draw:
         """Timesteps and noise of some prompts in one pass."""
         if self.released:
             _, timesteps, noise = self._released_draws()
-            return Draw(timesteps[part], noise[part])
+            return Draw(timesteps[part], noise[part], self.options.seeds[0])
         _, timestep, seed = self.fixed[number]
         if seed not in self._noise:
             generator = torch.Generator().manual_seed(seed)
             self._noise[seed] = torch.randn((1, *latent.shape[1:]), generator=generator)
-        return Draw(torch.full((part.stop - part.start,), timestep), self._noise[seed])
+        return Draw(torch.full((part.stop - part.start,), timestep), self._noise[seed], seed)
 
 
 def _indices(part: slice) -> range:

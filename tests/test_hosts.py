@@ -531,3 +531,11 @@ def test_a_head_for_another_model_is_refused_before_any_work(family, options, sa
 
     assert said in str(error.value)
     assert "does not fit the loaded model loaded.safetensors" in str(error.value)
+
+
+def test_tokens_of_words_add_up(host):
+    words = ["a", "photograph", "bucket", "and", "sky"]
+    each = host.count_tokens(words)
+    assert all(number >= 1 for number in each)
+    assert host.count_tokens([" ".join(words), ""]) == [sum(each), 0]
+    assert host.count_tokens(["cat " * 100]) == [75]

@@ -27,7 +27,7 @@ def test_both_ends_of_a_range_belong_to_it_and_what_lies_beyond_is_refused(kind,
     for end, beyond in ((item.metadata["low"], -1), (item.metadata["high"], 1)):
         if end is None:
             continue
-        number = type(item.default[0] if several else item.default)
+        number = item.metadata["kind"] or type(item.default[0] if several else item.default)
         kind(**{item.name: (number(end),) if several else number(end)})
         outside = number(end) + beyond
         with pytest.raises(OptionError, match=rf"{item.name} is {outside}, but it must be"):
@@ -46,7 +46,7 @@ def test_both_ends_of_a_range_belong_to_it_and_what_lies_beyond_is_refused(kind,
             {"brush": "erase"},
             "brush is 'erase', which is not known: give one of replace, add, subtract",
         ),
-        (SegmentOptions, {"timesteps": ()}, "timesteps is .., but it must be a tuple of at least one value"),
+        (SegmentOptions, {"seeds": ()}, "seeds is .., but it must be a tuple of at least one value"),
         (SegmentOptions, {"timesteps": (400, 1000)}, "each of timesteps is 1000, but it must be from 0 to 999"),
         (SegmentOptions, {"template": "a photo"}, "template is 'a photo', but it must hold {} once"),
         (

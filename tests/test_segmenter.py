@@ -198,8 +198,8 @@ def test_a_heads_file_says_at_which_resolution_it_works(tmp_path, host, method):
 def test_released_randomness_follows_the_released_codes_draws(host, method, monkeypatch):
     seen = {}
 
-    def record(_host, picture, context, draw):
-        seen.update(latent=picture.latent, draw=draw, context=context)
+    def record(_host, picture, prompts, draw):
+        seen.update(latent=picture.latent, draw=draw, context=prompts.context)
         return torch.zeros(3, *picture.pixels.shape[2:])
 
     monkeypatch.setattr(method, "probability", record)

@@ -37,8 +37,9 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str
         small = high is not None and high < 10**6
         span = f", {low:g} to {high:g}" if small else ""
         several = isinstance(default, tuple)
-        element = type(default[0]) if several else type(default)
+        element = item.metadata["kind"] or (type(default[0]) if several else type(default))
         shown = ",".join(map(str, default)) if several else default
+        said = "" if shown == "" else f" (default: {shown}{span})"
         letter = {int: "N", float: "X", str: "TEXT"}[element]
         group.add_argument(
             flag,
@@ -46,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str
             default=default,
             choices=item.metadata["choices"] or None,
             metavar=None if item.metadata["choices"] else f"{letter},..." if several else letter,
-            help=f"{text} (default: {shown}{span})",
+            help=text + said,
         )
 
 

@@ -144,6 +144,12 @@ class DiffusersHost:
             pooled = getattr(answer, "text_embeds", pooled)
         return Context(torch.cat(states, dim=-1), pooled if self._info.family == "sdxl" else None, cut)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text is, start and end left out; 75 at most."""
+        ids, _ = self.text[0].tokenize(texts)
+        # The end has the largest id of all; what follows the first one is padding.
+        return (ids.argmax(dim=-1) - 1).tolist()
+
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The model's own noise schedule."""
         return self.schedule.add_noise(latent, noise.to(latent.device), timesteps)

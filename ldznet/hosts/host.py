@@ -91,6 +91,12 @@ class Host(Protocol):
     def encode_prompt(self, prompts: Sequence[str]) -> Context:
         """Texts, taken literally, -> Context of as many prompts."""
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text is, start and end left out; of at most as many as the encoder reads.
+
+        Texts with a space between them are as many tokens as both together.
+        """
+
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The model's own noise schedule."""
 

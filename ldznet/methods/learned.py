@@ -13,23 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldznet.errors import CheckpointError, OptionError
 from ldznet.hosts.capture import capture
-from ldznet.hosts.host import Context, Host, HostInfo, require_fit
-from ldznet.methods.method import Draw, Picture
+from ldznet.hosts.host import Host, HostInfo, require_fit
+from ldznet.methods.method import Defaults, Draw, Picture, Prompts
 from ldznet.modeling.checkpoint import empty_head, load_head, read_head_info
 from ldznet.modeling.head import Head, HeadConfig, Kind, paper_pool_grids
 from ldznet.modeling.storage import store_narrow
 from ldznet.modeling.unet import UNetConfig
-
-PAPER_RESOLUTION = 384
+from ldznet.options import SegmentOptions
 
 
 class LearnedHead:
     """A head as a method; it lives on the host's device while it works."""
 
-    def __init__(self, head: Head, *, resolution: int = PAPER_RESOLUTION, origin: str = "") -> None:
+    def __init__(self, head: Head, *, defaults: Defaults | None = None, origin: str = "") -> None:
         self.head = head.eval().requires_grad_(False)
-        self._resolution = resolution
+        self._defaults = defaults or Defaults()  # the paper's
         self._origin = origin  # the SHA-256 of its file, or what else tells it from others
 
     @classmethod
@@ -50,7 +50,7 @@ class LearnedHead:
         head = load_head(path, device=device, dtype=storage or dtype)
         if storage is not None and dtype is not None and storage != dtype:
             store_narrow(head, storage, dtype)
-        return cls(head, resolution=int(info.source.get("resolution", PAPER_RESOLUTION)), origin=info.sha256)
+        return cls(head, defaults=_trained_with(info.source), origin=info.sha256)
 
     @property
     def name(self) -> str:
@@ -58,9 +58,9 @@ class LearnedHead:
         return self.head.config.kind
 
     @property
-    def resolution(self) -> int:
+    def defaults(self) -> Defaults:
         """What it was trained with."""
-        return self._resolution
+        return self._defaults
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -72,8 +72,9 @@ class LearnedHead:
         require_fit(self.head, host)
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: Picture, context: Context, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
         """The head's sigmoid; the UNet runs only as far as the head reads it."""
+        context = prompts.context
         kind = self.head.config.kind
         features: Mapping[str, Tensor] = {}
         if kind == "ld-znet":
@@ -86,6 +87,31 @@ class LearnedHead:
         on_device = {path: feature.to(device) for path, feature in features.items()}
         logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
         return logits[:, 0].float().sigmoid()
+
+
+def _trained_with(source: Mapping[str, Any]) -> Defaults:
+    """What a head's file says of its training; the paper's where it says nothing.
+
+    Raises:
+        CheckpointError: it says what cannot be.
+    """
+    try:
+        options = SegmentOptions(
+            resolution=source.get("resolution", 0),
+            timesteps=tuple(source.get("timesteps", ())),
+            template=source.get("template", ""),
+        )
+    except (OptionError, TypeError) as why:
+        raise CheckpointError(
+            f"The head's file says that it was trained in a way that cannot be ({why}). It was damaged or written "
+            "by another version of ldznet: convert or train the head again."
+        ) from why
+    paper = Defaults()
+    return Defaults(
+        options.resolution or paper.resolution,
+        options.timesteps or paper.timesteps,
+        options.template or paper.template,
+    )
 
 
 def random_head(unet: UNetConfig, kind: Kind = "ld-znet", *, seed: int = 0) -> LearnedHead:

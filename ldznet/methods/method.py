@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,11 +20,43 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """The prompts of one pass."""
+
+    phrases: tuple[str, ...]  # as the user wrote them
+    templates: tuple[str, ...]  # the sentence around each; {} stands for the phrase
+    encode: Callable[[Sequence[str]], Context]  # any sentences, whose contexts are then kept
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Each phrase in its sentence."""
+        return tuple(t.replace("{}", phrase) for t, phrase in zip(self.templates, self.phrases, strict=True))
+
+    @property
+    def context(self) -> Context:
+        """The sentences as the text encoder returns them."""
+        return self.encode(self.sentences)
+
+    def __len__(self) -> int:
+        return len(self.phrases)
+
+
+@dataclass(frozen=True)
 class Draw:
     """The chance in one pass, drawn beforehand so that a method has none of its own."""
 
     timesteps: Tensor  # (P,)
     noise: Tensor  # (1 or P, 4, h/8, w/8)
+    seed: int = 0  # for a method that needs more noise: of a private generator on the CPU
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a method does best with, where the user asks for nothing else."""
+
+    resolution: int = 384  # the side of the square, in pixels, whose area suits it best
+    timesteps: tuple[int, ...] = (400,)
+    template: str = "a photo of a {}."
 
 
 class Method(Protocol):
@@ -35,8 +67,8 @@ class Method(Protocol):
         """As the user chooses it."""
 
     @property
-    def resolution(self) -> int:
-        """The side of the square, in pixels, whose area suits it best."""
+    def defaults(self) -> Defaults:
+        """What it does best with."""
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -45,5 +77,5 @@ class Method(Protocol):
     def check(self, host: HostInfo) -> None:
         """Refuse a model that it cannot work with, before any work, with a HeadError or HostError."""
 
-    def probability(self, host: Host, picture: Picture, context: Context, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
         """One pass over P prompts -> (P, h, w) float32 in [0, 1], at the size of the picture's pixels."""
