@@ -29,6 +29,7 @@ TINY = TinyConfig(
     size=64,
     batch=2,
     vae_crop=32,
+    scenes=6,
     warmup=2,
 )
 

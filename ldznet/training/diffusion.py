@@ -1,13 +1,15 @@
 """A small latent diffusion model of Stable Diffusion 1.x's structure, trained from scratch on scenes.
 
-Two stages, each resumable to the step: the KL autoencoder on pictures, then UNet and text encoder together
-on captions of all looks, with the noise prediction loss. `export` writes what a webui and
-`hosts/diffusers_files.py` load: one .safetensors in the original layout, its .yaml, its tokenizer's folder.
+Three stages, each resumable to the step: the KL autoencoder on pictures; the latents of a number of scenes;
+UNet and text encoder together on these latents and their captions in all looks, with the noise prediction
+loss. `export` writes what a webui and `hosts/diffusers_files.py` load: one .safetensors in the original
+layout, its .yaml, its tokenizer's folder.
 
-Scenes are made as they are needed, scene number n from the seed n, so that a run that was interrupted goes
-on with the scenes that it would have seen.
+Scene number n is made from the seed n, and a step's chance from its number, so that a run that was
+interrupted goes on as it would have.
 
-Source: Rombach et al., Latent Diffusion Models, CVPR 2022, https://arxiv.org/abs/2112.10752
+Sources: Rombach et al., Latent Diffusion Models, CVPR 2022, https://arxiv.org/abs/2112.10752; Hang et al.,
+Efficient Diffusion Training via Min-SNR Weighting Strategy, ICCV 2023, https://arxiv.org/abs/2303.09556
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,10 +56,12 @@ class TinyConfig:
     vae_crop: int = 64  # side of the autoencoder's crops; it is convolutional
     vae_rate: float = 1e-3
     kl_weight: float = 1e-5
-    unet_rate: float = 6e-4
+    scenes: int = 16384  # whose latents are kept for the UNet
+    unet_rate: float = 1e-3
+    min_snr: float = 5.0  # timesteps with little noise weigh less; 0 weighs all alike
     warmup: int = 500
     caption_dropout: float = 0.1  # empty captions, for guidance and for the difference method
-    ema: float = 0.9995
+    ema: float = 0.999
 
 
 # --- the tokenizer -------------------------------------------------------------------------------
@@ -172,11 +176,11 @@ def _one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _batches(config: TinyConfig, step: int, steps: int, workers: int) -> Iterator[tuple[Tensor, list[str]]]:
-    """The batches of steps `step` to `steps`, the same wherever a run begins."""
-    stream = SceneStream(config.size, step * config.batch, (steps - step) * config.batch)
+def _batches(config: TinyConfig, step: int, options: RunOptions) -> Iterator[tuple[Tensor, list[str]]]:
+    """The batches from step `step` on, the same wherever a run begins."""
+    stream = SceneStream(config.size, step * config.batch, (options.steps - step) * config.batch)
     loader = torch.utils.data.DataLoader(
-        stream, batch_size=config.batch, num_workers=workers, worker_init_fn=_one_thread, persistent_workers=False
+        stream, batch_size=config.batch, num_workers=options.workers, worker_init_fn=_one_thread
     )
     for images, captions in loader:
         yield images, list(captions)
@@ -218,7 +222,6 @@ class Stage:
     def save(self) -> None:
         """Write all that going on needs, under its name only when it is whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
         state = {
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),
@@ -226,8 +229,7 @@ class Stage:
             "step": self.step,
             "losses": self.losses,
         }
-        torch.save(state, partial)
-        os.replace(partial, self.path)
+        _save(state, self.path)
 
     def update(self, loss: Tensor) -> None:
         """One optimiser step: warm-up, then a cosine down to 0."""
@@ -281,15 +283,70 @@ def train_vae(config: TinyConfig, options: RunOptions, say: Callable[[str], None
         loss = loss + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         return loss + config.kl_weight * posterior.kl().mean()
 
-    return _train(stage, config, options, loss_of, say)
+    return _train(stage, _batches(config, stage.step, options), config.batch, options, loss_of, say)
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """The latents of the first scenes, in all looks in turn, and their captions."""
+
+    latents: Tensor  # (N, 4, h, w) float16, scaled
+    captions: list[str]
+
+    @classmethod
+    def make(
+        cls, config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print, chunk: int = 1024
+    ) -> LatentCache | None:
+        """Read it, or go on making it; None when the run's minutes were not enough."""
+        start = time.monotonic()
+        path = options.folder / "latents.pt"
+        latents, captions = torch.zeros(0), list[str]()
+        if path.exists():
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            latents, captions = saved["latents"], saved["captions"]
+        if len(captions) >= config.scenes:
+            return cls(latents[: config.scenes], captions[: config.scenes])
+        model = TinyModel(config, options.folder / "tokenizer")
+        load_vae(model, options.folder)
+        model.to(options.device)
+        while len(captions) < config.scenes:
+            stream = SceneStream(config.size, len(captions), min(chunk, config.scenes - len(captions)))
+            loader = torch.utils.data.DataLoader(
+                stream, batch_size=32, num_workers=options.workers, worker_init_fn=_one_thread
+            )
+            parts = [latents] if len(captions) else []
+            for images, texts in loader:
+                parts.append(model.latent(_normalised(images, options.device)).half().cpu())
+                captions += texts
+            latents = torch.cat(parts)
+            _save({"latents": latents, "captions": captions}, path)
+            say(f"latents of {len(captions)} of {config.scenes} scenes")
+            if time.monotonic() - start > 60 * options.minutes and len(captions) < config.scenes:
+                return None
+        return cls(latents, captions)
+
+    def batches(self, config: TinyConfig, step: int, steps: int) -> Iterator[tuple[Tensor, list[str]]]:
+        """The batches of steps `step` to `steps`, the same wherever a run begins."""
+        for number in range(step, steps):
+            picked = torch.randint(0, len(self.captions), (config.batch,), generator=_generator(number + 2**32))
+            yield self.latents[picked].float(), [self.captions[index] for index in picked.tolist()]
 
 
 def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
-    """Train UNet and text encoder on the finished autoencoder's latents; True when their steps are done."""
+    """Train UNet and text encoder on the finished autoencoder's latents; True when their steps are done.
+
+    The first thing is to encode the scenes, which is kept for the next run.
+
+    Raises:
+        OptionError: the autoencoder has not been trained yet.
+    """
+    start = time.monotonic()
+    cache = LatentCache.make(config, options, say)
+    if cache is None:
+        return False
+    options = replace(options, minutes=max(0.0, options.minutes - (time.monotonic() - start) / 60))
     torch.manual_seed(1)
-    model = TinyModel(config, options.folder / "tokenizer")
-    load_vae(model, options.folder)
-    model.to(options.device)
+    model = TinyModel(config, options.folder / "tokenizer").to(options.device)
     parts = nn.ModuleDict({"unet": model.unet, "text": model.text})
     stage = Stage("unet", parts, config.unet_rate, config.warmup, config.ema, options.folder, options.steps)
     stage.average.to(options.device)
@@ -299,9 +356,9 @@ def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], Non
                 state[key] = value.to(options.device)
     schedule = Schedule.scaled_linear()
 
-    def loss_of(images: Tensor, captions: list[str]) -> Tensor:
+    def loss_of(latent: Tensor, captions: list[str]) -> Tensor:
         generator = _generator(stage.step)
-        latent = model.latent(_normalised(images, options.device))
+        latent = latent.to(options.device)
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
         timesteps = torch.randint(0, 1000, (len(latent),), generator=generator)
         dropped = torch.rand(len(latent), generator=generator) < config.caption_dropout
@@ -309,32 +366,49 @@ def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], Non
         context = model.context(given)
         noisy = schedule.add_noise(latent, noise, timesteps)
         found = model.unet(noisy, timesteps.to(latent.device), context)
-        return F.mse_loss(found.float(), noise)
+        errors = F.mse_loss(found.float(), noise, reduction="none").mean(dim=(1, 2, 3))
+        return (errors * _weights(schedule, timesteps, config.min_snr).to(errors.device)).mean()
 
-    return _train(stage, config, options, loss_of, say)
+    batches = cache.batches(config, stage.step, options.steps)
+    return _train(stage, batches, config.batch, options, loss_of, say)
+
+
+def _weights(schedule: Schedule, timesteps: Tensor, least: float) -> Tensor:
+    """(B,) timesteps -> (B,): min(SNR, least) / SNR, the paper's weights for a noise prediction."""
+    kept = schedule.alphas_cumprod[timesteps]
+    snr = kept / (1 - kept)
+    return (snr.clamp(max=least) / snr if least else torch.ones_like(snr)).float()
 
 
 def _train(
     stage: Stage,
-    config: TinyConfig,
+    batches: Iterable[tuple[Tensor, list[str]]],
+    batch: int,
     options: RunOptions,
     loss_of: Callable[[Tensor, list[str]], Tensor],
     say: Callable[[str], None],
 ) -> bool:
     start, device = time.monotonic(), torch.device(options.device)
     first = stage.step
-    for images, captions in _batches(config, stage.step, options.steps, options.workers):
+    for pictures, captions in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.autocast):
-            loss = loss_of(images, captions)
+            loss = loss_of(pictures, captions)
         stage.update(loss)
         if stage.step % 100 == 0:
-            rate = (stage.step - first) * config.batch / (time.monotonic() - start)
+            rate = (stage.step - first) * batch / (time.monotonic() - start)
             recent = float(np.mean(stage.losses[-100:]))
             say(f"{stage.name} step {stage.step} of {options.steps}, loss {recent:.4f}, {rate:.0f} pictures/s")
         if time.monotonic() - start > 60 * options.minutes:
             break
     stage.save()
     return stage.step >= options.steps
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """Write it under its name only when it is whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
 
 
 def _generator(step: int) -> torch.Generator:
@@ -465,7 +539,7 @@ def export(
             vae_ch=config.vae_widths[0],
             vae_mult=[width // config.vae_widths[0] for width in config.vae_widths],
             vae_blocks=config.vae_blocks,
-            tokenizer=target.stem,
+            tokenizer=f"models/Stable-diffusion/{target.stem}",  # where the webui looks, from its own folder
         )
     )
     return {
