@@ -52,9 +52,10 @@ class TinyConfig:
     vae_blocks: int = 1
     text_layers: int = 3
     size: int = 128  # side of the pictures
-    batch: int = 64
+    batch: int = 32  # of the UNet
+    vae_batch: int = 4  # small: an autoencoder gains more from steps than from pictures
     vae_crop: int = 64  # side of the autoencoder's crops; it is convolutional
-    vae_rate: float = 1e-3
+    vae_rate: float = 8e-4
     kl_weight: float = 1e-5
     scenes: int = 16384  # whose latents are kept for the UNet
     unet_rate: float = 1e-3
@@ -178,9 +179,9 @@ def _one_thread(_worker: int) -> None:
 
 def _batches(config: TinyConfig, step: int, options: RunOptions) -> Iterator[tuple[Tensor, list[str]]]:
     """The batches from step `step` on, the same wherever a run begins."""
-    stream = SceneStream(config.size, step * config.batch, (options.steps - step) * config.batch)
+    stream = SceneStream(config.size, step * config.vae_batch, (options.steps - step) * config.vae_batch)
     loader = torch.utils.data.DataLoader(
-        stream, batch_size=config.batch, num_workers=options.workers, worker_init_fn=_one_thread
+        stream, batch_size=config.vae_batch, num_workers=options.workers, worker_init_fn=_one_thread
     )
     for images, captions in loader:
         yield images, list(captions)
@@ -264,8 +265,9 @@ class RunOptions:
 def train_vae(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
     """Train the autoencoder; True when its steps are done.
 
-    The loss is the mean absolute difference plus that of 2 x 2 means and of gradients, plus the
-    posterior's divergence from a normal distribution by a small weight.
+    The loss is the mean absolute difference of pixels, of 2 x 2, 4 x 4 and 8 x 8 means and of gradients,
+    plus the posterior's divergence from a normal distribution by a small weight. Without the coarse means
+    the grain of the pictures, which no latent can hold, weighs more than their colours.
     """
     torch.manual_seed(0)
     model = TinyModel(config, options.folder / "tokenizer")
@@ -279,11 +281,12 @@ def train_vae(config: TinyConfig, options: RunOptions, say: Callable[[str], None
         noise = torch.randn(posterior.mean.shape, generator=_generator(stage.step)).to(x.device)
         y = vae.decode(posterior.mean + posterior.std * noise).sample
         difference = y - x
-        loss = difference.abs().mean() + F.avg_pool2d(difference, 2).abs().mean()
-        loss = loss + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        loss = difference.diff(dim=-1).abs().mean() / 2 + difference.diff(dim=-2).abs().mean() / 2
+        for side in (1, 2, 4, 8):
+            loss = loss + F.avg_pool2d(difference, side).abs().mean()
         return loss + config.kl_weight * posterior.kl().mean()
 
-    return _train(stage, _batches(config, stage.step, options), config.batch, options, loss_of, say)
+    return _train(stage, _batches(config, stage.step, options), config.vae_batch, options, loss_of, say)
 
 
 @dataclass(frozen=True)
