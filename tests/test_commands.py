@@ -451,12 +451,8 @@ def test_accelerate_launch_runs_the_command_in_several_processes(folder):
     ("arguments", "code", "said"),
     [
         (["photo.png"], 1, "There is no prompt. Give it last, as in: segment photo.jpg"),
-        (
-            ["photo.png", "cat"],
-            2,
-            "No checkpoint and head was given. Give a Stable Diffusion model with --checkpoint",
-        ),
-        (["photo.png", "cat", "--checkpoint", "photo.png"], 2, "No head was given"),
+        (["photo.png", "cat", "--checkpoint", "photo.png"], 1, "photo.png"),
+        (["photo.png", "cat", "--method", "attention", "--head", "x"], 2, "The method attention needs no --head"),
         (["photo.png", "cat", "--random-weights", "--head", "x"], 2, "--random-weights needs no --checkpoint"),
         (["photo.png", "cat", "--checkpoint", "no.ckpt", "--head", "x"], 2, "no.ckpt does not exist"),
         (["photo.png", "cat", *FAST, "--threshold", "2"], 2, "threshold is 2.0, but it must be from 0.0 to 1.0"),

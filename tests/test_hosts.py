@@ -508,7 +508,7 @@ def test_a_missing_file_is_an_error(tmp_path):
 
 
 def test_a_head_fits_the_family_it_was_made_for(host):
-    require_fit(random_head(host.info.unet).head, host.info)
+    require_fit(random_head(host.info.unet).head.config, host.info)
 
 
 @pytest.mark.parametrize(
@@ -520,14 +520,13 @@ def test_a_head_fits_the_family_it_was_made_for(host):
     ],
 )
 def test_a_head_for_another_model_is_refused_before_any_work(family, options, said):
-    from ldznet.modeling.checkpoint import empty_head
     from ldznet.modeling.head import HeadConfig
 
     structure = diffusers_files._published(family, options.get("in_channels", 4))
     info = HostInfo("loaded.safetensors", family, "noise", structure)
 
     with pytest.raises(HeadError) as error:
-        require_fit(empty_head(HeadConfig()), info)
+        require_fit(HeadConfig(), info)
 
     assert said in str(error.value)
     assert "does not fit the loaded model loaded.safetensors" in str(error.value)

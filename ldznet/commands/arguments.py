@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     import torch
 
     from ldznet.hosts.diffusers import DiffusersHost
-    from ldznet.methods.learned import LearnedHead
+    from ldznet.methods.choose import Choice
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Kind = TypeVar("Kind", bound=Options)
+
+MODELS = Path(__file__).parents[2] / "models"  # of the repository
+EMBEDDED = MODELS / "tiny" / "tiny.safetensors"
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str) -> None:
@@ -73,9 +76,22 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="PATH",
-        help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout",
+        help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: "
+        "the small one in models/tiny)",
     )
-    group.add_argument("--head", type=Path, metavar="PATH", help="head, as `convert` or `train` wrote it")
+    group.add_argument(
+        "--head",
+        type=Path,
+        metavar="PATH",
+        help="head, as `convert` or `train` wrote it (default: one in models/ that fits)",
+    )
+    group.add_argument(
+        "--method",
+        choices=("auto", "head", "attention", "difference"),
+        default="auto",
+        help="head: a trained head; attention, difference: masks without one, for every model; auto: a head where "
+        "one fits the model, else attention (default: %(default)s)",
+    )
     group.add_argument(
         "--random-weights",
         action="store_true",
@@ -102,15 +118,17 @@ def require_model(parsed: argparse.Namespace) -> None:
     """Refuse at once what `load_model` could not do.
 
     Raises:
-        OptionError: files and --random-weights together, or neither.
+        OptionError: files and --random-weights together; a head with a method that needs none; no model at all.
     """
     if parsed.random_weights and (parsed.checkpoint or parsed.head):
         raise OptionError("--random-weights needs no --checkpoint and no --head: give either it or them.")
-    if not parsed.random_weights and not (parsed.checkpoint and parsed.head):
-        missing = " and ".join(f for f in ("checkpoint", "head") if getattr(parsed, f) is None)
+    if parsed.head and parsed.method not in ("auto", "head"):
+        raise OptionError(f"The method {parsed.method} needs no --head: leave one of the two out.")
+    if not parsed.random_weights and not parsed.checkpoint and not EMBEDDED.exists():
         raise OptionError(
-            f"No {missing} was given. Give a Stable Diffusion model with --checkpoint and a head for it with "
-            "--head, or try the program with --random-weights."
+            "No checkpoint was given, and the embedded model is not here: it comes with the repository, not "
+            "with an installed package. Give a Stable Diffusion model with --checkpoint, or try the program with "
+            "--random-weights."
         )
 
 
@@ -135,28 +153,39 @@ def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dt
     return device, getattr(torch, parsed.dtype) if parsed.dtype else default_dtype(device)
 
 
-def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
-    """The model and the method that the flags of `add_model` chose."""
+def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Choice]:
+    """The model, and the method that the flags of `add_model` chose for it."""
     import torch
 
     from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.hosts.diffusers_files import random_host
+    from ldznet.methods.choose import Choice, choose_method, find_heads
     from ldznet.methods.learned import LearnedHead, random_head
 
     require_model(parsed)
     device, dtype = device_and_dtype(parsed)
     if parsed.random_weights:
         host = random_host(device=device, dtype=dtype)
+        if parsed.method in ("attention", "difference"):
+            return host, choose_method(parsed.method, host.info, ())
         method = random_head(host.info.unet)
         method.head.to(device, dtype)
-        return host, method
-    # The head is small to read and says at once when it is not one.
+        return host, Choice(method, "random weights")
     storage = getattr(torch, parsed.head_storage) if parsed.head_storage else None
-    method = LearnedHead.load(parsed.head, device=device, dtype=dtype, storage=storage)
+    given = None
+    if parsed.head:  # first, since it is small to read and says at once when it is not one
+        given = LearnedHead.load(parsed.head, device=device, dtype=dtype, storage=storage)
     host = DiffusersHost.load(
-        parsed.checkpoint, device=device, dtype=dtype, prediction=parsed.prediction, download=parsed.download
+        parsed.checkpoint or EMBEDDED,
+        device=device,
+        dtype=dtype,
+        prediction=parsed.prediction,
+        download=parsed.download,
     )
-    return host, method
+    if given is not None:
+        return host, Choice(given, "asked for")
+    wanted = find_heads([MODELS]) if parsed.method in ("auto", "head") else []
+    return host, choose_method(parsed.method, host.info, wanted, device=device, dtype=dtype, storage=storage)
 
 
 @contextlib.contextmanager

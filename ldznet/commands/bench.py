@@ -124,7 +124,7 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
     import torch
 
     from ldznet.hosts.diffusers_files import random_host
-    from ldznet.methods.learned import random_head
+    from ldznet.methods.learned import LearnedHead, random_head
     from ldznet.modeling.storage import store_narrow
 
     if parsed.full_size or not (parsed.checkpoint or parsed.head or parsed.random_weights):
@@ -135,7 +135,10 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
         method = random_head(host.info.unet)
         method.head.to(device, dtype)
     else:
-        host, method = load_model(parsed)
+        host, choice = load_model(parsed)
+        if not isinstance(choice.method, LearnedHead):
+            raise OptionError("bench times a head. Give one with --head, or leave --method out.")
+        method = choice.method
     if parsed.channels_last == "on" or (parsed.channels_last == "auto" and host.device.type == "cuda"):
         for module in (host.unet, host.vae, method.head):
             torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]

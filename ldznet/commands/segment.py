@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from ldznet import __version__
 from ldznet.commands.arguments import (
+    EMBEDDED,
+    MODELS,
     Subparsers,
     add_model,
     add_options,
@@ -228,7 +230,10 @@ def _to_standard_output(parsed: argparse.Namespace, jobs: Sequence[Job], setting
 def _segmenter(parsed: argparse.Namespace) -> Segmenter:
     from ldznet.segmenter import Segmenter
 
-    return Segmenter(*load_model(parsed))
+    host, choice = load_model(parsed)
+    if not parsed.random_weights:
+        _say(parsed, f"method: {choice.method.name} ({choice.reason})", error=True)
+    return Segmenter(host, choice.method)
 
 
 # --- what is to be done --------------------------------------------------------------------------
@@ -305,9 +310,11 @@ def _bytes(job: Job) -> bytes | str:
 def _model_key(parsed: argparse.Namespace) -> list[Any]:
     """Tells one model from another without loading it."""
     key: list[Any] = [parsed.random_weights, parsed.dtype, parsed.prediction]
-    for path in (parsed.checkpoint, parsed.head):
-        if path is None:
-            continue
+    key.append(parsed.method)
+    heads = sorted(MODELS.glob("**/*.safetensors")) if parsed.head is None else [parsed.head]
+    for path in (parsed.checkpoint or EMBEDDED, *heads):
+        if parsed.random_weights:
+            break
         if not path.exists():
             raise OptionError(f"{path} does not exist. Check the path.")
         key += [path.name, path.stat().st_size, path.stat().st_mtime_ns]

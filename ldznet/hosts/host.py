@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.errors import HeadError
-from ldznet.modeling.head import Head
+from ldznet.modeling.head import HeadConfig
 from ldznet.modeling.unet import UNetConfig
 
 Family = Literal["sd1", "sd2", "sdxl"]
@@ -142,14 +142,14 @@ class Schedule:
         return signal, level
 
 
-def require_fit(head: Head, host: HostInfo) -> None:
+def require_fit(head: HeadConfig, host: HostInfo) -> None:
     """Refuse a head that was made for another kind of model, before any work.
 
     Raises:
         HeadError: says what the head is for, what is loaded, and what can be used instead.
     """
-    wanted, loaded = head.config.unet, host.unet
-    kind = head.config.kind
+    wanted, loaded = head.unet, host.unet
+    kind = head.kind
     reasons = []
     if wanted.context_width != loaded.context_width:
         reasons.append(f"prompts of width {wanted.context_width}, not {loaded.context_width}")
@@ -159,7 +159,7 @@ def require_fit(head: Head, host: HostInfo) -> None:
                 f"a UNet that reads {wanted.in_channels} channels, not the {loaded.in_channels} of "
                 f"{'an inpainting' if loaded.in_channels == 9 else 'this'} model"
             )
-        if lost := sorted(set(head.config.pool_grids) - set(loaded.transformer_paths())):
+        if lost := sorted(set(head.pool_grids) - set(loaded.transformer_paths())):
             reasons.append(f"transformers at {', '.join(lost)}")
         widths = (wanted.model_channels, wanted.channel_mult)
         if widths != (loaded.model_channels, loaded.channel_mult):

@@ -69,7 +69,7 @@ class LearnedHead:
 
     def check(self, host: HostInfo) -> None:
         """Refuse a model that the head was not made for."""
-        require_fit(self.head, host)
+        require_fit(self.head.config, host)
 
     @torch.no_grad()
     def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:

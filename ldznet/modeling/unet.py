@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ldznet.errors import ShapeError
 from ldznet.modeling.layers import (
@@ -188,6 +189,7 @@ class UNet(nn.Module):
         super().__init__()
         self.unet_config = config
         self.compute_dtype: torch.dtype | None = None  # None: that of the weights; see storage.py
+        self.checkpointing = False  # train with less memory, computing each block again for its gradient
         grids = dict(pool_grids or {})
         width = config.model_channels
         emb_width = 4 * width
@@ -263,14 +265,20 @@ class UNet(nn.Module):
         emb = self.time_embed(timestep_embedding(timesteps, self.unet_config.model_channels).to(self.dtype))
         skips = []
         for index, block in enumerate(self.input_blocks):
-            x = block(x, emb, context, given.get(f"input_blocks.{index}.1"))
+            x = self._run(block, x, emb, context, given.get(f"input_blocks.{index}.1"))
             skips.append(x)
-        x = self.middle_block(x, emb, context, given.get("middle_block.1"))
+        x = self._run(self.middle_block, x, emb, context, given.get("middle_block.1"))
         for index, block in enumerate(self.output_blocks):
             skip = skips.pop()
             x = torch.cat([x, skip.expand(len(x), -1, -1, -1)], dim=1)
-            x = block(x, emb, context, given.get(f"output_blocks.{index}.1"))
+            x = self._run(block, x, emb, context, given.get(f"output_blocks.{index}.1"))
         return self.out(x)
+
+    def _run(self, block: nn.Module, *given: Tensor | None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            found: Tensor = checkpoint(block, *given, use_reentrant=False)
+            return found
+        return block(*given)
 
     @property
     def dtype(self) -> torch.dtype:

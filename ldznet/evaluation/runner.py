@@ -1,0 +1,165 @@
+"""Measuring a method on a dataset: samples in, predictions and scores out, one sample at a time.
+
+Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there;
+samples that follow one another and share an image share its latent. Index i belongs to process i % world;
+scores of several processes are merged to exactly those of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ldznet.evaluation.metrics import (
+    ClipSegMetrics,
+    ClipSegResult,
+    EmptyMetrics,
+    EmptyResult,
+    PhraseCutMetrics,
+    PhraseCutResult,
+)
+from ldznet.hosts.host import Context, Host
+from ldznet.methods.method import Draw, Method, Picture, Prompts
+from ldznet.training.samples import Report, Sample, evaluation_example
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method found of one sample, on the square."""
+
+    sample: Sample
+    probability: NDArray[np.float32]  # (S, S)
+    target: NDArray[np.bool_]  # (S, S)
+
+
+@dataclass
+class Scores:
+    """Both protocols over all phrases for things that are there, and how often one that is not gives nothing."""
+
+    clipseg: ClipSegMetrics = field(default_factory=ClipSegMetrics)
+    phrasecut: PhraseCutMetrics = field(default_factory=PhraseCutMetrics)
+    absent: EmptyMetrics = field(default_factory=EmptyMetrics)
+    categories: dict[str, ClipSegMetrics] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
+
+    def update(self, found: Prediction) -> None:
+        """Count one sample; PhraseCut's protocol at a threshold of 0.5."""
+        key = found.sample.key
+        if not found.target.any() and not found.sample.mask.any():
+            self.absent.update(found.probability, sample=key)
+            return
+        self.clipseg.update(found.probability, found.target, sample=key)
+        self.phrasecut.update(found.probability > 0.5, found.target, sample=key)
+        for name, values in found.sample.categories.items():
+            for value in values:
+                part = self.categories.setdefault(f"{name}: {value}", ClipSegMetrics())
+                part.update(found.probability, found.target, sample=key)
+
+    def merge(self, other: Scores) -> None:
+        """Add what another process has counted."""
+        self.clipseg.merge(other.clipseg)
+        self.phrasecut.merge(other.phrasecut)
+        self.absent.merge(other.absent)
+        for name, part in other.categories.items():
+            self.categories.setdefault(name, ClipSegMetrics()).merge(part)
+        self.report.merge(other.report)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was counted, fit for JSON."""
+        return {
+            "clipseg": self.clipseg.state_dict(),
+            "phrasecut": self.phrasecut.state_dict(),
+            "absent": self.absent.state_dict(),
+            "categories": {name: part.state_dict() for name, part in sorted(self.categories.items())},
+            "report": self.report.state_dict(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Scores:
+        """Go on from what `state_dict` gave."""
+        return cls(
+            ClipSegMetrics.from_state(state["clipseg"]),
+            PhraseCutMetrics.from_state(state["phrasecut"]),
+            EmptyMetrics.from_state(state["absent"]),
+            {name: ClipSegMetrics.from_state(part) for name, part in state["categories"].items()},
+            Report.from_state(state["report"]),
+        )
+
+    def numbers(self) -> dict[str, float]:
+        """The measures of the paper in percent, at their best threshold and at 0.5, and the empty masks."""
+        found: dict[str, float] = {}
+        if len(self.clipseg):
+            clipseg: ClipSegResult = self.clipseg.result()
+            phrasecut: PhraseCutResult = self.phrasecut.result()
+            found |= {
+                "samples": clipseg.samples,
+                "miou": 100 * clipseg.miou.best,
+                "miou_threshold": clipseg.miou.best_threshold,
+                "miou_0.5": 100 * clipseg.miou.at(0.5),
+                "fgiou": 100 * clipseg.fgiou.best,
+                "fgiou_0.5": 100 * clipseg.fgiou.at(0.5),
+                "ap": 100 * clipseg.ap,
+                "phrasecut_mean_iou": 100 * phrasecut.mean_iou,
+                "phrasecut_cum_iou": 100 * phrasecut.cumulative_iou,
+            }
+        if len(self.absent):
+            absent: EmptyResult = self.absent.result()
+            found |= {"absent": absent.samples, "empty_0.5": 100 * absent.rate.at(0.5)}
+        return found
+
+
+def predict(
+    host: Host,
+    method: Method,
+    samples: Iterable[Sample],
+    *,
+    size: int | None = None,
+    batch: int = 16,
+    seed: int = 0,
+) -> Iterator[Prediction]:
+    """What a method finds of each sample, with its own timesteps and sentence, averaged over the timesteps."""
+    contexts: dict[str, Context] = {}
+
+    def encode(sentences: Sequence[str]) -> Context:
+        for text in dict.fromkeys(sentences):
+            if text not in contexts:
+                while len(contexts) >= 4096:
+                    contexts.pop(next(iter(contexts)))
+                contexts[text] = host.encode_prompt([text])
+        return Context.join([contexts[text] for text in sentences])
+
+    side = size or method.defaults.resolution
+    for group in _same_picture(samples, batch):
+        examples = [evaluation_example(sample, side) for sample in group]
+        pixels = torch.from_numpy(examples[0].pixels)[None]
+        picture = Picture(pixels, host.encode_image(pixels))
+        prompts = Prompts(
+            tuple(sample.phrase for sample in group), (method.defaults.template,) * len(group), encode
+        )
+        total = torch.zeros(len(group), side, side)
+        for timestep in method.defaults.timesteps:
+            noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(seed))
+            draw = Draw(torch.full((len(group),), timestep), noise, seed)
+            total += method.probability(host, picture, prompts, draw).cpu()
+        probabilities = (total / len(method.defaults.timesteps)).clamp(0, 1).numpy()
+        for sample, example, probability in zip(group, examples, probabilities, strict=True):
+            yield Prediction(sample, probability, example.target)
+
+
+def _same_picture(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
+    """Samples that follow one another and share an image, at most so many at once."""
+    group: list[Sample] = []
+    for sample in samples:
+        if group and (not sample.source or sample.source != group[0].source or len(group) == most):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
