@@ -25,6 +25,7 @@ from ldznet.training.scenes import VOCABULARY, make_scene
 TINY = TinyConfig(
     unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), heads=2, context_width=32),
     vae_widths=(32, 32, 32, 32),
+    vae_blocks=0,
     text_layers=1,
     size=64,
     batch=2,

@@ -46,10 +46,14 @@ class TinyConfig:
     """Structure and recipe of the embedded model."""
 
     unet: UNetConfig = field(
-        default_factory=lambda: UNetConfig(model_channels=32, channel_mult=(1, 2, 3, 3), heads=4, context_width=64)
+        default_factory=lambda: UNetConfig(
+            model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=64
+        )
     )
-    vae_widths: tuple[int, ...] = (32, 32, 64, 64)
-    vae_blocks: int = 1
+    # Of 32 channels each would be normalised alone, in 32 groups, and no level of a whole picture would pass:
+    # its colour, and whether a thing is there at all.
+    vae_widths: tuple[int, ...] = (64, 64, 64, 64)
+    vae_blocks: int = 0  # in the encoder; the decoder has one more
     text_layers: int = 3
     size: int = 128  # side of the pictures
     batch: int = 32  # of the UNet
