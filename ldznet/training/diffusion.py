@@ -1,8 +1,8 @@
 """A small latent diffusion model of Stable Diffusion 1.x's structure, trained from scratch on scenes.
 
-Three stages, each resumable to the step: the KL autoencoder on pictures; the latents of a number of scenes;
-UNet and text encoder together on these latents and their captions in all looks, with the noise prediction
-loss. `export` writes what a webui and `hosts/diffusers_files.py` load: one .safetensors in the original
+Stages, each resumable to the step: the KL autoencoder's encoder on pictures, then its decoder; the latents of
+a number of scenes; UNet and text encoder together on these latents and their captions in all looks, with the
+noise prediction loss. `export` writes what a webui and `hosts/diffusers_files.py` load: one .safetensors in the original
 layout, its .yaml, its tokenizer's folder.
 
 Scene number n is made from the seed n, and a step's chance from its number, so that a run that was
@@ -50,16 +50,20 @@ class TinyConfig:
             model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=64
         )
     )
-    # Of 32 channels each would be normalised alone, in 32 groups, and no level of a whole picture would pass:
-    # its colour, and whether a thing is there at all.
+    # Of 32 channels each would be normalised alone, in 32 groups, and the level of a whole picture would be
+    # lost: its colour, and whether a thing is there at all.
     vae_widths: tuple[int, ...] = (64, 64, 64, 64)
     vae_blocks: int = 0  # in the encoder; the decoder has one more
     text_layers: int = 3
     size: int = 128  # side of the pictures
     batch: int = 32  # of the UNet
     vae_batch: int = 4  # small: an autoencoder gains more from steps than from pictures
+    encoder_steps: int = 3000
+    decoder_steps: int = 6000
+    unet_steps: int = 3000
     vae_crop: int = 64  # side of the autoencoder's crops; it is convolutional
-    vae_rate: float = 8e-4
+    encoder_rate: float = 1e-3
+    decoder_rate: float = 1e-3
     kl_weight: float = 1e-5
     scenes: int = 16384  # whose latents are kept for the UNet
     unet_rate: float = 1e-3
@@ -266,31 +270,82 @@ class RunOptions:
     autocast: bool = False  # bfloat16
 
 
-def train_vae(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
-    """Train the autoencoder; True when its steps are done.
+def train_encoder(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
+    """Train the autoencoder's encoder; True when its steps are done.
 
-    The loss is the mean absolute difference of pixels, of 2 x 2, 4 x 4 and 8 x 8 means and of gradients,
-    plus the posterior's divergence from a normal distribution by a small weight. Without the coarse means
-    the grain of the pictures, which no latent can hold, weighs more than their colours.
+    It learns with a small decoder at the latent's own resolution, which is then thrown away: many times as
+    many pictures a second as with the real one, and without its normalisations, through which the colour of
+    a whole picture passes only after long training. The loss is the mean absolute difference of pixels and
+    the squared one of 2 x 2, 4 x 4 and 8 x 8 means, which no grain of the picture outweighs, plus the
+    posterior's divergence from a normal distribution by a small weight.
     """
     torch.manual_seed(0)
-    model = TinyModel(config, options.folder / "tokenizer")
-    vae = model.vae.to(options.device)
-    stage = Stage("vae", vae, config.vae_rate, config.warmup, 0.999, options.folder, options.steps)
-    stage.average.to(options.device)
+    vae = TinyModel(config, options.folder / "tokenizer").vae
+    for module in vae.encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    with torch.no_grad():  # hardly any noise in the posterior at first, or the colours drown in it
+        vae.quant_conv.weight[4:] = 0
+        vae.quant_conv.bias[4:] = -6
+    parts = nn.ModuleDict({"encoder": vae.encoder, "quant_conv": vae.quant_conv, "light": _light_decoder()})
+    parts.to(options.device)
+    stage = Stage("encoder", parts, config.encoder_rate, config.warmup, 0.999, options.folder, options.steps)
 
     def loss_of(images: Tensor, _captions: list[str]) -> Tensor:
         x = _crop(_normalised(images, options.device), config.vae_crop, stage.step)
         posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=_generator(stage.step)).to(x.device)
-        y = vae.decode(posterior.mean + posterior.std * noise).sample
-        difference = y - x
-        loss = difference.diff(dim=-1).abs().mean() / 2 + difference.diff(dim=-2).abs().mean() / 2
-        for side in (1, 2, 4, 8):
-            loss = loss + F.avg_pool2d(difference, side).abs().mean()
-        return loss + config.kl_weight * posterior.kl().mean()
+        y = parts["light"](posterior.mean + posterior.std * noise)
+        return _difference(x, y) + config.kl_weight * posterior.kl().mean()
 
     return _train(stage, _batches(config, stage.step, options), config.vae_batch, options, loss_of, say)
+
+
+def train_decoder(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
+    """Train the decoder on the finished encoder's latents; True when its steps are done.
+
+    Raises:
+        OptionError: the encoder has not been trained yet.
+    """
+    torch.manual_seed(2)
+    model = TinyModel(config, options.folder / "tokenizer")
+    load_encoder(model, options.folder)
+    vae = model.vae.to(options.device)
+    for module in vae.decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    parts = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
+    stage = Stage("decoder", parts, config.decoder_rate, config.warmup, 0.999, options.folder, options.steps)
+
+    def loss_of(images: Tensor, _captions: list[str]) -> Tensor:
+        x = _crop(_normalised(images, options.device), config.vae_crop, stage.step)
+        with torch.no_grad():
+            mean = vae.encode(x).latent_dist.mean
+        return _difference(x, vae.decode(mean).sample)
+
+    return _train(stage, _batches(config, stage.step, options), config.vae_batch, options, loss_of, say)
+
+
+def _light_decoder() -> nn.Sequential:
+    """(B, 4, h, w) -> (B, 3, 8h, 8w), all of it computed at h x w."""
+    return nn.Sequential(
+        nn.Conv2d(4, 128, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(128, 192, 3, padding=1),
+        nn.PixelShuffle(8),
+    )
+
+
+def _difference(x: Tensor, y: Tensor) -> Tensor:
+    difference = y - x
+    loss = difference.abs().mean()
+    for side in (2, 4, 8):
+        loss = loss + 4 * F.avg_pool2d(difference, side).square().mean()
+    return loss
 
 
 @dataclass(frozen=True)
@@ -314,7 +369,7 @@ class LatentCache:
         if len(captions) >= config.scenes:
             return cls(latents[: config.scenes], captions[: config.scenes])
         model = TinyModel(config, options.folder / "tokenizer")
-        load_vae(model, options.folder)
+        load_encoder(model, options.folder)
         model.to(options.device)
         while len(captions) < config.scenes:
             stream = SceneStream(config.size, len(captions), min(chunk, config.scenes - len(captions)))
@@ -345,7 +400,7 @@ def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], Non
     The first thing is to encode the scenes, which is kept for the next run.
 
     Raises:
-        OptionError: the autoencoder has not been trained yet.
+        OptionError: the encoder has not been trained yet.
     """
     start = time.monotonic()
     cache = LatentCache.make(config, options, say)
@@ -434,22 +489,44 @@ def _crop(images: Tensor, side: int, step: int) -> Tensor:
     return images[..., top : top + side, left : left + side]
 
 
-def load_vae(model: TinyModel, folder: Path) -> None:
-    """Put the trained autoencoder's average into the model and measure the scale of its latents.
+def load_encoder(model: TinyModel, folder: Path) -> None:
+    """Put the trained encoder's average into the model and measure the scale of its latents.
 
     Raises:
-        OptionError: the autoencoder has not been trained yet.
+        OptionError: the encoder has not been trained yet.
     """
-    path = folder / "vae.pt"
-    if not path.exists():
-        raise OptionError(f"There is no trained autoencoder in {folder}. Train the stage vae first.")
-    model.vae.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
+    kept = _average_of(folder, "encoder")
+    _part(model.vae, ("encoder", "quant_conv")).load_state_dict(
+        {name: tensor for name, tensor in kept.items() if not name.startswith("light.")}
+    )
     model.vae.eval().requires_grad_(False)
     stream = SceneStream(model.config.size, 0, 64)
     images = torch.stack([stream[index][0] for index in range(len(stream))])
     with torch.no_grad():
         mean = model.vae.encode(_normalised(images, "cpu")).latent_dist.mean
     model.scale.fill_(1 / mean.std().item())
+
+
+def load_decoder(model: TinyModel, folder: Path) -> None:
+    """Put the trained decoder's average into the model.
+
+    Raises:
+        OptionError: the decoder has not been trained yet.
+    """
+    _part(model.vae, ("decoder", "post_quant_conv")).load_state_dict(_average_of(folder, "decoder"))
+    model.vae.eval().requires_grad_(False)
+
+
+def _part(vae: Any, names: Sequence[str]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: getattr(vae, name) for name in names})
+
+
+def _average_of(folder: Path, stage: str) -> dict[str, Tensor]:
+    path = folder / f"{stage}.pt"
+    if not path.exists():
+        raise OptionError(f"There is no trained {stage} in {folder}. Train the stage {stage} first.")
+    average: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    return average
 
 
 # --- the finished model --------------------------------------------------------------------------
@@ -524,7 +601,8 @@ def export(
     from safetensors.torch import save_file
 
     model = TinyModel(config, target.with_suffix(""))
-    load_vae(model, folder)
+    load_encoder(model, folder)
+    load_decoder(model, folder)
     saved = torch.load(folder / "unet.pt", map_location="cpu", weights_only=True)
     nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved["average"])
     state = {f"model.diffusion_model.{name}": t for name, t in model.unet.state_dict().items()}
