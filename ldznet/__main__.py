@@ -20,7 +20,7 @@ import threading
 from collections.abc import Sequence
 
 from ldznet import __version__
-from ldznet.commands import bench, convert, segment
+from ldznet.commands import bench, convert, evaluate, segment, train
 from ldznet.errors import LdznetError, OptionError
 
 
@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ldznet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (segment, convert, bench):
+    for command in (segment, convert, train, evaluate, bench):
         command.add(commands)
     return parser
 

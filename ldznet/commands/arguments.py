@@ -26,15 +26,15 @@ MODELS = Path(__file__).parents[2] / "models"  # of the repository
 EMBEDDED = MODELS / "tiny" / "tiny.safetensors"
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str) -> None:
-    """One flag per field, with its range and default in the help."""
+def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str, *, unset: bool = False) -> None:
+    """One flag per field, with its range and default in the help; `unset` leaves what is not given at None."""
     group = parser.add_argument_group(title)
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         flag = "--" + item.name.replace("_", "-")
         text = item.metadata["help"].replace("%", "%%")
         default: Any = item.default
         if isinstance(default, bool):
-            group.add_argument(flag, action="store_true", help=text)
+            group.add_argument(flag, action="store_true", default=None if unset else False, help=text)
             continue
         low, high = item.metadata["low"], item.metadata["high"]
         small = high is not None and high < 10**6
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str
         group.add_argument(
             flag,
             type=_listed(element) if several else element,
-            default=default,
+            default=None if unset else default,
             choices=item.metadata["choices"] or None,
             metavar=None if item.metadata["choices"] else f"{letter},..." if several else letter,
             help=text + said,

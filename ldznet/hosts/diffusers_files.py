@@ -266,6 +266,22 @@ def unet_settings(unet: UNetConfig, family: Family) -> dict[str, Any]:
     return settings
 
 
+def unet_state(path: Path) -> dict[str, Tensor]:
+    """The UNet's tensors of a checkpoint file by their original names, for a head to start from.
+
+    Raises:
+        CheckpointError: the file cannot be read. HostError: it holds no UNet in the original layout.
+    """
+    with open_tensors(path) as file:
+        names = [name for name in file.shapes if name.startswith(_UNET)]
+        if not names:
+            raise HostError(
+                f"{path} holds no UNet in the original layout (model.diffusion_model.*), from which a head could "
+                "start. Give the checkpoint as one .safetensors or .ckpt file, or start from random weights."
+            )
+        return {name.removeprefix(_UNET): file.tensor(name).float() for name in names}
+
+
 def _build_vae(file: TensorFile, family: Family, yaml: Mapping[str, Any]) -> Any:
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
@@ -275,11 +291,12 @@ def _build_vae(file: TensorFile, family: Family, yaml: Mapping[str, Any]) -> Any
         raise HostError(
             f"{file.path} holds no VAE (first_stage_model.*). Give a checkpoint with the VAE baked in."
         )
+    # Of the decoder, which has one block more on each level: an encoder may have none at all.
     widths: list[int] = []
-    while f"encoder.down.{len(widths)}.block.0.conv1.weight" in shapes:
-        widths.append(shapes[f"encoder.down.{len(widths)}.block.0.conv1.weight"][0])
+    while f"decoder.up.{len(widths)}.block.0.conv1.weight" in shapes:
+        widths.append(shapes[f"decoder.up.{len(widths)}.block.0.conv1.weight"][0])
     blocks = 0
-    while f"encoder.down.0.block.{blocks}.conv1.weight" in shapes:
+    while f"decoder.up.0.block.{blocks + 1}.conv1.weight" in shapes:
         blocks += 1
     config = vae_settings(
         widths, blocks, shapes["decoder.conv_in.weight"][1], float(yaml.get("scale_factor", _SCALE[family]))

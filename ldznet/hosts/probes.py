@@ -63,16 +63,9 @@ class Level:
 
 def levels_of(unet: UNetConfig) -> list[Level]:
     """The levels that have transformers, finest first: four in Stable Diffusion 1.x and 2.x, two in XL."""
-    per_level, last = unet.res_blocks + 1, len(unet.depths) - 1
     found: dict[int, list[str]] = {}
     for path in unet.transformer_paths():
-        place, index, *_ = path.split(".")
-        level = last
-        if place == "input_blocks":
-            level = (int(index) - 1) // per_level
-        elif place == "output_blocks":
-            level = last - int(index) // per_level
-        found.setdefault(level, []).append(path)
+        found.setdefault(unet.level_of(path), []).append(path)
     return [
         Level(2**level, unet.model_channels * unet.channel_mult[level], tuple(paths))
         for level, paths in sorted(found.items())

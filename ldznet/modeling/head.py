@@ -296,8 +296,17 @@ def paper_pool_grids(unet: UNetConfig, latent_side: int = 48) -> dict[str, int]:
     """The paper's five places in a UNet of any depth, with their grids for a square latent."""
     paths = unet.transformer_paths()
     middle = paths.index("middle_block.1")
-    level = max(index for index, depth in enumerate(unet.depths) if depth)
     places = paths[middle - 1 : middle + 2 + unet.res_blocks]
-    side = latent_side // 2**level
-    smallest = latent_side // 2 ** (len(unet.depths) - 1)
-    return {path: smallest if path == "middle_block.1" else side for path in places}
+    return {path: pool_grid(unet, path, latent_side) for path in places}
+
+
+def pool_grid(unet: UNetConfig, path: str, latent_side: int = 48) -> int:
+    """The side of the feature map at a transformer, for a square latent.
+
+    Raises:
+        HeadError: the UNet has no transformer there.
+    """
+    paths = unet.transformer_paths()
+    if path not in paths:
+        raise HeadError(f"There is no transformer at {path!r}; this UNet has them at {', '.join(paths)}.")
+    return latent_side // 2 ** unet.level_of(path)

@@ -94,6 +94,15 @@ class UNetConfig:
             index += self.res_blocks + 1
         return paths
 
+    def level_of(self, path: str) -> int:
+        """How often the latent has been halved at a place of `transformer_paths`."""
+        last = len(self.depths) - 1
+        if path == "middle_block.1":
+            return last
+        side, index, _ = path.split(".")
+        per_level = self.res_blocks + 1
+        return (int(index) - 1) // per_level if side == "input_blocks" else last - int(index) // per_level
+
     @classmethod
     def from_shapes(
         cls, shapes: Mapping[str, Sequence[int]], *, heads: int = 8, head_channels: int = 0

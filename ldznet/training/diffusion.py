@@ -2,8 +2,8 @@
 
 Stages, each resumable to the step: the KL autoencoder's encoder on pictures, then its decoder; the latents of
 a number of scenes; UNet and text encoder together on these latents and their captions in all looks, with the
-noise prediction loss. `export` writes what a webui and `hosts/diffusers_files.py` load: one .safetensors in the original
-layout, its .yaml, its tokenizer's folder.
+noise prediction loss. `export` writes what a webui and `hosts/diffusers_files.py` load: one .safetensors in
+the original layout, its .yaml, its tokenizer's folder.
 
 Scene number n is made from the seed n, and a step's chance from its number, so that a run that was
 interrupted goes on as it would have.
@@ -59,16 +59,16 @@ class TinyConfig:
     batch: int = 32  # of the UNet
     vae_batch: int = 4  # small: an autoencoder gains more from steps than from pictures
     encoder_steps: int = 3000
-    decoder_steps: int = 6000
-    unet_steps: int = 3000
+    decoder_steps: int = 3000
+    unet_steps: int = 2400
     vae_crop: int = 64  # side of the autoencoder's crops; it is convolutional
     encoder_rate: float = 1e-3
     decoder_rate: float = 1e-3
     kl_weight: float = 1e-5
-    scenes: int = 16384  # whose latents are kept for the UNet
+    scenes: int = 8192  # whose latents are kept for the UNet
     unet_rate: float = 1e-3
     min_snr: float = 5.0  # timesteps with little noise weigh less; 0 weighs all alike
-    warmup: int = 500
+    warmup: int = 200
     caption_dropout: float = 0.1  # empty captions, for guidance and for the difference method
     ema: float = 0.999
 

@@ -255,7 +255,11 @@ def contact_sheet(scenes: Sequence[Scene], phrases: Sequence[Phrase] | None = No
         images = [_outlined(image, phrase.mask) for image, phrase in zip(images, phrases, strict=True)]
         texts = [f"{phrase.kind}: {phrase.text}" for phrase in phrases]
     zoom = max(1, 256 // images[0].shape[1])
-    images = [np.kron(image, np.ones((zoom, zoom, 1), np.uint8)) for image in images]
+    return caption_cells([np.kron(image, np.ones((zoom, zoom, 1), np.uint8)) for image in images], texts, columns)
+
+
+def caption_cells(images: Sequence[Array], texts: Sequence[str], columns: int) -> Array:
+    """Return one picture of pictures of one size, each with its text below."""
     lines = [wrap(text, images[0].shape[1] // 7) for text in texts]
     band = 8 + 15 * max(map(len, lines))
     cells = [_with_text(image, text, band) for image, text in zip(images, lines, strict=True)]

@@ -1,0 +1,214 @@
+"""python -m ldznet train: a head for a Stable Diffusion model, or the embedded diffusion model itself."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldznet.commands.arguments import EMBEDDED, Subparsers, add_options, device_and_dtype
+from ldznet.errors import OptionError
+
+if TYPE_CHECKING:
+    from ldznet.hosts.host import Host
+    from ldznet.methods.learned import LearnedHead
+    from ldznet.modeling.head import Head
+    from ldznet.training.recipe import TrainOptions
+    from ldznet.training.samples import Samples
+
+# What differs from the paper's recipe for the embedded model and its scenes of 128 pixels.
+TINY: Mapping[str, Any] = {
+    "steps": 4000,
+    "batch": 16,
+    "size": 128,
+    "rate": 1e-3,
+    "schedule": "cosine",
+    "warmup": 100,
+    "clip": 1.0,
+    "ema": 0.998,
+    "timesteps": (100, 300),
+    "posterior": "mean",
+    "template": "{}",
+    "crop": "whole",
+    "negatives": 0.2,
+    "log_every": 50,
+    "save_every": 500,
+    "validate_every": 1000,
+}
+
+
+def add(commands: Subparsers) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a head for a Stable Diffusion model",
+        description="Train a head: LD-ZNet, ZNet or RGBNet. The defaults are the paper's recipe. The same command "
+        "again goes on where it stopped. Several GPUs: accelerate launch -m ldznet train ...",
+        epilog="examples:\n"
+        "  python -m ldznet train VGPhraseCut_v0/ --checkpoint sd15.safetensors --out runs/sd15\n"
+        "  python -m ldznet train scenes --preset tiny --out runs/tiny\n"
+        "  python -m ldznet train diffusion --out runs/diffusion",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="PhraseCut's folder; or `scenes`, procedural ones; or `diffusion`, to train the small diffusion "
+        "model itself on scenes",
+    )
+    parser.add_argument("--out", "-o", type=Path, required=True, metavar="FOLDER", help="where the training lies")
+    parser.add_argument(
+        "--kind", choices=("ld-znet", "znet", "rgbnet"), default="ld-znet", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--preset", choices=("paper", "tiny"), default="paper", help="recipe to start from (default: %(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, metavar="N", help="stop after so long, to be gone on with")
+    parser.add_argument("--scenes", type=int, default=8192, metavar="N", help="scenes to train on (default: 8192)")
+    parser.add_argument("--start", choices=("unet", "random"), default="unet", help="first weights of the head")
+    parser.add_argument("--blocks", default="", metavar="PATH,...", help="transformers that the head reads")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")
+    group = parser.add_argument_group("model")
+    group.add_argument("--checkpoint", type=Path, default=EMBEDDED, metavar="PATH", help="Stable Diffusion model")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
+    group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the frozen model")
+    from ldznet.training.recipe import TrainOptions
+
+    add_options(parser, TrainOptions, "recipe", unset=True)
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Train; 0 when it is done, 3 when it stopped to be gone on with."""
+    _check_data(parsed.data)
+    if parsed.data == "diffusion":
+        return _diffusion(parsed)
+    from ldznet.hosts.diffusers import DiffusersHost
+    from ldznet.training.loop import Trainer
+
+    options = _recipe(parsed)
+    device, dtype = device_and_dtype(parsed)
+    host = DiffusersHost.load(parsed.checkpoint, device=device, dtype=dtype)
+    head = _head(parsed, host, options)
+    training, validation = _data(parsed, options)
+    source = {
+        "model": host.info.name,
+        "model_fingerprint": host.info.fingerprint,
+        "data": Path(parsed.data).name,
+        "start": parsed.start,
+    }
+    trainer = Trainer(
+        host,
+        head,
+        training,
+        options,
+        parsed.out,
+        validate=_validation(host, validation, options),
+        source=source,
+        workers=parsed.workers,
+    )
+    done = trainer.run(minutes=parsed.minutes)
+    if trainer.report.skipped:
+        print(trainer.report)
+    print(f"{'done' if done else 'stopped; the same command goes on'}: {parsed.out / 'last.safetensors'}")
+    return 0 if done else 3
+
+
+def _recipe(parsed: argparse.Namespace) -> TrainOptions:
+    from ldznet.training.recipe import TrainOptions
+
+    given = {
+        item.name: value
+        for item in dataclasses.fields(TrainOptions)
+        if (value := getattr(parsed, item.name)) is not None
+    }
+    return TrainOptions(**{**(TINY if parsed.preset == "tiny" else {}), **given})
+
+
+def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> Head:
+    import torch
+
+    from ldznet.hosts.diffusers_files import unet_state
+    from ldznet.modeling.head import Head, HeadConfig, paper_pool_grids, pool_grid, start_from_unet
+
+    unet = dataclasses.replace(host.info.unet, in_channels=4, out_channels=1)
+    side = options.size // 8
+    grids = paper_pool_grids(unet, side)
+    if parsed.blocks:
+        grids = {path: pool_grid(unet, path, side) for path in parsed.blocks.split(",")}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        head = Head(HeadConfig(kind=parsed.kind, unet=unet, pool_grids=grids if parsed.kind == "ld-znet" else {}))
+    if parsed.start == "unet":
+        print(start_from_unet(head, unet_state(parsed.checkpoint)))
+    return head
+
+
+def _data(parsed: argparse.Namespace, options: TrainOptions) -> tuple[Samples, Samples]:
+    from ldznet.training.diffusion import TRAIN_SEEDS
+    from ldznet.training.phrasecut import PhraseCut
+    from ldznet.training.scene_samples import SceneSamples
+
+    if parsed.data == "scenes":
+        training = SceneSamples(
+            "photo", parsed.scenes, start=2 * TRAIN_SEEDS, size=options.size, each=2, absent=False
+        )
+        return training, SceneSamples("photo", 32, start=TRAIN_SEEDS // 2, size=options.size)
+    return PhraseCut(parsed.data, "train"), PhraseCut(parsed.data, "miniv")
+
+
+def _validation(
+    host: Host, samples: Samples, options: TrainOptions
+) -> Callable[[LearnedHead, Path], Mapping[str, float]]:
+    from ldznet.evaluation.pictures import save_sheet
+    from ldznet.evaluation.runner import Prediction, Scores, predict
+    from ldznet.training.samples import usable
+
+    def validate(method: LearnedHead, picture: Path) -> Mapping[str, float]:
+        scores, shown = Scores(), list[Prediction]()
+        for found in predict(host, method, usable(samples, scores.report), size=options.size):
+            scores.update(found)
+            if len(shown) < 12:
+                shown.append(found)
+        save_sheet(shown, picture)
+        numbers = scores.numbers()
+        return {name: numbers[name] for name in ("miou", "fgiou", "ap", "empty_0.5") if name in numbers}
+
+    return validate
+
+
+def _diffusion(parsed: argparse.Namespace) -> int:
+    from ldznet.training.diffusion import RunOptions, TinyConfig, export, train_decoder, train_encoder, train_unet
+
+    minutes = parsed.minutes or 10**6
+    device = device_and_dtype(parsed)[0]
+    config = TinyConfig()
+    done = True
+    for train, steps in (
+        (train_encoder, config.encoder_steps),
+        (train_decoder, config.decoder_steps),
+        (train_unet, config.unet_steps),
+    ):
+        options = RunOptions(
+            folder=parsed.out, steps=steps, minutes=minutes, device=str(device), workers=parsed.workers
+        )
+        done = done and train(config, options)
+    if done:
+        target = parsed.out / "tiny.safetensors"
+        print(json.dumps({"written": str(target), **export(config, parsed.out, target)}))
+    else:
+        print("stopped; the same command goes on")
+    return 0 if done else 3
+
+
+def _check_data(data: str) -> None:
+    """Refuse what is no dataset, before a model is loaded.
+
+    Raises:
+        OptionError: there is no such folder.
+    """
+    if data not in ("scenes", "diffusion") and not Path(data).is_dir():
+        raise OptionError(f"{data} is no folder. Give PhraseCut's folder, or scenes, or diffusion.")
