@@ -35,6 +35,7 @@ TINY = TinyConfig(
     vae_crop=32,
     scenes=6,
     warmup=2,
+    encoder_warmup=2,
 )
 
 

@@ -25,7 +25,7 @@ def prediction_sheet(predictions: Sequence[Prediction], columns: int = 3) -> NDA
         target = cv2.resize(found.target.astype(np.uint8), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST) > 0
         probability = cv2.resize(found.probability, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
         expected = overlay(image, target)
-        heat = heat_map(image, np.clip(probability, 0, 1))[:_SIDE, :_SIDE]
+        heat = heat_map(np.clip(probability, 0, 1), image)[:_SIDE, :_SIDE]
         cells.append(np.hstack([expected, heat]))
         texts.append(f"{found.sample.phrase} ({_score(found)})")
     return caption_cells(cells, texts, columns)

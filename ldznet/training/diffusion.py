@@ -69,6 +69,7 @@ class TinyConfig:
     unet_rate: float = 1e-3
     min_snr: float = 5.0  # timesteps with little noise weigh less; 0 weighs all alike
     warmup: int = 200
+    encoder_warmup: int = 500
     caption_dropout: float = 0.1  # empty captions, for guidance and for the difference method
     ema: float = 0.999
 
@@ -290,7 +291,9 @@ def train_encoder(config: TinyConfig, options: RunOptions, say: Callable[[str], 
         vae.quant_conv.bias[4:] = -6
     parts = nn.ModuleDict({"encoder": vae.encoder, "quant_conv": vae.quant_conv, "light": _light_decoder()})
     parts.to(options.device)
-    stage = Stage("encoder", parts, config.encoder_rate, config.warmup, 0.999, options.folder, options.steps)
+    stage = Stage(
+        "encoder", parts, config.encoder_rate, config.encoder_warmup, 0.999, options.folder, options.steps
+    )
 
     def loss_of(images: Tensor, _captions: list[str]) -> Tensor:
         x = _crop(_normalised(images, options.device), config.vae_crop, stage.step)

@@ -1,0 +1,212 @@
+"""Measuring a method on a dataset: what it predicts, and numbers that do not depend on how it was run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ldznet.__main__ import main
+from ldznet.evaluation.features import FeatureScore, draw_scores, measure_features
+from ldznet.evaluation.metrics import ClipSegMetrics
+from ldznet.evaluation.pictures import iou, prediction_sheet
+from ldznet.evaluation.runner import Prediction, Scores, predict
+from ldznet.hosts.diffusers_files import random_host
+from ldznet.methods.attention import AttentionMethod
+from ldznet.methods.learned import random_head
+from ldznet.methods.method import Defaults
+from ldznet.segmenter import Segmenter, SegmentOptions
+from ldznet.training.miniature import write_aigi, write_phrasecut
+from ldznet.training.samples import Report, Sample, usable
+from ldznet.training.scene_samples import SceneSamples
+
+FAST = ("--random-weights", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def host():
+    return random_host()
+
+
+@pytest.fixture(scope="module")
+def method(host):
+    head = random_head(host.info.unet)
+    head._defaults = Defaults(64, (300, 500), "{}")
+    return head
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return SceneSamples("photo", 3, size=64)
+
+
+def test_a_prediction_is_what_the_segmenter_gives(host, method, samples):
+    found = list(predict(host, method, samples))
+
+    assert [one.sample.key for one in found] == [samples[n].key for n in range(len(samples))]
+    segmenter = Segmenter(host, method)
+    for one in found:
+        segmenter.set_image(one.sample.image, SegmentOptions(resolution=64))
+        maps = segmenter.segment(one.sample.phrase, SegmentOptions(resolution=64)).maps
+        torch.testing.assert_close(torch.from_numpy(one.probability), maps[0], atol=1e-5, rtol=1e-4)
+        assert np.array_equal(one.target, one.sample.mask)
+
+
+def test_a_method_without_a_head_is_measured_the_same_way(host, samples):
+    found = list(predict(host, AttentionMethod(), [samples[0], samples[1]], size=64))
+
+    assert [one.probability.shape for one in found] == [(64, 64)] * 2
+
+
+def test_scores_of_parts_are_those_of_the_whole(host, method, samples):
+    found = list(predict(host, method, samples))
+    whole, parts = Scores(), [Scores(), Scores()]
+    for number, one in enumerate(found):
+        whole.update(one)
+        parts[number % 2].update(one)
+    again = Scores.from_state(json.loads(json.dumps(parts[0].state_dict())))
+    again.merge(parts[1])
+
+    assert again.state_dict() == whole.state_dict()
+    assert again.numbers() == whole.numbers()
+
+
+def test_absent_things_count_apart_and_present_ones_by_the_papers_measure(host, method, samples):
+    scores, plain = Scores(), ClipSegMetrics()
+    absent = 0
+    for one in predict(host, method, samples):
+        scores.update(one)
+        if one.target.any():
+            plain.update(one.probability, one.target, sample=one.sample.key)
+        else:
+            absent += 1
+
+    numbers = scores.numbers()
+    assert numbers["absent"] == absent == 3
+    assert numbers["samples"] == len(samples) - absent
+    assert numbers["miou"] == pytest.approx(100 * plain.result().miou.best)
+    kinds = {name for name in scores.categories if name.startswith("kind")}
+    assert kinds == {"kind: name", "kind: attribute", "kind: relation"}
+
+
+def test_what_cannot_be_read_is_left_out_and_named(host, method, tmp_path):
+    from ldznet.training.phrasecut import PhraseCut
+
+    write_phrasecut(tmp_path, scenes=3, seed=1, size=(96, 96), splits=("test",))
+    broken = sorted((tmp_path / "images").iterdir())[0]
+    broken.write_bytes(b"no image")
+    report, data = Report(), PhraseCut(tmp_path, "test")
+
+    found = list(predict(host, method, usable(data, report)))
+
+    assert 0 < len(found) < len(data)
+    assert len(found) + len(report.skipped["unreadable image"]) == len(data)
+
+
+def prediction(target, probability):
+    sample = Sample("k", np.zeros((64, 64, 3), np.uint8), "a thing", target, {})
+    return Prediction(sample, probability.astype(np.float32), target)
+
+
+def test_a_sheet_shows_every_prediction_with_its_iou():
+    target = np.zeros((64, 64), bool)
+    target[:32] = True
+    half = np.where(np.arange(64)[:, None] < 16, 0.9, 0.1) * np.ones((64, 64))
+
+    assert iou(prediction(target, half)) == pytest.approx(0.5)
+    assert iou(prediction(np.zeros((64, 64), bool), 0 * half)) == 1
+    sheet = prediction_sheet([prediction(target, half)] * 4, columns=2)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[1] == 2 * (2 * 192 + 8)
+
+
+# --- features ------------------------------------------------------------------------------------------
+
+
+def test_a_feature_that_holds_the_mask_scores_higher_than_one_that_does_not(host, samples, monkeypatch):
+    from ldznet.evaluation import features
+
+    generator = torch.Generator().manual_seed(0)
+
+    def made(_host, some, size, _template, _timestep, _batch):
+        target = torch.from_numpy(np.stack([one.mask for one in some]))
+        known = torch.nn.functional.interpolate(target[:, None].float(), size=(16, 16), mode="area")
+        noise = torch.randn(len(some), 4, 16, 16, generator=generator)
+        told = torch.cat([noise[:, :3], known + 0.1 * noise[:, 3:]], dim=1)
+        return {"knows": (told.half(), target), "does not": (noise.half(), target)}
+
+    monkeypatch.setattr(features, "_features", made)
+    data = SceneSamples("photo", 24, size=64, absent=False)
+    some = [data[n] for n in range(len(data))]
+    scores = measure_features(
+        host, some[:48], some[48:], size=64, timesteps=(100,), epochs=20, batch=8, say=lambda _text: None
+    )
+
+    by_path = {score.path: score.ap for score in scores}
+    assert by_path["knows"] > 60
+    assert by_path["knows"] > by_path["does not"] + 20
+
+
+def test_every_transformer_is_measured_at_every_timestep(host, samples):
+    data = [samples[n] for n in range(len(samples)) if samples[n].mask.any()]
+    scores = measure_features(
+        host, data, data[:4], size=64, timesteps=(100, 500), epochs=1, batch=4, say=lambda _text: None
+    )
+
+    assert [(score.timestep, score.path) for score in scores] == [
+        (step, path) for step in (100, 500) for path in host.feature_modules()
+    ]
+
+
+def test_the_heat_map_has_a_cell_for_every_score():
+    scores = [FeatureScore(f"input_blocks.{n}.1", step, n + step / 100) for step in (100, 500) for n in (1, 2, 4)]
+    picture = draw_scores(scores, "title")
+
+    dark, bright = picture[128 + 5, 70 + 5], picture[128 + 34 + 5, 70 + 2 * 74 + 5]
+    assert dark.sum() < bright.sum()
+    assert picture.shape[2] == 3
+
+
+# --- the command -----------------------------------------------------------------------------------------
+
+
+def test_scenes_are_measured_from_the_command_line(capsys, tmp_path):
+    out = tmp_path / "out"
+    code = main(["evaluate", "scenes", "--scenes", "1", "--looks", "sketch", *FAST, "--out", str(out)])
+
+    assert code == 0
+    text = capsys.readouterr().out
+    assert "| sketch | 3 |" in text
+    assert "mIoU" in text
+    assert sorted(path.name for path in out.iterdir()) == ["sketch.jpg", "sketch.json"]
+    assert "kind: name" in json.loads((out / "sketch.json").read_text())["categories"]
+
+
+@pytest.mark.parametrize("form", ["masks", "coco", "labelme"])
+def test_a_folder_of_masks_and_captions_is_measured(capsys, tmp_path, form):
+    write_aigi(tmp_path, form, scenes=1, seed=2)
+    data = next(tmp_path.glob("*.json")) if form == "coco" else tmp_path
+
+    assert main(["evaluate", str(data), *FAST, "--limit", "2", "--json"]) == 0
+    (numbers,) = json.loads(capsys.readouterr().out)["numbers"].values()
+    assert numbers["samples"] == 2
+
+
+def test_phrasecut_is_measured_from_its_folder(capsys, tmp_path):
+    write_phrasecut(tmp_path, scenes=1, seed=1, size=(96, 96), splits=("test",))
+
+    assert main(["evaluate", str(tmp_path), *FAST, "--limit", "2"]) == 0
+    assert "| PhraseCut test | 2 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere does not exist. Give scenes, features, a dataset's folder"),
+        (["scenes", "--scenes", "0"], "--scenes and --limit must be at least 1"),
+        (["scenes", "--looks", "watercolour"], "look is 'watercolour', which no painter knows"),
+    ],
+)
+def test_a_wrong_request_is_an_error(capsys, arguments, said):
+    assert main(["evaluate", *arguments, *FAST]) == 2
+    assert said in capsys.readouterr().err
