@@ -1,0 +1,149 @@
+"""The command that trains: from a checkpoint's file to a head's, alone or as several processes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ldznet.__main__ import main
+from ldznet.hosts.diffusers import DiffusersHost
+from ldznet.methods.choose import choose_method, find_heads
+from ldznet.modeling.checkpoint import read_head_info
+from ldznet.modeling.unet import UNetConfig
+from ldznet.training.diffusion import RunOptions, TinyConfig, export, train_decoder, train_encoder, train_unet
+from ldznet.training.miniature import write_phrasecut
+
+RECIPE = ("--preset", "tiny", "--steps", "4", "--batch", "4", "--size", "64", "--scenes", "4", "--device", "cpu")
+QUICK = ("--log-every", "1", "--save-every", "2", "--validate-every", "100")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small diffusion model, trained for a step, as a file."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = TinyConfig(
+        unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=2, context_width=32),
+        vae_widths=(32, 32, 32, 32),
+        text_layers=1,
+        size=64,
+        batch=2,
+        scenes=4,
+    )
+    options = RunOptions(folder=folder, steps=1)
+    for stage in (train_encoder, train_decoder, train_unet):
+        stage(config, options, lambda _text: None)
+    export(config, folder, folder / "small.safetensors", dtype=torch.float32)
+    return folder / "small.safetensors"
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+def train(checkpoint, out, *more):
+    return main(["train", "scenes", "--out", str(out), "--checkpoint", str(checkpoint), *RECIPE, *QUICK, *more])
+
+
+def test_a_trained_head_says_what_it_was_trained_with_and_is_chosen_for_its_model(checkpoint, tmp_path, capsys):
+    assert train(checkpoint, tmp_path / "run", "--timesteps", "100,200") == 0
+    assert "tensors taken" in capsys.readouterr().out
+
+    info = read_head_info(tmp_path / "run" / "last.safetensors")
+    assert info.source["step"] == 4
+    assert info.source["options"]["negatives"] == 0.2
+    host = DiffusersHost.load(checkpoint)
+    method = choose_method("auto", host.info, find_heads([tmp_path / "run"])).method
+    assert method.defaults.resolution == 64
+    assert method.defaults.timesteps == (150,)
+    assert method.defaults.template == "{}"
+
+
+def test_a_training_stops_and_goes_on_and_leaves_metrics(checkpoint, tmp_path):
+    assert train(checkpoint, tmp_path / "whole") == 0
+    codes = []
+    while not codes or codes[-1] == 3:
+        codes.append(train(checkpoint, tmp_path / "parts", "--minutes", "0"))
+
+    assert codes == [3, 3, 3, 0]
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert (tmp_path / "whole" / "best.safetensors").exists()
+    assert (tmp_path / "whole" / "pictures" / "step-0000004.jpg").exists()
+
+
+def test_other_options_in_the_same_folder_are_refused(checkpoint, tmp_path, capsys):
+    assert train(checkpoint, tmp_path / "run", "--minutes", "0") == 3
+    assert train(checkpoint, tmp_path / "run", "--rate", "0.5") == 1
+    assert "holds a training with other options (rate)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["znet", "rgbnet"])
+def test_the_other_kinds_train_on_phrasecut_by_the_papers_recipe(checkpoint, tmp_path, kind):
+    data = tmp_path / "data"
+    write_phrasecut(data, scenes=6, seed=1, size=(96, 128), splits=("train", "miniv"))
+    broken = sorted((data / "images").iterdir())[0]
+    broken.write_bytes(b"no image")
+
+    code = main(
+        [
+            *("train", str(data), "--out", str(tmp_path / "run"), "--kind", kind, "--checkpoint", str(checkpoint)),
+            *("--steps", "2", "--batch", "2", "--size", "64", "--device", "cpu", *QUICK),
+        ]
+    )
+
+    assert code == 0
+    assert read_head_info(tmp_path / "run" / "last.safetensors").config.kind == kind
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    options = json.loads(state["options"])
+    assert (options["schedule"], options["posterior"], options["timesteps"]) == ("plateau", "sample", [300, 499])
+
+
+def test_blocks_can_be_chosen(checkpoint, tmp_path, capsys):
+    assert train(checkpoint, tmp_path / "run", "--blocks", "middle_block.1,output_blocks.4.1", "--steps", "1") == 0
+    grids = read_head_info(tmp_path / "run" / "last.safetensors").config.pool_grids
+    assert grids == {"middle_block.1": 1, "output_blocks.4.1": 4}
+
+    assert train(checkpoint, tmp_path / "other", "--blocks", "nowhere.1") == 1
+    assert (
+        "There is no transformer at 'nowhere.1'; this UNet has them at input_blocks.1.1" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere", "--out", "x"], "nowhere is no folder. Give PhraseCut's folder, or scenes, or diffusion"),
+        (["scenes", "--out", "x", "--timesteps", "500,300"], "it must be the lowest and the highest"),
+        (["scenes", "--out", "x", "--size", "100"], "size is 100, but it must be a multiple of 64"),
+        (["scenes", "--out", "x", "--template", "a photo"], "it must hold {} once"),
+    ],
+)
+def test_a_wrong_recipe_is_an_error(checkpoint, capsys, arguments, said):
+    assert main(["train", *arguments, "--checkpoint", str(checkpoint)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_two_processes_give_the_losses_of_one_with_the_same_batch(checkpoint, tmp_path):
+    command = ["train", "scenes", "--checkpoint", str(checkpoint), *RECIPE, *QUICK]
+    assert main([*command, "--out", str(tmp_path / "one")]) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *("-m", "ldznet", *command, "--out", str(tmp_path / "two")),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 4
+    assert two == pytest.approx(one, rel=1e-4)
