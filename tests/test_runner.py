@@ -5,12 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ldznet.__main__ import main
+from ldznet.errors import OptionError
 from ldznet.evaluation.features import FeatureScore, draw_scores, measure_features
 from ldznet.evaluation.metrics import ClipSegMetrics
-from ldznet.evaluation.pictures import iou, prediction_sheet
-from ldznet.evaluation.runner import Prediction, Scores, predict
+from ldznet.evaluation.pictures import prediction_sheet
+from ldznet.evaluation.published import TABLES
+from ldznet.evaluation.report import Store, latex_row, table
+from ldznet.evaluation.runner import Prediction, Scores, intersection_over_union, measure, predict
 from ldznet.hosts.diffusers_files import random_host
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.learned import random_head
@@ -103,6 +107,39 @@ def test_what_cannot_be_read_is_left_out_and_named(host, method, tmp_path):
     assert len(found) + len(report.skipped["unreadable image"]) == len(data)
 
 
+def test_blocks_measured_by_any_processes_and_interruptions_give_the_same_bits(host, method, samples, tmp_path):
+    whole = measure(host, method, samples, block=4)
+
+    class StopError(Exception): ...
+
+    def stop_after_one(part):
+        store.save(part)
+        raise StopError
+
+    store = Store(tmp_path, "scenes", "key")
+    with pytest.raises(StopError):
+        measure(host, method, samples, block=4, save=stop_after_one)
+    for rank in (1, 0):  # then two processes go on
+        other = Store(tmp_path, "scenes", "key", (rank, 2))
+        measure(host, method, samples, block=4, process=(rank, 2), done=other.done(), save=other.save)
+
+    assert store.whole(3).state_dict() == whole.state_dict()
+    assert len(whole.extremes) == whole.scores.numbers()["samples"]
+    with pytest.raises(OptionError, match="holds a measurement of other weights, options or data"):
+        Store(tmp_path, "scenes", "another key").done()
+
+
+def test_published_rows_stand_beside_ours_and_are_marked():
+    shown = table(
+        {"PhraseCut-test": {"samples": 3, "miou": 50.04, "fgiou": 60.0, "ap": 70.0}}, TABLES["phrasecut"]
+    )
+
+    assert "| PhraseCut-test | 3 | 50.0 | 60.0 | 70.0 |" in shown
+    assert "| LD-ZNet (published) | | 52.7 | 60.0 | 78.9 |" in shown
+    assert "| MDETR (published) | | 53.7 |  |  |" in shown
+    assert latex_row("a_b", {"miou": 1.25, "fgiou": 2}) == r"a\_b & 1.2 & 2.0 & -- \\"
+
+
 def prediction(target, probability):
     sample = Sample("k", np.zeros((64, 64, 3), np.uint8), "a thing", target, {})
     return Prediction(sample, probability.astype(np.float32), target)
@@ -113,8 +150,8 @@ def test_a_sheet_shows_every_prediction_with_its_iou():
     target[:32] = True
     half = np.where(np.arange(64)[:, None] < 16, 0.9, 0.1) * np.ones((64, 64))
 
-    assert iou(prediction(target, half)) == pytest.approx(0.5)
-    assert iou(prediction(np.zeros((64, 64), bool), 0 * half)) == 1
+    assert intersection_over_union(prediction(target, half)) == pytest.approx(0.5)
+    assert intersection_over_union(prediction(np.zeros((64, 64), bool), 0 * half)) == 1
     sheet = prediction_sheet([prediction(target, half)] * 4, columns=2)
     assert sheet.dtype == np.uint8
     assert sheet.shape[1] == 2 * (2 * 192 + 8)
@@ -178,8 +215,10 @@ def test_scenes_are_measured_from_the_command_line(capsys, tmp_path):
     text = capsys.readouterr().out
     assert "| sketch | 3 |" in text
     assert "mIoU" in text
-    assert sorted(path.name for path in out.iterdir()) == ["sketch.jpg", "sketch.json"]
+    names = ["parts", "sketch.jpg", "sketch.json", "sketch.md", "sketch.tex"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert "kind: name" in json.loads((out / "sketch.json").read_text())["categories"]
+    assert (out / "sketch.tex").read_text().startswith("ld-znet & ")
 
 
 @pytest.mark.parametrize("form", ["masks", "coco", "labelme"])
@@ -192,17 +231,24 @@ def test_a_folder_of_masks_and_captions_is_measured(capsys, tmp_path, form):
     assert numbers["samples"] == 2
 
 
+def test_a_model_paints_captions(capsys, tmp_path):
+    assert main(["evaluate", "samples", *FAST, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "samples.jpg")
+    with Image.open(tmp_path / "samples.jpg") as sheet:
+        assert sheet.width == 4 * (256 + 8)
+
+
 def test_phrasecut_is_measured_from_its_folder(capsys, tmp_path):
     write_phrasecut(tmp_path, scenes=1, seed=1, size=(96, 96), splits=("test",))
 
     assert main(["evaluate", str(tmp_path), *FAST, "--limit", "2"]) == 0
-    assert "| PhraseCut test | 2 |" in capsys.readouterr().out
+    assert "| PhraseCut-test | 2 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "nowhere does not exist. Give scenes, features, a dataset's folder"),
+        (["nowhere"], "nowhere does not exist. Give scenes, features, samples, a dataset's folder"),
         (["scenes", "--scenes", "0"], "--scenes and --limit must be at least 1"),
         (["scenes", "--looks", "watercolour"], "look is 'watercolour', which no painter knows"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,6 +187,21 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Choice]:
         return host, Choice(given, "asked for")
     wanted = find_heads([MODELS]) if parsed.method in ("auto", "head") else []
     return host, choose_method(parsed.method, host.info, wanted, device=device, dtype=dtype, storage=storage)
+
+
+def process_of_launch() -> tuple[int, int]:
+    """Which of how many processes this is, as `accelerate launch` and torchrun say it.
+
+    Raises:
+        OptionError: the environment's RANK and WORLD_SIZE are no such numbers.
+    """
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
+        return int(texts[0]), int(texts[1])
+    raise OptionError(
+        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
+        "Unset both, or start with accelerate launch."
+    )
 
 
 @contextlib.contextmanager

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.commands.arguments import Subparsers, add_model, item_bar, load_model
+from ldznet.commands.arguments import Subparsers, add_model, item_bar, load_model, process_of_launch
 from ldznet.errors import OptionError
+from ldznet.evaluation.published import TABLES, Row
 
 if TYPE_CHECKING:
-    from ldznet.evaluation.runner import Prediction, Scores
+    from ldznet.evaluation.runner import Part, Scores
+    from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.hosts.host import Host
     from ldznet.methods.method import Method
     from ldznet.training.samples import Samples
 
-_COLUMNS = (  # of the table: number, title
-    ("miou", "mIoU"),
-    ("fgiou", "IoU_FG"),
-    ("ap", "AP"),
-    ("miou_0.5", "mIoU at 0.5"),
-    ("fgiou_0.5", "IoU_FG at 0.5"),
-    ("empty_0.5", "absent: empty"),
-)
+_BLOCK = 64  # samples that are measured before they are kept
 
 
 def add(commands: Subparsers) -> None:
@@ -45,8 +42,8 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="scenes; features; PhraseCut's folder; a folder of images with a mask per caption, a COCO or labelme "
-        "JSON (as AIGI may come)",
+        help="scenes; features; samples, pictures that the model makes of captions of scenes; PhraseCut's folder; a "
+        "folder of images with a mask per caption, a COCO or labelme JSON (as AIGI may come)",
     )
     parser.add_argument("--split", default="test", help="of PhraseCut (default: %(default)s)")
     parser.add_argument(
@@ -65,77 +62,131 @@ def run(parsed: argparse.Namespace) -> int:
     """Measure and print."""
     if parsed.scenes < 1 or (parsed.limit is not None and parsed.limit < 1):
         raise OptionError("--scenes and --limit must be at least 1.")
-    if parsed.data not in ("scenes", "features") and not Path(parsed.data).exists():
-        raise OptionError(f"{parsed.data} does not exist. Give scenes, features, a dataset's folder or its JSON.")
+    if parsed.data not in ("scenes", "features", "samples") and not Path(parsed.data).exists():
+        raise OptionError(
+            f"{parsed.data} does not exist. Give scenes, features, samples, a dataset's folder or its JSON."
+        )
+    from ldznet.evaluation.report import table
+
+    process = process_of_launch()
+    if process[1] > 1 and not parsed.out:
+        raise OptionError("Several processes meet in a folder: give one with --out.")
     host, choice = load_model(parsed)
+    if parsed.data == "samples":
+        return _samples(parsed, host)
     if parsed.data == "features":
         return _features(parsed, host, choice.method)
-    results = {}
-    for name, samples in _datasets(parsed, choice.method):
-        scores, shown = _measure(parsed, host, choice.method, samples, name)
-        results[name] = scores
-        if parsed.out:
-            _write(parsed.out, name, scores, shown)
-    numbers = {name: scores.numbers() for name, scores in results.items()}
     record = {
         "method": choice.method.name,
         "reason": choice.reason,
         **choice.method.record,
         "model": host.info.name,
+        "model_fingerprint": host.info.fingerprint,
+        "dtype": str(host.dtype).removeprefix("torch."),
     }
+    numbers, left_out = {}, []
+    for name, published, samples in _datasets(parsed, choice.method):
+        scores = _measure(parsed, host, choice.method, samples, name, record, process, published)
+        if scores is None:
+            continue  # another process writes the report
+        numbers[name] = scores.numbers()
+        left_out += [f"{name}: {scores.report}"] if scores.report.skipped else []
+    if process[0]:
+        return 0
     if parsed.json:
-        print(json.dumps({"record": record, "numbers": numbers}, indent=2, default=str))
-    else:
-        print(f"{choice.method.name} ({choice.reason}), {host.info.name}; percent\n")
-        print(table(numbers))
-        for name, scores in results.items():
-            if scores.report.skipped:
-                print(f"\n{name}: {scores.report}")
+        print(json.dumps({"record": record, "numbers": numbers, "left_out": left_out}, indent=2, default=str))
+        return 0
+    print(f"{choice.method.name} ({choice.reason}), {host.info.name}; percent\n")
+    print(table(numbers, published))
+    for text in left_out:
+        print(f"\n{text}")
     return 0
 
 
-def table(numbers: dict[str, dict[str, float]]) -> str:
-    """The measures of several datasets as a Markdown table."""
-    rows = ["| | samples | " + " | ".join(title for _, title in _COLUMNS) + " |"]
-    rows.append("|---|" + "---:|" * (len(_COLUMNS) + 1))
-    for name, found in numbers.items():
-        cells = [f"{found[key]:.1f}" if key in found else "" for key, _ in _COLUMNS]
-        rows.append(f"| {name} | {found.get('samples', 0):.0f} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
-
-
-def _datasets(parsed: argparse.Namespace, method: Method) -> list[tuple[str, Samples]]:
+def _datasets(parsed: argparse.Namespace, method: Method) -> list[tuple[str, Sequence[Row], Samples]]:
+    """Name, published rows and samples of each dataset."""
     from ldznet.training.aigi import Aigi
     from ldznet.training.phrasecut import PhraseCut
     from ldznet.training.scene_samples import SceneSamples
 
     if parsed.data == "scenes":
-        size = method.defaults.resolution if method.name not in ("attention", "difference") else 128
+        size = _size(parsed, method) or method.defaults.resolution
         looks = [look.strip() for look in parsed.looks.split(",") if look.strip()]
-        return [(look, SceneSamples(look, parsed.scenes, size=size)) for look in looks]
+        return [(look, (), SceneSamples(look, parsed.scenes, size=size)) for look in looks]
     path = Path(parsed.data)
-    if path.is_dir() and (path / f"refer_{parsed.split}.json").exists():
-        return [(f"PhraseCut {parsed.split}", PhraseCut(path, parsed.split))]
-    return [(path.name, Aigi(path))]
+    if path.is_dir() and any(path.glob("refer_*.json")):
+        name = f"PhraseCut-{parsed.split}"
+        return [(name, TABLES["phrasecut"] if parsed.split == "test" else (), PhraseCut(path, parsed.split))]
+    return [(path.stem, TABLES["aigi"] if path.name.lower().startswith("aigi") else (), Aigi(path))]
 
 
 def _measure(
-    parsed: argparse.Namespace, host: Host, method: Method, samples: Samples, name: str
-) -> tuple[Scores, list[Prediction]]:
-    from ldznet.evaluation.runner import Scores, predict
-    from ldznet.training.samples import usable
+    parsed: argparse.Namespace,
+    host: Host,
+    method: Method,
+    samples: Samples,
+    name: str,
+    record: Mapping[str, Any],
+    process: tuple[int, int],
+    published: Sequence[Row],
+) -> Scores | None:
+    """The scores of a dataset; None where another process reports them."""
+    from ldznet.evaluation.report import Store
+    from ldznet.evaluation.runner import Part, measure
 
-    scores, shown = Scores(), list[Any]()
-    scores.report.merge(samples.report)
-    count = min(len(samples), parsed.limit or len(samples))
-    bar = item_bar(count, "sample", quiet=parsed.quiet)
-    for found in predict(host, method, usable(samples, scores.report, range(count)), size=_size(parsed, method)):
-        scores.update(found)
-        if len(shown) < 24:
-            shown.append(found)
-        bar.update()
+    count, size = min(len(samples), parsed.limit or len(samples)), _size(parsed, method)
+    work = {"size": size, "limit": parsed.limit, "block": _BLOCK}
+    if parsed.out:
+        key = hashlib.sha256(
+            json.dumps([record, str(parsed.data), name, count, size, _BLOCK]).encode()
+        ).hexdigest()
+        store = Store(parsed.out, name, key, process)
+        done = store.done()
+    else:
+        store, done = None, set()
+    bar = item_bar(count, "sample", start=min(count, _BLOCK * len(done)), quiet=parsed.quiet or process[0] > 0)
+    part = measure(
+        host,
+        method,
+        samples,
+        **work,
+        process=process,
+        done=done,
+        save=store.save if store else None,
+        progress=bar.update,
+    )
     bar.close()
-    return scores, shown
+    if process[0]:
+        return None
+    whole = store.whole(math.ceil(count / _BLOCK)) if store else part
+    opened = Part()
+    opened.scores.report.merge(samples.report)
+    whole.merge(opened)
+    if parsed.out:
+        _write(parsed.out, name, whole, record, published, host, method, samples, size)
+    return whole.scores
+
+
+def _write(
+    out: Path,
+    name: str,
+    whole: Part,
+    record: Mapping[str, Any],
+    published: Sequence[Row],
+    host: Host,
+    method: Method,
+    samples: Samples,
+    size: int | None,
+) -> None:
+    from ldznet.evaluation.pictures import save_sheet
+    from ldznet.evaluation.report import write_report
+    from ldznet.evaluation.runner import predict
+    from ldznet.training.samples import Report, usable
+
+    write_report(out, name, whole.scores, record, published)
+    indices = [one.index for one in whole.extremes]
+    if indices:
+        save_sheet(list(predict(host, method, usable(samples, Report(), indices), size=size)), out / f"{name}.jpg")
 
 
 def _size(parsed: argparse.Namespace, method: Method) -> int | None:
@@ -143,18 +194,22 @@ def _size(parsed: argparse.Namespace, method: Method) -> int | None:
     return 128 if parsed.data == "scenes" and method.name in ("attention", "difference") else None
 
 
-def _write(out: Path, name: str, scores: Scores, shown: Sequence[Prediction]) -> None:
-    from ldznet.evaluation.pictures import save_sheet
+def _samples(parsed: argparse.Namespace, host: DiffusersHost) -> int:
+    from PIL import Image
 
-    out.mkdir(parents=True, exist_ok=True)
-    plain = name.replace(" ", "-")
-    report = {
-        "numbers": scores.numbers(),
-        "categories": {key: part.result().summary() for key, part in sorted(scores.categories.items())},
-        "report": scores.report.state_dict(),
-    }
-    (out / f"{plain}.json").write_text(json.dumps(report, indent=2))
-    save_sheet(shown, out / f"{plain}.jpg")
+    from ldznet.evaluation.generated import generate
+    from ldznet.training.scenes import LOOK_NAMES, caption_cells, make_scene
+
+    if not parsed.out:
+        raise OptionError("The pictures need a place: give a folder with --out.")
+    captions = [make_scene(seed, look=LOOK_NAMES[seed % 4], objects=1 + seed % 3).caption for seed in range(16)]
+    pictures = generate(host, captions)
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    path = parsed.out / "samples.jpg"
+    enlarged = [picture.repeat(2, axis=0).repeat(2, axis=1) for picture in pictures]
+    Image.fromarray(caption_cells(enlarged, captions, 4)).save(path, quality=88)
+    print(path)
+    return 0
 
 
 def _features(parsed: argparse.Namespace, host: Host, method: Method) -> int:

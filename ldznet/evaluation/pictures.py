@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldznet.evaluation.runner import Prediction
+from ldznet.evaluation.runner import Prediction, intersection_over_union
 from ldznet.render import heat_map, overlay
 from ldznet.training.scenes import caption_cells
 
@@ -37,14 +37,7 @@ def save_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 3) 
     Image.fromarray(prediction_sheet(predictions, columns)).save(path, quality=88)
 
 
-def iou(found: Prediction, threshold: float = 0.5) -> float:
-    """Intersection over union on the square; 1 where nothing was expected and nothing found."""
-    mask = found.probability > threshold
-    union = int(np.count_nonzero(mask | found.target))
-    return int(np.count_nonzero(mask & found.target)) / union if union else 1.0
-
-
 def _score(found: Prediction) -> str:
     if found.target.any():
-        return f"IoU {100 * iou(found):.0f}"
+        return f"IoU {100 * intersection_over_union(found):.0f}"
     return f"absent: {100 * float((found.probability > 0.5).mean()):.1f} % selected"

@@ -1,13 +1,15 @@
 """Measuring a method on a dataset: samples in, predictions and scores out, one sample at a time.
 
-Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there;
-samples that follow one another and share an image share its latent. Index i belongs to process i % world;
-scores of several processes are merged to exactly those of one.
+Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there.
+A dataset is measured in blocks of samples; those of one block that follow one another and share an image
+share its latent. Block b belongs to process b % world, and what each has counted is kept on disk, so that
+scores are bit for bit the same for any number of processes and interruptions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +27,7 @@ from ldznet.evaluation.metrics import (
 )
 from ldznet.hosts.host import Context, Host
 from ldznet.methods.method import Draw, Method, Picture, Prompts
-from ldznet.training.samples import Report, Sample, evaluation_example
+from ldznet.training.samples import Report, Sample, Samples, evaluation_example, usable
 
 Progress = Callable[[int], None]
 
@@ -113,6 +115,97 @@ class Scores:
             absent: EmptyResult = self.absent.result()
             found |= {"absent": absent.samples, "empty_0.5": 100 * absent.rate.at(0.5)}
         return found
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """One of the best or worst samples."""
+
+    iou: float  # at a threshold of 0.5
+    index: int  # in the dataset
+
+
+@dataclass
+class Part:
+    """What one process has measured so far."""
+
+    scores: Scores = field(default_factory=Scores)
+    blocks: set[int] = field(default_factory=set)
+    extremes: list[Extreme] = field(default_factory=list)
+
+    def merge(self, other: Part) -> None:
+        """Add what another has measured."""
+        self.scores.merge(other.scores)
+        self.blocks |= other.blocks
+        self.extremes = _outermost([*self.extremes, *other.extremes])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, fit for JSON."""
+        return {
+            "scores": self.scores.state_dict(),
+            "blocks": sorted(self.blocks),
+            "extremes": [[one.iou, one.index] for one in self.extremes],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Part:
+        """Go on from what `state_dict` gave."""
+        extremes = [Extreme(float(iou), int(index)) for iou, index in state["extremes"]]
+        return cls(Scores.from_state(state["scores"]), set(state["blocks"]), extremes)
+
+
+def _outermost(extremes: Iterable[Extreme], each: int = 12) -> list[Extreme]:
+    """The worst and the best few, in an order of their own."""
+    ordered = sorted(extremes, key=lambda one: (one.iou, one.index))
+    return ordered if len(ordered) <= 2 * each else [*ordered[:each], *ordered[-each:]]
+
+
+def measure(
+    host: Host,
+    method: Method,
+    samples: Samples,
+    *,
+    size: int | None = None,
+    limit: int | None = None,
+    block: int = 64,
+    process: tuple[int, int] = (0, 1),
+    done: Set[int] = frozenset(),
+    save: Callable[[Part], None] | None = None,
+    progress: Progress | None = None,
+) -> Part:
+    """Measure the blocks of this process (its rank, how many there are) that are not done; `save` after each."""
+    count = min(len(samples), limit or len(samples))
+    mine = Part()
+    for number in range(process[0], math.ceil(count / block), process[1]):
+        if number in done:
+            continue
+        indices = range(number * block, min(count, (number + 1) * block))
+        numbers: dict[str, int] = {}
+
+        def read(indices: range = indices, numbers: dict[str, int] = numbers) -> Iterator[Sample]:
+            for index in indices:
+                for sample in usable(samples, mine.scores.report, (index,)):
+                    numbers[sample.key] = index
+                    yield sample
+
+        for found in predict(host, method, read(), size=size):
+            mine.scores.update(found)
+            if found.target.any():
+                extreme = Extreme(intersection_over_union(found), numbers[found.sample.key])
+                mine.extremes = _outermost([*mine.extremes, extreme])
+        mine.blocks.add(number)
+        if save is not None:
+            save(mine)
+        if progress is not None:
+            progress(len(indices))
+    return mine
+
+
+def intersection_over_union(found: Prediction, threshold: float = 0.5) -> float:
+    """Of the mask at a threshold, on the square; 1 where nothing was expected and nothing found."""
+    mask = found.probability > threshold
+    union = int(np.count_nonzero(mask | found.target))
+    return int(np.count_nonzero(mask & found.target)) / union if union else 1.0
 
 
 def predict(
