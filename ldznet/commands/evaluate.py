@@ -42,8 +42,8 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="scenes; features; samples, pictures that the model makes of captions of scenes; PhraseCut's folder; a "
-        "folder of images with a mask per caption, a COCO or labelme JSON (as AIGI may come)",
+        help="scenes; features; samples, pictures that the model makes of captions of scenes; PhraseCut's folder; "
+        "a folder of images with a mask per caption, a COCO or labelme JSON (as AIGI may come)",
     )
     parser.add_argument("--split", default="test", help="of PhraseCut (default: %(default)s)")
     parser.add_argument(

@@ -1,0 +1,197 @@
+"""The webui's model as its checkpoint made it, for the length of a block.
+
+A run leaves things in the model, or has put them there for its own sampling, that would change what we see:
+networks (LoRA) in the weights, hypernetworks, merged tokens, tiles, circular padding, forwards that extensions
+replaced, another engine in the UNet's place. Each function below switches one of them off and puts it back,
+bit for bit, however the block ends.
+
+Nothing of the webui is imported here: `Webui` carries its modules. file:line in comments are of 1.10.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldznet.errors import HostError
+
+# Attributes of a class that extensions overlay on single modules: Hypertile, ControlNet, tiled VAEs, older LoRAs.
+_FORWARDS = ("forward", "_forward", "_conv_forward")
+
+
+@dataclass(frozen=True)
+class Webui:
+    """What we touch of the webui; hosts/a1111.py imports it."""
+
+    devices: Any
+    lowvram: Any
+    sd_hijack: Any
+    sd_models: Any
+    sd_unet: Any
+    shared: Any
+    open_clip_tokenizer: Any
+    networks: Any  # of the built-in Lora extension; None where that is off
+
+
+def text_part(model: Any) -> Any:
+    """All that reads text; of Stable Diffusion XL it is the conditioner."""
+    conditioner = getattr(model, "conditioner", None)
+    return model.cond_stage_model if conditioner is None else conditioner
+
+
+@contextmanager
+def neutral(webui: Webui, model: Any) -> Iterator[None]:
+    """Inside the block the model computes what its checkpoint says, on the webui's device.
+
+    Raises:
+        HostError: the model's weights are gone.
+    """
+    parts = (model.model, model.first_stage_model, text_part(model))
+    modules = [module for part in parts for module in part.modules()]
+    with ExitStack() as undo:
+        undo.enter_context(_emptied(webui.shared.loaded_hypernetworks))
+        if webui.networks is not None:
+            undo.enter_context(_emptied(webui.networks.loaded_networks))
+        undo.enter_context(_replaced(webui.sd_hijack.model_hijack, "fixes", None))  # textual inversions
+        undo.enter_context(_replaced(webui.sd_unet, "current_unet", None))  # TensorRT and its like
+        undo.enter_context(_without_token_merging(webui, model))
+        undo.enter_context(_own_forwards(modules))
+        undo.enter_context(_zero_padding(modules))
+        undo.enter_context(_original_weights(modules))
+        undo.enter_context(_in_place(webui, model, parts))
+        yield
+
+
+@contextmanager
+def _emptied(entries: list[Any]) -> Iterator[None]:
+    """The list itself stays: the webui holds it under several names."""
+    kept = list(entries)
+    entries.clear()
+    try:
+        yield
+    finally:
+        entries[:] = kept
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+@contextmanager
+def _without_token_merging(webui: Webui, model: Any) -> Iterator[None]:
+    """It is on from before the scripts' `process` until the end of a run (processing.py:841, 850)."""
+    ratio = getattr(model, "applied_token_merged_ratio", 0)
+    webui.sd_models.apply_token_merging(model, 0)
+    try:
+        yield
+    finally:
+        webui.sd_models.apply_token_merging(model, ratio)
+
+
+@contextmanager
+def _own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Each module runs its class's code, which has the webui's own patches, such as for attention."""
+    with ExitStack() as undo:
+        for module in modules:
+            own = vars(module)
+            for name in _FORWARDS:
+                if name in own and hasattr(type(module), name):
+                    undo.callback(own.__setitem__, name, own.pop(name))
+        yield
+
+
+@contextmanager
+def _zero_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Tiling makes the padding circular, and leaves it so until a run without (sd_hijack.py:311)."""
+    with ExitStack() as undo:
+        for module in modules:
+            if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+                undo.enter_context(_replaced(module, "padding_mode", "zeros"))
+        yield
+
+
+@contextmanager
+def _original_weights(modules: Iterable[Any]) -> Iterator[None]:
+    """Exchange the weights that LoRA has written for the copies of the originals that it keeps.
+
+    The Lora extension changes a layer's weights when the layer runs, notes for which networks, and keeps a copy
+    on the CPU (Lora/networks.py:411). With the originals in their place, and its list of networks empty, it has
+    nothing to do. Nothing is computed again afterwards, and no memory is needed beside that of one layer.
+    """
+    with ExitStack() as undo:
+        for module in modules:
+            names = getattr(module, "network_current_names", ())
+            if names == ():
+                continue
+            undo.callback(setattr, module, "network_current_names", names)
+            module.network_current_names = ()
+            for owner, name, original in _copies(module):
+                current = getattr(owner, name)
+                if original is None:  # a bias that a network added
+                    undo.callback(setattr, owner, name, current)
+                    setattr(owner, name, None)
+                else:
+                    undo.callback(_exchange, current, original)
+                    _exchange(current, original)
+        yield
+
+
+def _copies(module: Any) -> Iterator[tuple[Any, str, Tensor | None]]:
+    """Of each weight whose original is kept: its owner, its name, the original."""
+    weights = getattr(module, "network_weights_backup", None)
+    bias = getattr(module, "network_bias_backup", None)
+    if weights is None and bias is None:
+        return
+    owner = module
+    if isinstance(weights, tuple):  # nn.MultiheadAttention, of OpenCLIP's text encoders
+        owner = module.out_proj
+        yield module, "in_proj_weight", weights[0]
+        yield owner, "weight", weights[1]
+    elif weights is not None:
+        yield owner, "weight", weights
+    if getattr(owner, "bias", None) is not None:
+        yield owner, "bias", bias
+
+
+def _exchange(one: Tensor, other: Tensor) -> None:
+    """Of their values, whatever devices they are on by now."""
+    with torch.no_grad():
+        kept = one.detach().to(other.device, copy=True)
+        one.copy_(other)
+        other.copy_(kept)
+
+
+@contextmanager
+def _in_place(webui: Webui, model: Any, parts: Iterable[nn.Module]) -> Iterator[None]:
+    """What was swapped to the CPU's memory comes to the device; with --medvram and --lowvram hooks see to that.
+
+    Raises:
+        HostError: the model's weights are gone.
+    """
+    device = torch.device(webui.devices.device)
+    with ExitStack() as undo:
+        for part in parts:
+            where = next(part.parameters()).device
+            if where.type == "meta":
+                raise HostError(
+                    "The weights of the Stable Diffusion model are gone: the webui has unloaded it. Choose a "
+                    "checkpoint in the webui, wait until it is loaded, and try again."
+                )
+            if model.lowvram or where.type == device.type:
+                continue
+            undo.callback(part.to, where)
+            part.to(device)
+        if model.lowvram:
+            undo.callback(webui.lowvram.send_everything_to_cpu)
+        yield
