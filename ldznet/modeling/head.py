@@ -268,6 +268,25 @@ def start_from_unet(head: Head, unet: Mapping[str, Tensor]) -> StartReport:
     return StartReport(taken, cut, new, sorted(set(source) - set(own)))
 
 
+@torch.no_grad()
+def start_as_enlargement(head: Head, background: float = -2.0) -> None:
+    """Let the way up to the image's size begin as a plain enlargement of what lies before it.
+
+    Its convolutions have one channel, so that from PyTorch's own first values next to no signal comes
+    through, and a short training spends its time on getting some. `background` is the logit of nothing.
+    """
+    for layer in head.final:
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            # Twice the mean of 3 x 3: SiLU halves what is small.
+            nn.init.constant_(layer.weight, 2.0 / 9 if layer.kernel_size[0] == 3 else 1.0)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    last = head.final[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, background)
+
+
 def _covers(source: Tensor, target: Tensor) -> bool:
     return source.ndim == target.ndim and all(
         have >= want for have, want in zip(source.shape, target.shape, strict=True)
