@@ -78,6 +78,12 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--scenes", type=int, default=8192, metavar="N", help="scenes to train on (default: 8192)")
     parser.add_argument("--start", choices=("unet", "random"), default="unet", help="first weights of the head")
     parser.add_argument(
+        "--final",
+        choices=("random", "enlarge"),
+        help="first weights of the way up to the image's size: PyTorch's own, as in the paper, or a plain "
+        "enlargement, which trains sooner (default: random; enlarge for the preset tiny)",
+    )
+    parser.add_argument(
         "--blocks", default="", metavar="PATH,...", help="transformers that LD-ZNet reads (default: the preset's)"
     )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")
@@ -142,7 +148,14 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> Head
     import torch
 
     from ldznet.hosts.diffusers_files import unet_state
-    from ldznet.modeling.head import Head, HeadConfig, paper_pool_grids, pool_grid, start_from_unet
+    from ldznet.modeling.head import (
+        Head,
+        HeadConfig,
+        paper_pool_grids,
+        pool_grid,
+        start_as_enlargement,
+        start_from_unet,
+    )
 
     unet = dataclasses.replace(host.info.unet, in_channels=4, out_channels=1)
     side = options.size // 8
@@ -157,6 +170,8 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> Head
         head = Head(HeadConfig(kind=parsed.kind, unet=unet, pool_grids=grids if parsed.kind == "ld-znet" else {}))
     if parsed.start == "unet":
         print(start_from_unet(head, unet_state(parsed.checkpoint)))
+    if (parsed.final or ("enlarge" if parsed.preset == "tiny" else "random")) == "enlarge":
+        start_as_enlargement(head)
     return head
 
 
