@@ -21,6 +21,7 @@ from ldznet.training.diffusion import (
     train_decoder,
     train_encoder,
     train_unet,
+    unpack,
     write_tokenizer,
 )
 from ldznet.training.scenes import VOCABULARY, make_scene
@@ -131,6 +132,23 @@ def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     names = json.loads((tmp_path / "out" / "tiny" / "config.json").read_text())
     assert names["num_hidden_layers"] == 1
+
+
+def test_a_written_model_is_trained_further(tmp_path):
+    train(tmp_path, 2)
+    export(TINY, tmp_path, tmp_path / "tiny.safetensors", dtype=torch.float32)
+    unpack(tmp_path / "tiny.safetensors", tmp_path / "more")
+
+    assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), say)
+
+    before = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
+    after = torch.load(tmp_path / "more" / "unet.pt", weights_only=True)["module"]
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=2e-3, rtol=0)
+    latents = [
+        torch.load(folder / "latents.pt", weights_only=True)["latents"] for folder in (tmp_path, tmp_path / "more")
+    ]
+    torch.testing.assert_close(*latents, atol=1e-2, rtol=1e-2)
 
 
 def test_latents_are_scaled_to_a_deviation_of_one(tmp_path):

@@ -86,6 +86,12 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "--blocks", default="", metavar="PATH,...", help="transformers that LD-ZNet reads (default: the preset's)"
     )
+    parser.add_argument(
+        "--go-on",
+        type=Path,
+        metavar="PATH",
+        help="diffusion: train the UNet of such a file further (with --steps)",
+    )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", type=Path, default=EMBEDDED, metavar="PATH", help="Stable Diffusion model")
@@ -209,17 +215,25 @@ def _validation(
 
 
 def _diffusion(parsed: argparse.Namespace) -> int:
-    from ldznet.training.diffusion import RunOptions, TinyConfig, export, train_decoder, train_encoder, train_unet
+    from ldznet.training.diffusion import (
+        RunOptions,
+        TinyConfig,
+        export,
+        train_decoder,
+        train_encoder,
+        train_unet,
+        unpack,
+    )
 
     minutes = parsed.minutes or 10**6
     device = device_and_dtype(parsed)[0]
     config = TinyConfig()
+    if parsed.go_on and not (parsed.out / "start.pt").exists():
+        unpack(parsed.go_on, parsed.out)
+    steps = parsed.steps or config.unet_steps
+    stages = [(train_encoder, config.encoder_steps), (train_decoder, config.decoder_steps), (train_unet, steps)]
     done = True
-    for train, steps in (
-        (train_encoder, config.encoder_steps),
-        (train_decoder, config.decoder_steps),
-        (train_unet, config.unet_steps),
-    ):
+    for train, steps in stages[2:] if parsed.go_on else stages:
         options = RunOptions(
             folder=parsed.out, steps=steps, minutes=minutes, device=str(device), workers=parsed.workers
         )

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldznet.errors import OptionError
-from ldznet.hosts.diffusers import tokenize_with
-from ldznet.hosts.diffusers_files import vae_settings
+from ldznet.hosts.diffusers import DiffusersHost, tokenize_with
+from ldznet.hosts.diffusers_files import unet_state, vae_settings
 from ldznet.hosts.host import Schedule
 from ldznet.modeling.unet import UNet, UNetConfig
 from ldznet.training.ldm import vae_state
@@ -413,6 +413,8 @@ def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], Non
     torch.manual_seed(1)
     model = TinyModel(config, options.folder / "tokenizer").to(options.device)
     parts = nn.ModuleDict({"unet": model.unet, "text": model.text})
+    if (options.folder / "start.pt").exists():
+        parts.load_state_dict(torch.load(options.folder / "start.pt", map_location="cpu", weights_only=True))
     stage = Stage("unet", parts, config.unet_rate, config.warmup, config.ema, options.folder, options.steps)
     stage.average.to(options.device)
     for state in stage.optimizer.state.values():
@@ -530,6 +532,20 @@ def _average_of(folder: Path, stage: str) -> dict[str, Tensor]:
         raise OptionError(f"There is no trained {stage} in {folder}. Train the stage {stage} first.")
     average: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["average"]
     return average
+
+
+def unpack(checkpoint: Path, folder: Path) -> None:
+    """Lay out what `export` wrote so that `train_unet` goes on from its weights, with a new schedule.
+
+    The autoencoder is kept as it is: with another one all that the UNet knows would be lost.
+    """
+    host = DiffusersHost.load(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage, names in (("encoder", ("encoder", "quant_conv")), ("decoder", ("decoder", "post_quant_conv"))):
+        _save({"average": _part(host.vae, names).state_dict()}, folder / f"{stage}.pt")
+    unet = {f"unet.{name}": tensor for name, tensor in unet_state(checkpoint).items()}
+    text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()}
+    _save({**unet, **text}, folder / "start.pt")
 
 
 # --- the finished model --------------------------------------------------------------------------
