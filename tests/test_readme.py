@@ -27,7 +27,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_command_in_the_docs_is_one_that_the_program_takes(call):
-    arguments = shlex.split(call.split(" > ")[0])
+    arguments = shlex.split(call.split(" > ")[0], comments=True)
 
     make_parser().parse_args(arguments)
 

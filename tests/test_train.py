@@ -147,3 +147,14 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(checkpoint, tm
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 4
     assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_path, capsys):
+    assert train(checkpoint, tmp_path / "run", "--dry-run") == 0
+
+    said = capsys.readouterr().out
+    assert "24 samples, 4 steps of 4: 0.7 epochs" in said  # two of each of three kinds in four scenes
+    assert "parameters" in said
+    assert "a step takes" in said
+    assert "MB on cpu" in said
+    assert not (tmp_path / "run").exists()

@@ -54,6 +54,12 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--out", "-o", type=Path, metavar="FOLDER", help="also write a report and pictures there")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--clipseg",
+        type=Path,
+        metavar="FOLDER",
+        help="measure CLIPSeg instead, from a folder as transformers writes it",
+    )
     add_model(parser)
     parser.set_defaults(run=run)
 
@@ -72,6 +78,11 @@ def run(parsed: argparse.Namespace) -> int:
     if process[1] > 1 and not parsed.out:
         raise OptionError("Several processes meet in a folder: give one with --out.")
     host, choice = load_model(parsed)
+    if parsed.clipseg:
+        from ldznet.evaluation.clipseg import ClipSeg
+        from ldznet.methods.choose import Choice
+
+        choice = Choice(ClipSeg.load(parsed.clipseg, device=host.device), "a baseline")
     if parsed.data == "samples":
         return _samples(parsed, host)
     if parsed.data == "features":

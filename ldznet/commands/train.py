@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ldznet.hosts.host import Host
     from ldznet.methods.learned import LearnedHead
     from ldznet.modeling.head import Head
+    from ldznet.training.loop import Trainer
     from ldznet.training.recipe import TrainOptions
     from ldznet.training.samples import Samples
 
@@ -73,6 +74,9 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument(
         "--preset", choices=("paper", "tiny"), default="paper", help="recipe to start from (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="try a few steps, say how long all of it takes, and write nothing"
     )
     parser.add_argument("--minutes", type=float, metavar="N", help="stop after so long, to be gone on with")
     parser.add_argument("--scenes", type=int, default=8192, metavar="N", help="scenes to train on (default: 8192)")
@@ -132,11 +136,31 @@ def run(parsed: argparse.Namespace) -> int:
         source=source,
         workers=parsed.workers,
     )
+    if parsed.dry_run:
+        print(_forecast(trainer, training, options))
+        return 0
     done = trainer.run(minutes=parsed.minutes)
     if trainer.report.skipped:
         print(trainer.report)
     print(f"{'done' if done else 'stopped; the same command goes on'}: {parsed.out / 'last.safetensors'}")
     return 0 if done else 3
+
+
+def _forecast(trainer: Trainer, samples: Samples, options: TrainOptions) -> str:
+    """What a training would be: size, time and memory, from three steps whose result is dropped."""
+    from ldznet.modeling.head import parameter_count
+
+    seconds, memory = trainer.try_steps(3)
+    hours = seconds * options.steps / 3600
+    epochs = options.steps * options.batch / len(samples)
+    return "\n".join(
+        [
+            f"{trainer.average.config.kind}: {parameter_count(trainer.average):,} parameters",
+            f"{len(samples):,} samples, {options.steps:,} steps of {options.batch}: {epochs:.1f} epochs",
+            f"a step takes {seconds:.2f} s here, all of them {hours:.1f} hours",
+            f"peak memory {memory:,.0f} MB on {trainer.accelerator.device}",
+        ]
+    )
 
 
 def _recipe(parsed: argparse.Namespace) -> TrainOptions:

@@ -18,6 +18,7 @@ import contextlib
 import copy
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -338,6 +339,27 @@ class Trainer:
             if over:
                 break
         return self.step >= options.steps
+
+    def try_steps(self, count: int) -> tuple[float, float]:
+        """Take some steps for nothing but their cost -> seconds of the fastest, MB at the peak.
+
+        Nothing is written, but the head is changed: throw the trainer away afterwards.
+        """
+        seconds = []
+        cuda = self.accelerator.device.type == "cuda"
+        for parts in itertools.islice(self._batches(), count):
+            start = time.perf_counter()
+            self._update(parts)
+            if cuda:
+                torch.cuda.synchronize(self.accelerator.device)
+            seconds.append(time.perf_counter() - start)
+        if cuda:
+            return min(seconds), torch.cuda.max_memory_allocated(self.accelerator.device) / 1e6
+        try:
+            import resource  # not on Windows
+        except ImportError:
+            return min(seconds), float("nan")
+        return min(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
     def _batches(self) -> Iterator[list[Item]]:
         """This process's share of each step, in its parts."""
