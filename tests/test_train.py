@@ -45,6 +45,15 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
 
 
+def board(folder):
+    """The losses that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars("loss")]
+
+
 def train(checkpoint, out, *more):
     return main(["train", "scenes", "--out", str(out), "--checkpoint", str(checkpoint), *RECIPE, *QUICK, *more])
 
@@ -72,6 +81,7 @@ def test_a_training_stops_and_goes_on_and_leaves_metrics(checkpoint, tmp_path):
     assert codes == [3, 3, 3, 0]
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert (tmp_path / "whole" / "best.safetensors").exists()
+    assert board(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
     assert (tmp_path / "whole" / "pictures" / "step-0000004.jpg").exists()
 
 

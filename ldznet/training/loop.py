@@ -230,6 +230,7 @@ class Trainer:
         self.plateau = {"factor": 1.0, "best": float("inf"), "bad": 0.0}
         self.best = -1.0
         self._resume()
+        self._board: Any = None
 
     # --- one step ------------------------------------------------------------------------------------
 
@@ -387,15 +388,33 @@ class Trainer:
                 parts = []
 
     def _log(self, row: dict[str, float], say: Say, rate: float) -> None:
-        self.rows.append(row)
+        self._keep_row(row)
         if self.accelerator.is_main_process:
             say(f"step {row['step']} of {self.options.steps}, loss {row['loss']:.4f}, {rate:.1f} prompts/s")
+
+    def _keep_row(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        if self.accelerator.is_main_process and (board := self._tensorboard()) is not None:
+            for name, value in row.items():
+                if name != "step":
+                    board.add_scalar(name, value, self.step)
+            board.flush()
+
+    def _tensorboard(self) -> Any:
+        """A writer that forgets what an interrupted run wrote beyond this step; None without tensorboard."""
+        if self._board is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return None
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
+        return self._board
 
     def _validate(self, say: Say) -> None:
         assert self.validate is not None
         if self.accelerator.is_main_process:
             found = self.validate(self.method(), self.folder / "pictures" / f"step-{self.step:07d}.jpg")
-            self.rows.append({"step": self.step, **found})
+            self._keep_row({"step": self.step, **found})
             say(f"step {self.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
             if found["miou"] > self.best:
                 self.best = found["miou"]
