@@ -12,7 +12,7 @@ import torch
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
-from ldznet.modeling.checkpoint import read_head_info
+from ldznet.modeling.checkpoint import load_head, read_head_info
 from ldznet.modeling.unet import UNetConfig
 from ldznet.training.diffusion import RunOptions, TinyConfig, export, train_decoder, train_encoder, train_unet
 from ldznet.training.miniature import write_phrasecut
@@ -83,6 +83,17 @@ def test_a_training_stops_and_goes_on_and_leaves_metrics(checkpoint, tmp_path):
     assert (tmp_path / "whole" / "best.safetensors").exists()
     assert board(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
     assert (tmp_path / "whole" / "pictures" / "step-0000004.jpg").exists()
+
+
+def test_a_head_is_trained_further(checkpoint, tmp_path, capsys):
+    assert train(checkpoint, tmp_path / "first", "--kind", "znet") == 0
+    start = str(tmp_path / "first" / "last.safetensors")
+    assert train(checkpoint, tmp_path / "second", "--kind", "znet", "--start", start, "--rate", "0") == 0
+
+    one, two = (load_head(tmp_path / name / "last.safetensors").state_dict() for name in ("first", "second"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert train(checkpoint, tmp_path / "third", "--start", start) == 2
+    assert "is a head of another kind, structure or blocks" in capsys.readouterr().err
 
 
 def test_other_options_in_the_same_folder_are_refused(checkpoint, tmp_path, capsys):

@@ -80,7 +80,13 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--minutes", type=float, metavar="N", help="stop after so long, to be gone on with")
     parser.add_argument("--scenes", type=int, default=8192, metavar="N", help="scenes to train on (default: 8192)")
-    parser.add_argument("--start", choices=("unet", "random"), default="unet", help="first weights of the head")
+    parser.add_argument(
+        "--start",
+        default="unet",
+        metavar="FROM",
+        help="first weights of the head: unet, of the Stable Diffusion model, as in the paper; random; or a head's "
+        "file to train further (default: %(default)s)",
+    )
     parser.add_argument(
         "--final",
         choices=("random", "enlarge"),
@@ -178,6 +184,7 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> Head
     import torch
 
     from ldznet.hosts.diffusers_files import unet_state
+    from ldznet.modeling.checkpoint import load_head
     from ldznet.modeling.head import (
         Head,
         HeadConfig,
@@ -198,6 +205,14 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> Head
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         head = Head(HeadConfig(kind=parsed.kind, unet=unet, pool_grids=grids if parsed.kind == "ld-znet" else {}))
+    if parsed.start not in ("unet", "random"):
+        given = load_head(parsed.start, dtype=torch.float32)
+        if given.config != head.config:
+            raise OptionError(
+                f"{parsed.start} is a head of another kind, structure or blocks than the one to train."
+            )
+        head.load_state_dict(given.state_dict())
+        return head
     if parsed.start == "unet":
         print(start_from_unet(head, unet_state(parsed.checkpoint)))
     if (parsed.final or ("enlarge" if parsed.preset == "tiny" else "random")) == "enlarge":
