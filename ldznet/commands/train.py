@@ -84,8 +84,8 @@ def add(commands: Subparsers) -> None:
         "--start",
         default="unet",
         metavar="FROM",
-        help="first weights of the head: unet, of the Stable Diffusion model, as in the paper; random; or a head's "
-        "file to train further (default: %(default)s)",
+        help="first weights of the head: unet, of the Stable Diffusion model, as in the paper; random; or a "
+        "head's file to train further (default: %(default)s)",
     )
     parser.add_argument(
         "--final",

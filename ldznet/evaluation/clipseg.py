@@ -48,7 +48,7 @@ class ClipSeg:
         except (OSError, ValueError, KeyError, TypeError) as why:
             raise CheckpointError(
                 f"{folder} does not hold CLIPSeg as transformers writes it ({str(why).splitlines()[0]}). Give a "
-                "folder with config.json, the weights and the tokenizer, such as a copy of CIDAS/clipseg-rd64-refined."
+                "folder with config.json, weights and tokenizer, such as a copy of CIDAS/clipseg-rd64-refined."
             ) from why
         return cls(model.to(device), tokenizer, folder.name)
 
