@@ -1,0 +1,125 @@
+"""What was found in a picture, and the pictures and words that the page shows of it.
+
+Plain arrays and Pillow, from the kept probabilities: nothing here runs a network. Sizes of pictures are Pillow's,
+(width, height); masks are (H, W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from ldznet.errors import ImageError
+from ldznet.mask import SoftMask
+from ldznet.options import MaskOptions
+from ldznet.render import Picture, color_map, heat_map, overlay
+from ldznet.segmenter import Segmentation
+
+
+@dataclass(frozen=True)
+class Found:
+    """A segmentation, and what its pictures are made of."""
+
+    key: str
+    segmentation: Segmentation
+    image: Picture
+    reason: str  # which method ran, and why
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pictures of a Found. `colors` only for several prompts."""
+
+    heat: Image.Image
+    mask: Image.Image
+    overlay: Image.Image
+    colors: Image.Image | None
+
+
+def show(found: Found, options: MaskOptions, brush: SoftMask | None = None) -> Look:
+    """The pictures of the preview, from the kept probabilities alone."""
+    segmentation, image = found.segmentation, found.image
+    mask = segmentation.mask(options, brush=brush)
+    wanted = [segmentation.wanted(index) for index in range(len(segmentation))]
+    strongest: SoftMask = np.maximum.reduce(wanted)
+    colors = None
+    if len(wanted) > 1:
+        labels = segmentation.prompts
+        colors = Image.fromarray(color_map(iter(wanted), labels, image, background=options.threshold).picture)
+    return Look(
+        Image.fromarray(heat_map(strongest, image, legend=True)),
+        to_picture(mask),
+        Image.fromarray(overlay(image, mask)),
+        colors,
+    )
+
+
+def is_something(found: Found, options: MaskOptions) -> bool:
+    """Whether the words select anything; inverted, nothing would be everything."""
+    plain = dataclasses.replace(options, invert=False, feather=0.0)
+    return bool(found.segmentation.mask(plain).any())
+
+
+def nothing(found: Found, options: MaskOptions) -> str:
+    """What to tell where there is nothing to inpaint."""
+    answers = found.segmentation.found(MaskOptions(threshold=options.threshold))
+    seen = "; ".join(f'"{one["prompt"]}" reaches {one["highest"]:.2f}' for one in answers)
+    if any(one["area"] for one in answers):
+        return (
+            f"Nothing to inpaint: {seen} and would be masked, but the other options leave nothing of it. Look at "
+            "how prompts are combined, smallest area, shrink, and the painted mask."
+        )
+    return (
+        f"Nothing to inpaint: {seen}, and the threshold is {options.threshold:.2f}. Lower the threshold, or use "
+        "other words."
+    )
+
+
+def describe(found: Found, options: MaskOptions) -> list[str]:
+    """Lines for the page: what was found of each prompt, by which method, and what to know beside."""
+    lines = [
+        f"{one['prompt']}: {one['share']:.1%} of the picture, probability up to {one['highest']:.2f}"
+        for one in found.segmentation.found(dataclasses.replace(options, invert=False))
+    ]
+    return [*lines, f"Method: {found.reason}", *found.segmentation.notes]
+
+
+def to_picture(mask: SoftMask) -> Image.Image:
+    """(H, W) in [0, 1] -> a picture of mode L; white is selected."""
+    return Image.fromarray(np.round(mask * 255).astype(np.uint8))
+
+
+def flattened(image: Image.Image | None) -> Image.Image:
+    """RGB as the webui makes it of an init image (images.flatten): no other background, no turning by EXIF."""
+    if image is None:
+        raise ImageError("There is no picture. Put one into the open tab of img2img.")
+    from modules import shared  # type: ignore[import-not-found]
+
+    if image.mode == "RGBA":
+        try:
+            color = ImageColor.getcolor(shared.opts.img2img_background_color, "RGBA")
+        except (ValueError, AttributeError):
+            color = (255, 255, 255, 255)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, color), image)
+    return Image.fromarray(np.asarray(image.convert("RGB")))
+
+
+def brush_of(mask: Image.Image, size: tuple[int, int]) -> SoftMask:
+    """A painted or uploaded mask as the webui reads it, at the picture's size (width, height) -> (H, W)."""
+    if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
+        mask = mask.getchannel("A").point([255 * (level > 128) for level in range(256)])
+    else:
+        mask = mask.convert("L")
+    if mask.size != size:
+        mask = mask.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(mask, np.float32) / np.float32(255)
+
+
+def fitting_size(size: tuple[int, int], most: int = 2048, multiple: int = 8) -> tuple[int, int]:
+    """Width and height for the webui's sliders, in the picture's proportions."""
+    scale = min(1.0, most / max(size))
+    width, height = (max(64, round(side * scale / multiple) * multiple) for side in size)
+    return width, height

@@ -1,0 +1,194 @@
+"""A run of img2img gets its mask, or is stopped: the work of the script's hooks.
+
+    prepare(p)           in `setup`
+    apply(p, args)       in `process`, where the model is the right one and `p.init` has not read the mask yet
+    finish(p, processed) in `postprocess`
+
+The webui holds its `queue_lock` meanwhile. What it has in `p`, and what stays there from file to file of a
+batch, is told where it is dealt with; file names and lines are those of AUTOMATIC1111 1.10.1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ldznet.errors import ImageError, LdznetError, PromptError
+from ldznet.render import overlay
+from ldznet.webui import runs
+from ldznet.webui.controls import TITLE, Settings, is_enabled, read_settings
+from ldznet.webui.found import brush_of, is_something, nothing, to_picture
+
+log = logging.getLogger(__name__)
+
+
+def apply(p: Any, args: Sequence[Any]) -> None:
+    """The work of the hook `process`; whatever goes wrong stops the run and never repaints everything.
+
+    An exception would not do: the webui reports what a hook raises, and goes on without the mask.
+    """
+    if not is_enabled(args) or hasattr(p, "_ad_inner"):
+        return
+    try:
+        _mask_run(p, read_settings(args))
+    except LdznetError as why:
+        stop(p, str(why))
+    except Exception as why:
+        log.exception("The mask could not be made")
+        stop(p, f"The mask could not be made ({type(why).__name__}: {why}). The log has the whole story.")
+
+
+def _mask_run(p: Any, settings: Settings) -> None:
+    kept = _clean(p)
+    image = _only_image(p)
+    found = runs.RUNS.find(p.sd_model, image, settings)
+    _set_inpainting(p, settings)
+    given = None if kept.given is None else brush_of(kept.given, image.size)
+    mask = found.segmentation.mask(settings.mask, brush=given)
+    if is_something(found, settings.mask) and mask.any():
+        p.image_mask = kept.made = to_picture(mask)
+        if settings.append:
+            kept.extra = [p.image_mask, Image.fromarray(overlay(found.image, mask))]
+        return
+    why = nothing(found, settings.mask)
+    if settings.on_nothing == "stop":
+        raise PromptError(f"{why} Nothing was generated.")
+    log.info("%s", why)
+    p.comment(why)
+    p.extra_generation_params["LD-ZNet mask"] = f"nothing found, {settings.on_nothing}"
+    if settings.on_nothing == "empty mask":
+        # "Only masked" would repaint the whole picture (processing.py:1649), inverting as well.
+        p.inpaint_full_res = p.inpainting_mask_invert = 0
+        p.image_mask = kept.made = Image.new("L", image.size)
+
+
+@dataclass
+class _Kept:
+    """What a run was given. In Batch one `p` serves all files, and keeps what was made of the file before."""
+
+    given: Image.Image | None
+    settings: dict[str, Any]
+    batch: bool = False
+    made: Image.Image | None = None
+    extra: list[Image.Image] = dataclasses.field(default_factory=list)
+    first: Any = None  # what the page shows of a batch: the first file's results, to which others are added
+    skipped: bool = False
+
+
+_OURS = "ldznet_kept"
+_INPAINTING = (
+    "inpaint_full_res",
+    "inpaint_full_res_padding",
+    "inpainting_fill",
+    "inpainting_mask_invert",
+    "mask_blur_x",
+    "mask_blur_y",
+)
+_STALE = ("mask", "nmask", "overlay_images", "mask_for_overlay", "paste_to")
+
+
+def prepare(p: Any) -> None:
+    """The work of the hook `setup`, which in Batch is called before there is any picture."""
+    images = p.init_images
+    if images and images[0] is None:
+        setattr(p, _OURS, _first_sight(p, batch=True))
+
+
+def _first_sight(p: Any, batch: bool = False) -> _Kept:
+    return _Kept(p.image_mask, {name: getattr(p, name) for name in _INPAINTING}, batch)
+
+
+def _clean(p: Any) -> _Kept:
+    """Take away all that the file before has left in `p`; what the user has set is there again."""
+    kept: _Kept | None = getattr(p, _OURS, None)
+    if kept is None:
+        kept = _first_sight(p)
+        setattr(p, _OURS, kept)
+    elif p.image_mask is not kept.made:
+        kept.given = p.image_mask  # the webui has read this file's own mask from the folder of masks
+    for name, value in kept.settings.items():
+        setattr(p, name, value)
+    for name in ("image_mask", *_STALE):
+        setattr(p, name, None)
+    kept.made, kept.extra = None, []
+    return kept
+
+
+def _only_image(p: Any) -> Image.Image:
+    first, *others = p.init_images or [None]
+    if any(other is not first and other.tobytes() != first.tobytes() for other in others):
+        raise ImageError(
+            f"This run has {1 + len(others)} different pictures, but the webui has room for one mask. Send them "
+            "one at a time."
+        )
+    if first is None:
+        raise ImageError("There is no picture. Put one into the open tab of img2img.")
+    picture: Image.Image = first
+    return picture
+
+
+def _set_inpainting(p: Any, settings: Settings) -> None:
+    if settings.fill is not None:
+        p.inpainting_fill = settings.fill
+    if settings.only_masked is not None:
+        p.inpaint_full_res = settings.only_masked
+    if settings.padding is not None:
+        p.inpaint_full_res_padding = settings.padding
+    if settings.mask_blur is not None:
+        p.mask_blur_x = p.mask_blur_y = settings.mask_blur
+
+
+def stop(p: Any, text: str) -> None:
+    """End the run before anything is encoded or painted, with a text for the page or the API's answer.
+
+    The first thing that the webui does after the hooks, and outside of what swallows exceptions, is `p.init`. In
+    Batch only this file is left out: the others go on, and the text stands below the results.
+    """
+    p.image_mask = None
+    log.warning("%s: %s", TITLE, text)
+    kept: _Kept | None = getattr(p, _OURS, None)
+    if kept is not None and kept.batch and p.init_images[0] is not None:
+        kept.skipped = True
+        kept.settings |= {"n_iter": p.n_iter, "do_not_save_grid": p.do_not_save_grid}
+        p.n_iter, p.do_not_save_grid = 0, True
+        p.comment(text)
+        return
+
+    def init(*_: object, **__: object) -> None:
+        raise _refusal(p, text)
+
+    p.init = init
+
+
+def _refusal(p: Any, text: str) -> Exception:
+    if getattr(p, "is_api", False):
+        from fastapi import HTTPException  # type: ignore[import-not-found,unused-ignore]
+
+        refusal: Exception = HTTPException(status_code=422, detail=text)
+        return refusal
+    return LdznetError(text)
+
+
+def finish(p: Any, processed: Any) -> None:
+    """The work of the hook `postprocess`: mask and overlay join the results; a batch keeps all comments."""
+    kept: _Kept | None = getattr(p, _OURS, None)
+    if kept is None:
+        return
+    for picture in kept.extra:
+        processed.images.append(picture)
+        processed.infotexts.append(processed.infotexts[0] if processed.infotexts else "")
+    kept.extra = []
+    for name in ("n_iter", "do_not_save_grid"):
+        if name in kept.settings:
+            setattr(p, name, kept.settings.pop(name))
+    if kept.batch:
+        if kept.skipped:
+            processed.infotexts.clear()  # there is no picture that it would belong to
+        kept.first = kept.first or processed
+        kept.first.comments = "".join(f"{text}\n" for text in p.comments)
+        kept.skipped = False

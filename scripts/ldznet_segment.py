@@ -1,0 +1,54 @@
+"""The script that the webui loads: its hooks go to ldznet.webui; what is broken there breaks nothing here."""
+
+import logging
+
+import gradio as gr
+from modules import script_callbacks, scripts
+
+try:
+    from ldznet.webui import panel, process
+    from ldznet.webui.controls import TITLE
+except Exception as why:
+    logging.getLogger(__name__).exception("ldznet cannot be loaded")
+    panel, TITLE, BROKEN = None, "LD-ZNet segment", f"{type(why).__name__}: {why}"
+
+
+class LdznetSegment(scripts.Script):
+    """Masks from words, in img2img."""
+
+    section = "inpaint"  # right below the picture
+
+    def title(self):
+        """The name under alwayson_scripts as well."""
+        return TITLE
+
+    def show(self, is_img2img):
+        """In img2img only."""
+        return scripts.AlwaysVisible if is_img2img else False
+
+    def ui(self, is_img2img):
+        """The page's controls, and a throw-away set for the API's defaults."""
+        if panel is None:
+            with gr.Accordion(TITLE, open=False):
+                gr.HTML(f"ldznet cannot be loaded: {BROKEN}. The log has the whole story.")
+            return []
+        return panel.build(self.elem_id)
+
+    def setup(self, p, *args):
+        """Before there are pictures."""
+        if panel is not None:
+            process.prepare(p)
+
+    def process(self, p, *args):
+        """The model is the right one, and the mask has not been read yet."""
+        if panel is not None:
+            process.apply(p, args)
+
+    def postprocess(self, p, processed, *args):
+        """The results are there."""
+        if panel is not None:
+            process.finish(p, processed)
+
+
+if panel is not None:
+    script_callbacks.on_after_component(panel.remember)

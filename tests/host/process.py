@@ -1,0 +1,121 @@
+"""A run of img2img in the stand-in: the object `p`, and what the webui does with it around the hooks.
+
+After processing.py and img2img.py of 1.10.1, without any painting: `run` goes through the same hooks in the same
+order, swallows what they raise, and says with which mask the picture would have been painted.
+"""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from PIL import Image
+
+
+@dataclass(repr=False)
+class Processing:
+    """StableDiffusionProcessingImg2Img, as far as the hooks touch it; the defaults are the page's."""
+
+    sd_model: object
+    init_images: list
+    image_mask: object = None
+    inpaint_full_res: int = 0
+    inpaint_full_res_padding: int = 32
+    inpainting_fill: int = 1
+    inpainting_mask_invert: int = 0
+    mask_blur_x: int = 4
+    mask_blur_y: int = 4
+    batch_size: int = 1
+    n_iter: int = 1
+    is_api: bool = False
+    do_not_save_grid: bool = False
+    mask: object = None
+    nmask: object = None
+    overlay_images: object = None
+    mask_for_overlay: object = None
+    paste_to: object = None
+    comments: dict = field(default_factory=dict)
+    extra_generation_params: dict = field(default_factory=dict)
+
+    def comment(self, text):
+        self.comments[text] = 1
+
+    def init(self, *_):
+        """What is read here is what the hooks have left (processing.py:1602)."""
+        self.read = {
+            name: getattr(self, name)
+            for name in ("image_mask", "inpaint_full_res", "inpainting_fill", "mask_blur_x", "mask_blur_y")
+        }
+        self.read["invert"] = self.inpainting_mask_invert
+        self.read["padding"] = self.inpaint_full_res_padding
+        self.read["stale"] = [
+            name for name in ("mask", "overlay_images", "paste_to") if getattr(self, name) is not None
+        ]
+        if self.image_mask is not None:
+            if self.inpaint_full_res and not self.image_mask.convert("L").getbbox():
+                self.inpaint_full_res = False
+            self.mask_for_overlay = self.image_mask
+            self.overlay_images, self.mask, self.nmask, self.paste_to = ["stale"], "stale", "stale", (0, 0, 1, 1)
+
+
+class Run:
+    """The hooks of one extension, called as the webui does."""
+
+    def __init__(self, hooks):
+        self.hooks, self.reported = hooks, []
+
+    def hook(self, call, *given):
+        try:
+            call(*given)
+        except Exception as why:  # scripts.py:828: reported, and on it goes
+            self.reported.append(why)
+
+    def process_images(self, p, args):
+        self.hook(self.hooks.apply, p, args)
+        p.init()
+        count = p.n_iter * p.batch_size
+        images = [Image.new("RGB", (8, 8))] * count
+        processed = SimpleNamespace(images=list(images), infotexts=["text"] * max(count, 1))
+        processed.comments = "".join(f"{text}\n" for text in p.comments)
+        self.hook(self.hooks.finish, p, processed)
+        return processed
+
+    def once(self, p, args):
+        """Everything but the tab Batch."""
+        self.hook(self.hooks.prepare, p)
+        return self.process_images(p, args)
+
+    def batch(self, p, images, args, masks=()):
+        """The tab Batch: one `p` for all (img2img.py:52)."""
+        p.init_images = [None]
+        self.hook(self.hooks.prepare, p)
+        whole, reads = None, []
+        for number, image in enumerate(images):
+            p.init_images = [image] * p.batch_size
+            if masks:
+                p.image_mask = masks[number]
+            processed = self.process_images(p, args)
+            reads.append(p.read)
+            if whole is None:
+                whole = processed
+            else:
+                whole.images.extend(processed.images)
+                whole.infotexts.extend(processed.infotexts)
+        return whole, reads
+
+
+def furnish(webui, monkeypatch, folder):
+    """What the panel and the script use of the webui beside the model."""
+    import sys
+    from threading import Lock
+    from types import ModuleType
+
+    state = SimpleNamespace(interrupted=False, skipped=False, stopping_generation=False, textinfo=None, jobs=[])
+    state.begin = state.jobs.append
+    state.end = lambda: state.jobs.append("end")
+    webui.shared.state = state
+    webui.shared.cmd_opts = SimpleNamespace(ldznet_heads=None, ldznet_device=None, ldznet_precision="auto")
+    webui.shared.opts.img2img_background_color = "#ffffff"
+    paths, call_queue = ModuleType("modules.paths"), ModuleType("modules.call_queue")
+    paths.models_path, call_queue.queue_lock = str(folder), Lock()
+    for name, module in (("paths", paths), ("call_queue", call_queue)):
+        setattr(sys.modules["modules"], name, module)
+        monkeypatch.setitem(sys.modules, f"modules.{name}", module)

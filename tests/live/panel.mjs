@@ -1,0 +1,240 @@
+// node panel.mjs: drives the panel in a headless Chromium as a user would; prints what it has seen as JSON.
+// URL, SCENES (comma-separated files), PHRASE, PHRASES (several), THRESHOLD (a lower one), BATCH_THRESHOLD,
+// SHOTS (a folder for screenshots), CHROMIUM, PLAYWRIGHT (its index.mjs).
+import { readFileSync } from 'node:fs';
+const { chromium } = await import(process.env.PLAYWRIGHT || 'playwright-core');
+const { URL: address, PHRASE, SHOTS } = process.env;
+const scenes = process.env.SCENES.split(',');
+const ours = name => `#script_ldznet_segment_${name}`;
+const seen = { errors: [] };
+const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
+  '--disable-background-networking', '--disable-component-update'];
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || '/usr/bin/chromium', args: flags });
+const page = await browser.newPage({ viewport: { width: 1400, height: 1600 } });
+page.setDefaultTimeout(60000);
+page.on('pageerror', error => seen.errors.push(error.message));
+
+async function open(theme = 'light') {
+  await page.goto(`${address}/?__theme=${theme}`, { waitUntil: 'load' });
+  await page.waitForFunction(() => typeof switch_to_img2img === 'function' && gradioApp().querySelector('#img2img_generate'));
+  await page.waitForTimeout(2000);
+  await page.evaluate(() => switch_to_img2img());
+  await page.waitForSelector('#img2img_generate', { state: 'visible' });
+  for (const [name, value] of [['width', 192], ['height', 128], ['steps', 3], ['denoising_strength', 0.9]]) {
+    await setNumber(`#img2img_${name}`, value);
+  }
+  await page.locator('#img2img_prompt textarea').fill('a green star');
+}
+async function setNumber(id, value) {
+  const box = page.locator(`${id} input[type=number]`);
+  await box.fill(String(value));
+  await box.blur();
+}
+const shot = async (name, part) => {
+  if (!SHOTS) return;
+  await page.waitForTimeout(400);
+  if (part) await page.locator(part).screenshot({ path: `${SHOTS}/${name}.png` });
+  else await page.screenshot({ path: `${SHOTS}/${name}.png` });
+};
+const upload = async (id, file) => {
+  await page.locator(`${id} input[type=file]`).setInputFiles(file);
+  await page.waitForSelector(`${id} img`);
+};
+const source = id => page.locator(`${id} img`).first().getAttribute('src').catch(() => null);
+const pixels = (address, channels = 3) => page.evaluate(async ([address, channels]) => {
+  const picture = new Image();
+  picture.src = address;
+  await picture.decode();
+  const canvas = Object.assign(document.createElement('canvas'), { width: picture.width, height: picture.height });
+  const context = canvas.getContext('2d');
+  context.drawImage(picture, 0, 0);
+  const { data } = context.getImageData(0, 0, picture.width, picture.height);
+  const kept = [];
+  for (let at = 0; at < data.length; at += 4) for (let c = 0; c < channels; c++) kept.push(data[at + c]);
+  return { width: picture.width, height: picture.height, data: kept };
+}, [address, channels]);
+const share = async id => {
+  const { data } = await pixels(await source(id), 1);
+  return data.filter(level => level > 127).length / data.length;
+};
+const status = async () => (await page.locator(ours('status')).last().innerText()).trim();
+async function changes(read, before, limit = 60000) {
+  const start = Date.now();
+  while (Date.now() - start < limit) {
+    const now = await read();
+    if (now && now !== before) return now;
+    await page.waitForTimeout(50);
+  }
+  throw new Error(`nothing changed within ${limit} ms: ${String(before).slice(0, 80)}`);
+}
+async function generate() {
+  const info = await page.locator('#html_log_img2img').last().innerText();
+  await page.locator('#img2img_generate').click();
+  const log = async () => (await page.locator('#html_log_img2img').last().innerText()).trim();
+  const running = () => page.evaluate(() => gradioApp().querySelector('#img2img_interrupt').style.display === 'block');
+  await page.waitForTimeout(200);
+  while (await running()) await page.waitForTimeout(100);
+  await changes(log, info.trim(), 5000).catch(() => null); // a run may have taken as long as the one before
+  await page.waitForTimeout(1200);
+  const addresses = await page.locator('#img2img_gallery .thumbnails img, #img2img_gallery .grid-wrap img').evaluateAll(
+    images => images.map(image => image.src));
+  return { log: (await page.locator('#html_log_img2img').last().innerText()).trim(), pictures: [...new Set(addresses)] };
+}
+// How much two pictures differ inside and outside of a mask: [largest outside, mean inside].
+function compare(one, other, mask) {
+  let outside = 0, inside = 0, count = 0;
+  mask.data.forEach((level, at) => {
+    const apart = Math.max(...[0, 1, 2].map(c => Math.abs(one.data[3 * at + c] - other.data[3 * at + c])));
+    if (level === 0) outside = Math.max(outside, apart);
+    else if (level > 127) { inside += apart; count++; }
+  });
+  return [outside, inside / Math.max(count, 1)];
+}
+const dataUrl = file => 'data:image/png;base64,' + readFileSync(file).toString('base64');
+
+try {
+  await open();
+  await upload('#img2img_image', scenes[0]);
+  await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
+  await page.waitForSelector(ours('segment'), { state: 'visible' });
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await setNumber(ours('mask_blur'), 0);
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await shot('panel-1-open');
+
+  const welcome = await status();
+  await page.locator(ours('segment')).click();
+  seen.withoutPrompt = await changes(status, welcome);
+
+  await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
+  let start = Date.now();
+  await page.locator(ours('segment')).click();
+  await page.waitForSelector(`${ours('mask_picture')} img`);
+  seen.segmentMs = Date.now() - start;
+  await page.waitForTimeout(500);
+  seen.status = await status();
+  seen.share = await share(ours('mask_picture'));
+  await page.locator(ours('enabled')).scrollIntoViewIfNeeded();
+  await shot('panel-2-segment');
+
+  const before = await source(ours('mask_picture'));
+  start = Date.now();
+  await setNumber(ours('threshold'), process.env.THRESHOLD || 0.3);
+  await changes(() => source(ours('mask_picture')), before);
+  seen.thresholdMs = Date.now() - start;
+  seen.shareLower = await share(ours('mask_picture'));
+  await shot('panel-3-threshold');
+
+  // Generate in the img2img tab: the script makes the mask.
+  const made = await generate();
+  seen.img2imgLog = made.log;
+  const mask = await pixels(await source(ours('mask_picture')), 1);
+  const scene = await pixels(dataUrl(scenes[0]));
+  seen.img2img = compare(await pixels(made.pictures[0]), scene, mask);
+  await shot('panel-4-generate');
+
+  await page.locator(ours('send')).click();
+  await page.waitForSelector('#img_inpaint_mask img', { state: 'visible' });
+  await page.waitForTimeout(800);
+  seen.tab = await page.evaluate(() => get_tab_index('mode_img2img'));
+  seen.size = [await page.locator('#img2img_width input[type=number]').inputValue(),
+    await page.locator('#img2img_height input[type=number]').inputValue()];
+  seen.sentShare = await share('#img_inpaint_mask');
+  seen.ownTabKept = (await source('#img2img_image')) !== null;
+  await page.evaluate(() => scrollTo(0, 0));
+  await shot('panel-5-send');
+
+  // Generate there with the script off: only what was sent counts.
+  await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
+  await page.waitForTimeout(300);
+  await setNumber('#img2img_mask_blur', 0);
+  const sent = await generate();
+  seen.inpaintLog = sent.log;
+  seen.inpaint = compare(await pixels(sent.pictures[0]), scene, mask);
+  await shot('panel-6-inpaint');
+
+  // The other tabs: Segment sees their picture, Generate paints in it.
+  await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
+  seen.tabs = {};
+  for (const [tab, name, id, scene] of [[1, 'sketch', '#img2img_sketch', scenes[1]],
+    [2, 'inpaint', '#img2maskimg', scenes[2]]]) {
+    await page.evaluate(tab => switch_to_img2img_tab(tab), tab);
+    await page.locator(`${id} input[type=file]`).setInputFiles(scene);
+    await page.waitForSelector(`${id} canvas`);
+    await page.waitForTimeout(1500);
+    const old = await source(ours('overlay'));
+    await page.locator(ours('segment')).click();
+    await changes(() => source(ours('overlay')), old);
+    const masked = await share(ours('mask_picture'));
+    const run = await generate();
+    const picture = run.pictures[0] && await pixels(run.pictures[0]);
+    seen.tabs[name] = { masked, log: run.log, same: picture && compareAll(picture, await pixels(dataUrl(scene))) };
+  }
+  await page.evaluate(() => switch_to_img2img_tab(0));
+
+  // Several prompts, with the colour map.
+  await page.locator(`${ours('prompt')} textarea`).fill(process.env.PHRASES);
+  await page.locator(ours('segment')).click();
+  await page.waitForSelector(`${ours('colors')} img`, { state: 'visible' });
+  await page.waitForTimeout(1000);
+  await page.locator(ours('enabled')).scrollIntoViewIfNeeded();
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await shot('panel-7-several');
+  await shot('panel-7-several-part', ours('enabled'));
+
+  // Nothing found: the run stops, and says why.
+  await page.evaluate(() => switch_to_img2img_tab(0));
+  await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
+  await setNumber(ours('threshold'), 1);
+  await setNumber(ours('grow'), -500);
+  const none = await generate();
+  seen.nothing = none.log;
+  await shot('panel-8-nothing');
+
+  // Three files in Batch: every file has a mask of its own.
+  await setNumber(ours('threshold'), process.env.BATCH_THRESHOLD || 0.3);
+  await setNumber(ours('grow'), 0);
+  await page.evaluate(() => switch_to_img2img_tab(5));
+  await page.waitForTimeout(1000);
+  await page.locator('#img2img_batch_upload input[type=file]').setInputFiles(scenes);
+  await page.waitForTimeout(8000);
+  const batch = await generate();
+  seen.batchLog = batch.log;
+  seen.batch = [];
+  for (const [at, file] of scenes.entries()) {
+    const picture = batch.pictures[at] && await pixels(batch.pictures[at]);
+    seen.batch.push(picture && compareAll(picture, await pixels(dataUrl(file))));
+  }
+  await shot('panel-9-batch');
+
+  await open('dark');
+  await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
+  await upload('#img2img_image', scenes[0]);
+  await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
+  await page.locator(ours('segment')).click();
+  await page.waitForSelector(`${ours('mask_picture')} img`);
+  await page.locator(ours('enabled')).scrollIntoViewIfNeeded();
+  await shot('panel-a-dark');
+
+  // Reload UI: the scripts are loaded anew, our modules are not.
+  await page.evaluate(() => gradioApp().querySelector('#settings_restart_gradio').click());
+  await page.waitForTimeout(8000);
+  await open();
+  await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
+  await upload('#img2img_image', scenes[0]);
+  await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
+  const fresh = await status();
+  await page.locator(ours('segment')).click();
+  seen.reloaded = await changes(status, fresh);
+} catch (error) {
+  seen.failed = String(error.stack || error);
+  await shot('panel-failed');
+}
+await browser.close();
+console.log(JSON.stringify(seen, null, 1));
+
+// Share of pixels that are as they were.
+function compareAll(one, other) {
+  const same = one.data.filter((level, at) => level === other.data[at]).length;
+  return same / one.data.length;
+}
