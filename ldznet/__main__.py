@@ -5,71 +5,134 @@ Each command is a function from parsed arguments to an exit code:
     0  all done
     1  something could not be done; the error says what, why and what to do
     2  the command line itself is wrong
-    130  stopped by Ctrl-C
+    130, 143, ...  stopped: by Ctrl-C (128 + 2), by a signal to end (128 + 15)
+    141  stopped, because nobody reads the output any more, as in `... | head`
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from ldznet import __version__
 from ldznet.commands import bench, convert, evaluate, segment, train
-from ldznet.errors import LdznetError, OptionError
+from ldznet.commands.output import print_json, printable, stop_code
+from ldznet.errors import LdznetError, OptionError, PromptError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = make_parser()
-    parsed = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
-        sys.stdout.reconfigure(errors="backslashreplace")
-    for name in ("SIGTERM", "SIGHUP"):  # leave as from Ctrl-C, so that nothing half written stays behind
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            signal.signal(getattr(signal, name), _terminate)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in arguments  # also where the rest of them is wrong
     try:
+        parsed = make_parser().parse_args(arguments)
+        as_json = getattr(parsed, "json", False)
+        _prepare(quiet=getattr(parsed, "quiet", False))
         code: int = parsed.run(parsed)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return 128 + 13
+    except KeyboardInterrupt as stop:
+        return _end(as_json, "stopped", stop_code(stop), prefix="")
     except LdznetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if getattr(parsed, "json", False):
-            print(json.dumps({"error": str(error)}))
-        return 2 if isinstance(error, OptionError) else 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
-        sys.stderr.close()
-        return 0
+        return _end(as_json, str(error), 2 if isinstance(error, OptionError | PromptError) else 1)
     except ImportError as error:
-        print(
-            f"error: {error.name or error} is not installed, which this command needs. Install it: pip install "
-            '"ldznet[standalone]"',
-            file=sys.stderr,
-        )
-        return 1
+        what = f"{error.name or error} is not installed, which this command needs. Install it"
+        return _end(as_json, f'{what}: pip install "ldznet[standalone]"', 1)
+    except MemoryError:
+        return _end(as_json, "There is not enough memory. Close other programs, or take a smaller model.", 1)
+    except OSError as error:
+        what = error.filename or "Standard output"
+        if error.filename is None:
+            _discard_output()
+        return _end(as_json, f"{what} cannot be used: {error.strerror or error}. Check the disk.", 1)
     return code
 
 
-def _terminate(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
+def _prepare(*, quiet: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ldznet").setLevel(logging.ERROR if quiet else logging.NOTSET)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):  # leave as from Ctrl-C, so that nothing half written stays behind
+        number = getattr(signal, name, None)
+        if number is None or threading.current_thread() is not threading.main_thread():
+            continue
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _end(as_json: bool, text: str, code: int, *, prefix: str = "error: ") -> int:
+    """Say why a command ended, to people and to programs."""
+    print(printable(f"{prefix}{text}"), file=sys.stderr or io.StringIO())
+    if as_json:
+        try:
+            print_json({"error": text})
+        except OSError:  # full, or nobody reads it
+            _discard_output()
+    return code
+
+
+def _discard_output() -> None:
+    """What is still to be written goes nowhere, so that Python does not complain of it when it ends."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong by an error of ours, for people and programs alike."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise OptionError(f"{message}. See {self.prog} --help.")
+
+
+class _CommandParser(_Parser):
+    """Takes flags also between the other arguments: segment photo.jpg --threshold 0.4 "bucket"."""
+
+    _calls = 0
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Called for a command, and from there by argparse for two passes: flags first, then what is left."""
+        self._calls += 1
+        if self._calls == 1:
+            try:
+                return self.parse_known_intermixed_args(args, namespace)
+            finally:
+                self._calls = 0
+        if self._calls == 2 and "--" in args:  # behind it there are no flags; Python 3.11 forgets that
+            end = args.index("--")
+            found, left = super().parse_known_args(args[:end], namespace)
+            return found, [*left, *args[end:]]
+        return super().parse_known_args(args, namespace)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m ldznet",
         description="Masks from words, with a Stable Diffusion model (LD-ZNet).",
         epilog="`python -m ldznet COMMAND --help` says more about a command.",
     )
     parser.add_argument("--version", action="version", version=f"ldznet {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
+    )
     for command in (segment, convert, train, evaluate, bench):
         command.add(commands)
     return parser

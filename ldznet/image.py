@@ -5,6 +5,7 @@ found, and a caller's picture is never changed.
 
     source       path, bytes, binary file, PIL image or array    what users have
     image        PIL, mode "RGB", upright, no metadata           what `load_image` makes of it
+                 or "RGBA", where it is not opaque               what `read_image` makes of it
     pixels       (1, 3, h, w) float32 in [-1, 1]                 h, w from `network_size`
     probability  (h, w) or (P, h, w) -> (H, W) or (P, H, W)      float32 in [0, 1]
 
@@ -20,6 +21,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -52,6 +54,34 @@ def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 
     float from 0 to 1. 16 bits are scaled by the range of the type, 65535 -> 255. Mode I counts as 8
     bits if no value exceeds 255, else as 16; mode F as 0 to 1 if no value exceeds 1, else as 0 to 255.
     """
+    _check_background(background)
+    return on_background(read_image(source), background)
+
+
+def read_image(source: ImageSource) -> Image.Image:
+    """The same with what is transparent left so: RGB, or RGBA where the image has an alpha channel."""
+    name = _name(source)
+    with _quiet(), _explained(name):
+        if isinstance(source, Image.Image):
+            return _upright(source, name)
+        if isinstance(source, np.ndarray):
+            return _upright(_from_array(source, name), name)
+        with _binary_file(source, name) as file, _identified(file, name) as image:
+            return _upright(image, name)
+
+
+def on_background(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """What `read_image` gives -> RGB; an opaque image is given back as it is."""
+    _check_background(background)
+    if image.mode == "RGB":
+        return image
+    with _explained("The image"):
+        canvas = Image.new("RGB", image.size, background)
+        canvas.paste(image, mask=image)
+        return canvas
+
+
+def _check_background(background: tuple[int, int, int]) -> None:
     if (
         not isinstance(background, tuple)
         or len(background) != 3
@@ -61,14 +91,6 @@ def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 
             f"background is {background!r}, but it is a colour: "
             "give three whole numbers from 0 to 255 (default (255, 255, 255))."
         )
-    name = _name(source)
-    with _quiet(), _explained(name):
-        if isinstance(source, Image.Image):
-            return _upright_rgb(source, name, background)
-        if isinstance(source, np.ndarray):
-            return _upright_rgb(_from_array(source, name), name, background)
-        with _binary_file(source, name) as file, _identified(file, name) as image:
-            return _upright_rgb(image, name, background)
 
 
 def network_size(size: tuple[int, int], side: int = 384, multiple: int = 64) -> tuple[int, int]:
@@ -174,7 +196,7 @@ _URL = re.compile(r"data:|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 def _binary_file(source: Any, name: str) -> Iterator[BinaryIO]:
     """What a path, bytes or a file hold, as a file that can seek; a file of the caller's stays open."""
     if isinstance(source, (str, os.PathLike)):
-        with _open_path(os.fsdecode(source), name) as file:
+        with open_path(source) as file:
             yield file
     elif isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source)
@@ -193,15 +215,34 @@ def _binary_file(source: Any, name: str) -> Iterator[BinaryIO]:
         )
 
 
-def _open_path(path: str, name: str) -> BinaryIO:
-    if _URL.match(path):
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a URL instead of a path."""
+    return bool(_URL.match(os.fsdecode(path)))
+
+
+def open_path(source: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file of an image.
+
+    Raises:
+        ImageError: it cannot be opened or is no file, and why.
+    """
+    path, name = os.fsdecode(source), _quoted(source)
+    if is_address(path):
         raise ImageError(
             f"{name} is an address, not a path, and ldznet opens no connections. Download the image first "
             "(or decode it, if it stands in the address), then give the file."
         )
     try:
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # reading it could wait, or go on, for ever
+            raise ImageError(
+                f"{name} is a pipe or a device, not a file. Give a file, or on the command line - with the image "
+                "on standard input."
+            )
         return open(path, "rb")
     except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise ImageError(f"{name} is a link to a file that does not exist. Mend the link.") from error
         raise ImageError(
             f"{name} does not exist. Check the spelling; a path that is not absolute "
             "starts from the folder in which the program was started."
@@ -265,7 +306,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
     return Image.fromarray(levels)
 
 
-# From a PIL image to an upright RGB one.
+# From a PIL image to an upright one in RGB or RGBA.
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _ALPHA = ("LA", "PA", "RGBA", "RGBa", "P")  # P: its palette may have alpha
@@ -283,15 +324,15 @@ _TO_UPRIGHT = {
 }
 
 
-def _upright_rgb(image: Image.Image, name: str, background: tuple[int, int, int]) -> Image.Image:
+def _upright(image: Image.Image, name: str) -> Image.Image:
     _check_size(image.size, name)
     image.load()
     turn = _turn(image)
-    flat = _flat(image, name, background)
+    plain = _eight_bit_colors(image, name)
     if turn is not None:
-        flat = flat.transpose(turn)
-    flat.info = {}  # an orientation left there would turn the image again
-    return flat
+        plain = plain.transpose(turn)
+    plain.info = {}  # an orientation left there would turn the image again
+    return plain
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -304,16 +345,14 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _flat(image: Image.Image, name: str, background: tuple[int, int, int]) -> Image.Image:
+def _eight_bit_colors(image: Image.Image, name: str) -> Image.Image:
+    """Any mode -> RGB, or RGBA where something may be transparent."""
     if image.mode in (*_SIXTEEN_BIT, "I", "F"):
         image = _eight_bit(image, name)
     elif image.mode == "La":
         image = image.convert("LA")  # Pillow knows no other way from it
     if image.mode in _ALPHA or (image.mode in _COLOUR_KEY and "transparency" in image.info):
-        image = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, background)
-        canvas.paste(image, mask=image)
-        return canvas
+        return image.convert("RGBA")
     return image.convert("RGB")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldznet.errors import OptionError, ShapeError
-from ldznet.options import MaskOptions
+from ldznet.options import MaskOptions, require_options
 
 Mask: TypeAlias = NDArray[np.bool_]
 SoftMask: TypeAlias = NDArray[np.float32]
@@ -43,6 +43,7 @@ def make_mask(
     mask (H, W), bool or soft, that was there before; without one, `options.brush` has nothing to do. A
     brush without a stroke is a brush: intersected with it, nothing is left.
     """
+    require_options(options, MaskOptions)
     unwanted = _strongest(negatives)
     wanted = (_subtract(probability, unwanted) for probability in each_probability(probabilities))
     mask = _COMBINE[options.combine](threshold(probability, options.threshold) for probability in wanted)

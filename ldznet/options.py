@@ -33,38 +33,67 @@ def option(
 
 
 class Options:
-    """Checks every field against its type, range and choices when an instance is made."""
+    """Checks every field against its type, range and choices when an instance is made.
+
+    Numbers of numpy become Python's: options are written as JSON.
+    """
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
-            _check(item.name, getattr(self, item.name), item.default, item.metadata)
+            value = _plain(getattr(self, item.name))
+            object.__setattr__(self, item.name, value)  # the way of a frozen dataclass
+            _check(item.name, value, item.default, item.metadata)
+
+
+def require_options(value: object, kind: type[Options]) -> None:
+    """Refuse what is not of this class of options.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if not isinstance(value, kind):
+        raise OptionError(
+            f"The options are of type {type(value).__name__}, but {kind.__name__} is wanted here. Give "
+            f"{kind.__name__}(...), or leave them out."
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if getattr(value, "shape", None) == () else value  # a scalar of numpy
 
 
 def _check(name: str, value: Any, default: Any, metadata: Any) -> None:
-    kind = type(default)
-    if kind is tuple:
-        if not isinstance(value, tuple) or not (value or metadata["kind"]):
-            least = "" if metadata["kind"] else " of at least one value"
-            raise OptionError(f"{name} is {value!r}, but it must be a tuple{least} (default {default!r}).")
-        for item in value:
-            _check(f"each of {name}", item, default[0] if default else metadata["kind"](), metadata)
+    if not isinstance(default, tuple):
+        _check_one(name, value, type(default), default, metadata)
         return
+    if not isinstance(value, tuple) or not (value or metadata["kind"]):
+        least = "" if metadata["kind"] else " of at least one value"
+        raise OptionError(f"{name} is {value!r}, but it must be a tuple{least} (default {default!r}).")
+    for item in value:
+        kind = type(default[0]) if default else metadata["kind"]
+        _check_one(f"each of {name}", item, kind, default or "none", metadata)
+
+
+def _check_one(name: str, value: Any, kind: Any, default: Any, metadata: Any) -> None:
+    shown = default if default == "none" else repr(default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
-        raise OptionError(f"{name} is {value!r}, but it must be {_KINDS[kind]}: give one (default {default!r}).")
+        raise OptionError(f"{name} is {value!r}, but it must be {_KINDS[kind]}: give one (default {shown}).")
     if metadata["choices"] and value not in metadata["choices"]:
         known = ", ".join(metadata["choices"])
-        raise OptionError(f"{name} is {value!r}, which is not known: give one of {known} (default {default!r}).")
+        raise OptionError(f"{name} is {value!r}, which is not known: give one of {known} (default {shown}).")
     low, high = metadata["low"], metadata["high"]
     if kind is float and not math.isfinite(value):
-        raise OptionError(f"{name} is {value}, but it must be a finite number (default {default}).")
+        raise OptionError(f"{name} is {value}, but it must be a finite number (default {shown}).")
     if (low is not None and value < low) or (high is not None and value > high):
         if low is None or high is None:
             span = f"at least {low}" if high is None else f"at most {high}"
         else:
             span = f"from {low} to {high}"
-        raise OptionError(f"{name} is {value}, but it must be {span}: {metadata['help']} (default {default}).")
+        raise OptionError(f"{name} is {value}, but it must be {span}: {metadata['help']} (default {shown}).")
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

@@ -116,6 +116,7 @@ def color_map(
     """
     _check_fraction("background", background)
     _check_fraction("opacity", opacity)
+    _check_labels(labels)
     numbers = _most_probable(probabilities, labels, background)
     cell = max(2, round(sqrt(numbers.size) / 150))
     if image is None:
@@ -476,14 +477,22 @@ def _check_image(image: Picture, shape: Shape) -> None:
         )
 
 
+def _check_labels(labels: Sequence[str]) -> None:
+    listed = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str)
+    wrong = [label for label in labels if not isinstance(label, str)] if listed else [labels]
+    if wrong:
+        raise OptionError(f"labels holds {wrong[0]!r}, but it must be a sequence of texts: give one for each map.")
+
+
 def _check_color(color: Color) -> None:
-    if len(color) != 3 or not all(0 <= channel <= 255 for channel in color):
+    channels = list(color) if isinstance(color, Sequence | np.ndarray) else []
+    if len(channels) != 3 or not all(isinstance(c, int | float | np.number) and 0 <= c <= 255 for c in channels):
         raise OptionError(
-            f"color is {color}, but it must be red, green and blue, each from 0 to 255: "
+            f"color is {color!r}, but it must be red, green and blue, each from 0 to 255: "
             f"give three such numbers, for example {MAGENTA}."
         )
 
 
 def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise OptionError(f"{name} is {value}, but it must be from 0 to 1: give a number in that range.")
+    if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value!r}, but it must be from 0 to 1: give a number in that range.")

@@ -16,9 +16,11 @@ import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,10 +30,18 @@ from torch import Tensor
 from ldznet import __version__
 from ldznet.errors import HostError, ImageError, OutOfMemoryError, PromptError
 from ldznet.hosts.host import Context, Host
-from ldznet.image import ImageSource, image_digest, load_image, network_size, to_image_size, to_tensor
+from ldznet.image import (
+    ImageSource,
+    image_digest,
+    network_size,
+    on_background,
+    read_image,
+    to_image_size,
+    to_tensor,
+)
 from ldznet.mask import area, bounding_box, make_mask, subtract_negatives
 from ldznet.methods.method import Draw, Method, Picture, Prompts
-from ldznet.options import MaskOptions, SegmentOptions
+from ldznet.options import MaskOptions, SegmentOptions, require_options
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +89,11 @@ class Segmentation:
             raise IndexError(f"There are {len(self)} prompts; there is none with the index {index}.")
         return to_image_size(self.maps[: len(self)][index], self.size)
 
+    def wanted(self, index: int) -> NDArray[np.float32]:
+        """Of one prompt, what the negative prompts leave of it: (H, W) float32 in [0, 1]. Masks are made of it."""
+        probability = self.probability(index)
+        return subtract_negatives(probability, self._negatives()) if self.negative_prompts else probability
+
     def probabilities(self) -> NDArray[np.float32]:
         """Of all prompts: (P, H, W) float32 in [0, 1]; 4 P H W bytes, 256 MB for each on an 8192 px square."""
         found = np.empty((len(self), *self.size), np.float32)
@@ -99,7 +114,8 @@ class Segmentation:
         """
         chosen = iter(self) if only is None else iter([self.probability(only)])
         negatives = self._negatives() if self.negative_prompts else None
-        return make_mask(chosen, options or MaskOptions(), negatives=negatives, brush=brush)
+        options = MaskOptions() if options is None else options
+        return make_mask(chosen, options, negatives=negatives, brush=brush)
 
     def _negatives(self) -> Iterator[NDArray[np.float32]]:
         return (to_image_size(one, self.size) for one in self.maps[len(self) :])
@@ -113,9 +129,7 @@ class Segmentation:
         for index, prompt in enumerate(self.prompts):
             mask = self.mask(options, only=index)
             inside = mask >= 0.5
-            probability = self.probability(index)
-            if self.negative_prompts:
-                probability = subtract_negatives(probability, self._negatives())
+            probability = self.wanted(index)
             answers.append(
                 {
                     "prompt": prompt,
@@ -140,7 +154,9 @@ class Segmenter:
         method.check(host.info)
         self.host = host
         self.method = method
-        self._image: Image.Image | None = None
+        self._source: Image.Image | None = None  # upright, RGB or RGBA
+        self._image: Image.Image | None = None  # the same on a background, RGB
+        self._background = ""
         self._pictures: dict[Any, Picture] = {}
         self._contexts: OrderedDict[str, Context] = OrderedDict()
 
@@ -150,16 +166,24 @@ class Segmenter:
         Raises:
             ImageError: it cannot be read; the image before it is then forgotten.
         """
-        options = options or SegmentOptions()
-        self._image, self._pictures = None, {}
-        red, green, blue = (int(options.background[start : start + 2], 16) for start in (1, 3, 5))
-        self._image = load_image(image, background=(red, green, blue))
+        options = _segment_options(options)
+        self._source, self._image, self._pictures = None, None, {}
+        self._source = read_image(image)
+        self._show_on(options.background)
         if options.randomness == "fixed":
             self._picture(options, None)
 
+    def _show_on(self, background: str) -> None:
+        """Let another colour show through where the image is transparent."""
+        assert self._source is not None
+        if self._image is None or (background != self._background and self._source.mode != "RGB"):
+            red, green, blue = (int(background[start : start + 2], 16) for start in (1, 3, 5))
+            self._image, self._pictures = on_background(self._source, (red, green, blue)), {}
+        self._background = background
+
     @property
     def image(self) -> Image.Image:
-        """The image as RGB, upright.
+        """The image as RGB, upright, on the background that was last asked for.
 
         Raises:
             ImageError: there is none yet.
@@ -173,18 +197,19 @@ class Segmenter:
         prompts: str | Sequence[str],
         options: SegmentOptions | None = None,
         *,
-        negative_prompts: Sequence[str] = (),
+        negative_prompts: str | Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Segmentation:
         """Find each prompt in the image.
 
         Raises:
             PromptError: a prompt cannot be used. ImageError: there is no image.
-            OutOfMemoryError: not even one prompt fits.
+            OptionError: `options` are no SegmentOptions. OutOfMemoryError: not even one prompt fits.
         """
-        options = options or SegmentOptions()
-        wanted = _checked([prompts] if isinstance(prompts, str) else prompts, "prompt", least=1)
-        unwanted = _checked(negative_prompts, "negative prompt", least=0)
+        options = _segment_options(options)
+        wanted, unwanted = check_prompts(prompts, negative_prompts)
+        if self._image is not None:
+            self._show_on(options.background)
         image = self.image
         texts = [*wanted, *unwanted]
         defaults = self.method.defaults
@@ -207,6 +232,7 @@ class Segmenter:
             "negative_prompts": list(unwanted),
             "model": self.host.info.name,
             "model_fingerprint": self.host.info.fingerprint,
+            "prediction": self.host.info.prediction,
             "dtype": str(self.host.dtype).removeprefix("torch."),
             "device": self.host.device.type,
             **self.method.record,
@@ -388,7 +414,22 @@ def _indices(part: slice) -> range:
     return range(part.start, part.stop)
 
 
-def _checked(prompts: Iterable[str], what: str, *, least: int) -> tuple[str, ...]:
+def check_prompts(
+    prompts: str | Sequence[str], negative_prompts: str | Sequence[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Both without the space around them; one text stands for a list of one.
+
+    Raises:
+        PromptError: one of them cannot be used, there is none, or there are too many.
+    """
+    return _checked(prompts, "prompt", least=1), _checked(negative_prompts, "negative prompt", least=0)
+
+
+def _checked(prompts: str | Iterable[str], what: str, *, least: int) -> tuple[str, ...]:
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not isinstance(prompts, Iterable):
+        raise PromptError(f"The {what}s are {prompts!r}, but they must be texts. Give one, or a list of them.")
     found = []
     for number, text in enumerate(prompts, start=1):
         if not isinstance(text, str):
@@ -415,9 +456,31 @@ def _checked(prompts: Iterable[str], what: str, *, least: int) -> tuple[str, ...
     return tuple(found)
 
 
+def _segment_options(options: SegmentOptions | None) -> SegmentOptions:
+    options = SegmentOptions() if options is None else options
+    require_options(options, SegmentOptions)
+    return options
+
+
+@contextmanager
+def memory_explained(what: str) -> Iterator[None]:
+    """What does not fit into memory becomes an OutOfMemoryError, whichever library has noticed it."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"{what} does not fit into the memory that is free. Make the image smaller, or close other programs."
+        ) from error
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch says it in several ways, by device."""
+    """Numpy, OpenCV and PyTorch each say it in their own way, PyTorch in several, by device."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
+    if isinstance(error, cv2.error):
+        return bool(getattr(error, "code", 0) == cv2.Error.StsNoMem)
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in text for words in said)

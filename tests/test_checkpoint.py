@@ -19,7 +19,7 @@ from ldznet.__main__ import main
 from ldznet.errors import CheckpointError
 from ldznet.modeling import checkpoint
 from ldznet.modeling.checkpoint import convert, load_head, read_head_info, save_head, verify_digest
-from ldznet.modeling.tensorfile import describe, open_tensors
+from ldznet.modeling.tensorfile import describe, open_tensors, process_mark
 
 UNET = "model.diffusion_model."
 
@@ -512,6 +512,42 @@ def test_a_pipe_a_device_and_an_empty_name_are_refused(tmp_path):
         convert("/dev/zero", tmp_path / "out.safetensors")
     with pytest.raises(CheckpointError, match="is a folder"):
         convert("")
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(CheckpointError, match="pipe is a device or a pipe, which stays as it is"):
+        convert(CHECKPOINT, tmp_path / "pipe", heads=4, overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_refusal_leaves_no_new_folder(tmp_path):
+    (tmp_path / "old").mkdir()
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+
+    for target in ("new/deep/y", "old/new/y"):
+        with pytest.raises(CheckpointError, match="holds no LD-ZNet head"):
+            convert(tmp_path / "other.safetensors", tmp_path / target)
+
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["old", "other.safetensors"]
+
+
+def test_the_scratch_folder_of_a_killed_conversion_is_removed_and_that_of_a_running_one_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mark = process_mark().removesuffix(f"-{os.getpid()}")
+    left, running = (tmp_path / f"ldznet-{mark}-{pid}-abc" for pid in (dead.pid, os.getppid()))
+    for scratch in (left, running):
+        scratch.mkdir()
+        (scratch / "stored.ckpt").write_text("half")
+    with zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", "a")
+
+    with pytest.raises(CheckpointError), open_tensors(tmp_path / "packed.ckpt", scratch=tmp_path):
+        pass
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([running.name, "packed.ckpt"])
 
 
 def test_names_that_are_too_long_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The Stable Diffusion model: loaded from any layout, read exactly, left as it was."""
 
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -178,6 +179,23 @@ def test_model_and_random_states_are_as_before_when_the_unet_raises_in_the_middl
     with capture(needed(host)) as features:
         host.predict_noise(*a_pass(host))
     assert list(features) == list(NEEDED)
+
+
+def test_a_capture_sees_its_own_thread_only_and_stops_no_other(host):
+    with capture(needed(host)) as alone:
+        host.predict_noise(*a_pass(host))
+    whole = host.predict_noise(*a_pass(host, seed=1))
+    answers = []
+    other = threading.Thread(target=lambda: answers.append(host.predict_noise(*a_pass(host, seed=1))))
+
+    with capture(needed(host)) as features:
+        other.start()
+        other.join()
+        assert features == {}
+        host.predict_noise(*a_pass(host))
+
+    assert torch.equal(answers[0], whole)
+    assert all(torch.equal(features[path], alone[path]) for path in NEEDED)
 
 
 def test_capture_removes_its_hooks_when_the_block_raises():
@@ -459,6 +477,40 @@ def test_a_broken_yaml_is_an_error(tmp_path):
 
     with pytest.raises(HostError, match="no configuration of Stable Diffusion"):
         DiffusersHost.load(path)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("model: {params: 5}", "its params are 5"),
+        ("model: {params: {unet_config: 5}}", "its unet_config is 5"),
+        ("model: {params: {cond_stage_config: {params: [1]}}}", "its cond_stage_config is .1."),
+        ("model: {params: {unet_config: {params: }}}", "its unet_config is None"),
+    ],
+)
+def test_a_yaml_of_the_wrong_kinds_is_an_error(tmp_path, yaml, said):
+    path = tmp_path / "model.safetensors"
+    path.with_suffix(".yaml").write_text(yaml)
+
+    with pytest.raises(HostError, match=rf"no configuration of Stable Diffusion \({said}\)"):
+        DiffusersHost.load(path)
+
+
+@pytest.mark.parametrize("damage", ["{", '["a"]', '{"a": "b"}'])
+def test_a_damaged_tokenizer_is_an_error(tmp_path, damage):
+    write_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "vocab.json").write_text(damage)
+
+    with pytest.raises(HostError, match=r"The tokenizer in .* is damaged|belongs to another model"):
+        diffusers_files._find_tokenizer(tmp_path / "model.safetensors", {}, False, 1024)
+
+
+def test_whatever_a_library_raises_on_a_damaged_part_is_explained(tmp_path):
+    with pytest.raises(HostError, match=r"cannot be loaded \(oh\)"), diffusers_files._explained(tmp_path):
+        raise Exception("oh")
+    for error in (HostError("ours"), MemoryError()):
+        with pytest.raises(type(error)), diffusers_files._explained(tmp_path):
+            raise error
 
 
 @pytest.mark.parametrize(

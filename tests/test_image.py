@@ -27,6 +27,8 @@ from ldznet.image import (
     image_digest,
     load_image,
     network_size,
+    on_background,
+    read_image,
     save_png,
     to_image_size,
     to_tensor,
@@ -1012,3 +1014,36 @@ def test_the_digest_tells_pixels_shapes_and_modes_apart():
 
 def test_the_digest_does_not_depend_on_how_the_image_was_stored():
     assert image_digest(load_image(encoded(four_corners(), "TIFF"))) == image_digest(four_corners())
+
+
+# What is transparent can stay so.
+
+
+def test_what_is_transparent_is_put_on_another_background_later():
+    image = Image.new("RGBA", (3, 2), (255, 0, 0, 51))
+
+    read = read_image(encoded(image, "PNG"))
+
+    assert (read.mode, read.size) == ("RGBA", (3, 2))
+    for background in ((0, 100, 200), (255, 255, 255)):
+        assert corners(on_background(read, background)) == corners(load_image(image, background=background))
+    opaque = read_image(four_corners())
+    assert (opaque.mode, on_background(opaque, (0, 0, 0)) is opaque) == ("RGB", True)
+
+
+# Files that are none.
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders")
+def test_a_pipe_is_refused_instead_of_being_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+
+    with pytest.raises(ImageError, match=r"pipe.png' is a pipe or a device, not a file. Give a file"):
+        load_image(tmp_path / "pipe.png")
+
+
+def test_a_link_to_nowhere_is_told_from_a_missing_file(tmp_path):
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+
+    with pytest.raises(ImageError, match=r"link.png' is a link to a file that does not exist. Mend the link"):
+        load_image(tmp_path / "link.png")

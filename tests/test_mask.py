@@ -25,7 +25,7 @@ from ldznet.mask import (
     threshold,
     union,
 )
-from ldznet.options import MaskOptions
+from ldznet.options import MaskOptions, SegmentOptions
 
 SHAPES = [(1, 1), (1, 9), (7, 1), (5, 8), (9, 17), (2, 40)]
 CASES = [(shape, seed) for shape in SHAPES for seed in range(4)]
@@ -814,3 +814,10 @@ def test_an_unknown_brush_mode_is_refused():
     assert raised(OptionError, combine_with_brush, mask, mask, "erase").startswith(
         "brush is 'erase', which is not known: give one of replace, add, subtract, intersect"
     )
+
+
+def test_options_of_another_class_are_refused():
+    with pytest.raises(
+        OptionError, match="The options are of type SegmentOptions, but MaskOptions is wanted here"
+    ):
+        make_mask(np.zeros((4, 6), np.float32), SegmentOptions())

@@ -1,7 +1,9 @@
 """Options: one class for every front, with ranges that hold."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 from ldznet.errors import OptionError
@@ -48,6 +50,8 @@ def test_both_ends_of_a_range_belong_to_it_and_what_lies_beyond_is_refused(kind,
         ),
         (SegmentOptions, {"seeds": ()}, "seeds is .., but it must be a tuple of at least one value"),
         (SegmentOptions, {"timesteps": (400, 1000)}, "each of timesteps is 1000, but it must be from 0 to 999"),
+        (SegmentOptions, {"timesteps": (1000,)}, r"400 for the released one \(default none\)"),
+        (SegmentOptions, {"seeds": (-1,)}, r"each of seeds is -1, .*averaged \(default \(0,\)\)"),
         (SegmentOptions, {"template": "a photo"}, "template is 'a photo', but it must hold {} once"),
         (
             SegmentOptions,
@@ -63,3 +67,18 @@ def test_a_wrong_value_is_named_with_what_is_right(kind, values, said):
 
 def test_a_whole_number_is_taken_where_any_number_is():
     assert MaskOptions(threshold=1, feather=3).feather == 3
+
+
+def test_numbers_of_numpy_are_taken_and_become_pythons():
+    mask = MaskOptions(threshold=np.float32(0.5), grow=np.int64(3), invert=np.bool_(True))
+    segment = SegmentOptions(timesteps=(np.int64(300), 400))
+
+    assert (mask, segment) == (
+        MaskOptions(threshold=0.5, grow=3, invert=True),
+        SegmentOptions(timesteps=(300, 400)),
+    )
+    assert json.dumps([dataclasses.asdict(mask), dataclasses.asdict(segment)])
+    with pytest.raises(OptionError, match=r"grow is 1\.5, but it must be a whole number"):
+        MaskOptions(grow=np.float64(1.5))
+    with pytest.raises(OptionError, match=r"grow is array\(\[3\]\), but it must be a whole number"):
+        MaskOptions(grow=np.array([3]))

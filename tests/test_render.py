@@ -722,13 +722,13 @@ def test_fractions_stay_from_zero_to_one(wrong):
         )
 
 
-@pytest.mark.parametrize("wrong", [(1, 2), (0, 0, 256), (-1, 0, 0)])
+@pytest.mark.parametrize("wrong", [(1, 2), (0, 0, 256), (-1, 0, 0), None, "red", ("1", "2", "3")])
 def test_a_color_is_three_numbers_of_8_bits(wrong):
     with pytest.raises(OptionError) as caught:
         overlay(np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), bool), color=wrong)
 
     assert str(caught.value) == (
-        f"color is {wrong}, but it must be red, green and blue, each from 0 to 255: "
+        f"color is {wrong!r}, but it must be red, green and blue, each from 0 to 255: "
         "give three such numbers, for example (230, 0, 130)."
     )
 
@@ -738,3 +738,14 @@ def test_probabilities_are_checked_as_those_of_a_mask():
         heat_map(np.array([[0.0, 3.0]], np.float32))
     with pytest.raises(ShapeError, match=r"The probability of prompt 2 is 3 x 2, but that of the first is 2 x 3"):
         color_map([np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)], ["a", "b"])
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [(["cat", None], "None"), (None, "None"), ("ab", "'ab'")])
+def test_labels_are_texts(labels, wrong):
+    with pytest.raises(OptionError, match=f"labels holds {wrong}, but it must be a sequence of texts"):
+        color_map(np.zeros((2, 4, 6), np.float32), labels)
+
+
+def test_a_share_that_is_no_number_is_refused():
+    with pytest.raises(OptionError, match="opacity is None, but it must be from 0 to 1"):
+        overlay(np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), bool), opacity=None)

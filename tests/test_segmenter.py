@@ -1,12 +1,16 @@
 """The whole way from an image and prompts to masks, on a small random model."""
 
+import threading
+import time
+
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ldznet import segmenter as module
-from ldznet.errors import HeadError, HostError, ImageError, OutOfMemoryError, PromptError
+from ldznet.errors import HeadError, HostError, ImageError, OptionError, OutOfMemoryError, PromptError
 from ldznet.hosts.diffusers_files import random_host
 from ldznet.hosts.host import Context
 from ldznet.image import from_tensor
@@ -513,3 +517,106 @@ def test_contexts_join_in_order():
 
     assert joined.tokens[:, 0, 0].tolist() == [1, 1, 0]
     assert joined.cut == (True, False, False)
+
+
+# --- what a program may give -----------------------------------------------------------------------------
+
+
+def test_the_background_of_the_record_is_the_one_that_was_seen(segmenter):
+    clear = Image.fromarray(np.zeros((64, 96, 4), np.uint8))
+    black = SegmentOptions(resolution=64, background="#000000")
+    at_once = run(segmenter, options=black, image=clear)
+
+    segmenter.set_image(clear)
+    white = segmenter.segment("cat", SegmentOptions(resolution=64))
+    later = segmenter.segment("cat", black)
+
+    assert torch.equal(later.maps, at_once.maps)
+    assert not torch.equal(later.maps, white.maps)
+    assert later.record["image_sha256"] == at_once.record["image_sha256"] != white.record["image_sha256"]
+    assert segmenter.image.getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_another_background_does_not_encode_an_opaque_image_again(segmenter, monkeypatch):
+    segmenter.set_image(picture(), SMALL)
+    monkeypatch.setattr(segmenter.host, "encode_image", lambda *_: pytest.fail("encoded again"))
+
+    segmenter.segment("cat", SegmentOptions(resolution=128, background="#000000"))
+
+
+def test_one_negative_prompt_may_be_a_text_as_one_prompt_may(segmenter):
+    found = run(segmenter, "cat", negative_prompts="grass")
+
+    assert (found.prompts, found.negative_prompts) == (("cat",), ("grass",))
+
+
+def test_what_the_negative_prompts_leave_is_what_masks_are_made_of(segmenter):
+    found = run(segmenter, ["cat", "dog"], negative_prompts=["grass"])
+    plain, negative = found.probability(1), found.mask(MaskOptions(threshold=1), only=1)
+
+    wanted = found.wanted(1)
+
+    assert (wanted <= plain).all()
+    assert (wanted < plain).any()
+    assert not negative.any()
+    level = float(np.median(wanted))
+    assert np.array_equal(found.mask(MaskOptions(threshold=level), only=1) > 0, wanted >= np.float32(level))
+    alone = run(segmenter, ["cat", "dog"])
+    assert np.array_equal(alone.wanted(1), alone.probability(1))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda s: s.segment(None), "The prompts are None, but they must be texts"),
+        (lambda s: s.segment("cat", negative_prompts=5), "The negative prompts are 5, but they must be texts"),
+        (lambda s: s.segment("cat", MaskOptions()), "The options are of type MaskOptions, but SegmentOptions is"),
+        (lambda s: s.set_image(picture(), {}), "The options are of type dict, but SegmentOptions is wanted"),
+        (lambda s: s.segment("cat", SMALL).mask(SMALL), "The options are of type SegmentOptions, but MaskOptions"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_an_error_of_ours(segmenter, call, said):
+    segmenter.set_image(picture(), SMALL)
+
+    with pytest.raises((OptionError, PromptError), match=said):
+        call(segmenter)
+
+
+def test_a_lack_of_memory_is_told_from_other_errors_of_opencv():
+    def resize(side):
+        with module.memory_explained("The picture"):
+            cv2.resize(np.zeros((2, 2), np.float32), (side, side))
+
+    with pytest.raises(OutOfMemoryError, match="The picture does not fit into the memory that is free"):
+        resize(2**30)
+    with pytest.raises(cv2.error):
+        resize(0)
+
+
+def test_a_head_runs_for_one_thread_at_a_time(host, monkeypatch):
+    """Weights that rest in half precision are widened where they are."""
+    method, inside, most = random_head(host.info.unet, "znet"), [], []
+
+    def forward(latent, *_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return torch.zeros(1, 1, 64, 128)
+
+    monkeypatch.setattr(method.head, "forward", forward)
+    threads = [threading.Thread(target=run, args=(Segmenter(host, method),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert most == [1, 1, 1]
+
+
+def test_the_record_says_in_which_precision_the_heads_weights_rest(host, tmp_path, method):
+    save_head(method.head, tmp_path / "h.safetensors", source={})
+    narrow = LearnedHead.load(tmp_path / "h.safetensors", dtype=torch.float32, storage=torch.bfloat16)
+
+    assert (narrow.record["head_dtype"], narrow.record["head_storage"]) == ("float32", "bfloat16")
+    assert (method.record["head_dtype"], method.record["head_storage"]) == ("float32", "float32")

@@ -37,7 +37,9 @@ def add(commands: Subparsers) -> None:
         "bench",
         help="measure speed and memory",
         description="Measure what each step costs, and the whole against the plain way of the released code: full "
-        "UNet, one prompt at a time, float32, attention that is not fused.",
+        "UNet, one prompt at a time, float32, attention that is not fused. Without a checkpoint it times a small "
+        "model with random weights.",
+        conflict_handler="resolve",  # what follows replaces flags of the same name
     )
     parser.add_argument(
         "--full-size",
@@ -46,6 +48,13 @@ def add(commands: Subparsers) -> None:
         "downloaded, and speed does not depend on what the weights are",
     )
     add_model(parser)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: a "
+        "small one with random weights)",
+    )
     parser.add_argument(
         "--prompts", type=int, nargs="+", default=[1, 8], metavar="N", help="numbers of prompts (default: 1 8)"
     )
@@ -94,6 +103,12 @@ def run(parsed: argparse.Namespace) -> int:
         raise OptionError(f"--resolution is {parsed.resolution}, but it must be a multiple of 64 from 64 to 2048.")
     if min(parsed.prompts) < 1 or parsed.repeat < 1:
         raise OptionError("--prompts and --repeat must be at least 1.")
+    if parsed.threads is not None and parsed.threads < 1:
+        raise OptionError(f"--threads is {parsed.threads}, but it must be at least 1.")
+    if parsed.method in ("attention", "difference"):
+        raise OptionError(f"bench times a head, and --method {parsed.method} has none: leave it out.")
+    if device_and_dtype(parsed)[0].type == "meta":
+        raise OptionError("The device meta computes nothing. Leave --device out, or give cpu.")
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     host, method = _models(parsed)
@@ -111,7 +126,7 @@ def run(parsed: argparse.Namespace) -> int:
     works: list[tuple[str, int, Callable[[], object]]] = []
     works += [("whole", count, partial(bench.whole, count)) for count in parsed.prompts]
     if not parsed.no_plain:
-        plain = _Plain(host, method, bench)
+        plain = _Plain(host, method, bench, shared=not _tuned(parsed, host))
         works += [("whole, plain way", count, partial(plain.whole, count)) for count in parsed.prompts]
     timings += bench.rounds(works)
     result["timings"] = [asdict(timing) for timing in timings]
@@ -139,7 +154,7 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
         if not isinstance(choice.method, LearnedHead):
             raise OptionError("bench times a head. Give one with --head, or leave --method out.")
         method = choice.method
-    if parsed.channels_last == "on" or (parsed.channels_last == "auto" and host.device.type == "cuda"):
+    if _channels_last(parsed, host):
         for module in (host.unet, host.vae, method.head):
             torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if parsed.head_storage and (parsed.full_size or not parsed.head):
@@ -147,6 +162,18 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
     if parsed.compile:
         method.head.compile()
     return host, method
+
+
+def _channels_last(parsed: argparse.Namespace, host: DiffusersHost) -> bool:
+    on: bool = parsed.channels_last == "on" or (parsed.channels_last == "auto" and host.device.type == "cuda")
+    return on
+
+
+def _tuned(parsed: argparse.Namespace, host: DiffusersHost) -> bool:
+    """Whether our models differ from those of the plain way."""
+    return "float32" not in str(host.dtype) or bool(
+        _channels_last(parsed, host) or parsed.head_storage or parsed.compile
+    )
 
 
 class _Bench:
@@ -249,8 +276,8 @@ class _Bench:
 class _Plain:
     """The plain way: float32 copies, everything anew for each prompt, attention that is not fused."""
 
-    def __init__(self, host: DiffusersHost, method: LearnedHead, bench: _Bench) -> None:
-        self.host, self.method = _float32(host, method)
+    def __init__(self, host: DiffusersHost, method: LearnedHead, bench: _Bench, *, shared: bool) -> None:
+        self.host, self.method = (host, method) if shared else _plain_copies(host, method)
         self.bench = bench
 
     def whole(self, count: int) -> None:
@@ -283,21 +310,28 @@ class _Plain:
             make_mask(to_image_size(probability.cpu(), size), MaskOptions())
 
 
-def _float32(host: DiffusersHost, method: LearnedHead) -> tuple[DiffusersHost, LearnedHead]:
-    """The same models in float32; copies only where ours are in another precision."""
+def _plain_copies(host: DiffusersHost, method: LearnedHead) -> tuple[DiffusersHost, LearnedHead]:
+    """The same models in float32, with weights that rest so, in the usual memory layout, not compiled."""
     import torch
 
     from ldznet.hosts.diffusers import DiffusersHost, TextEncoder
     from ldznet.methods.learned import LearnedHead
+    from ldznet.modeling.checkpoint import empty_head
 
-    if host.dtype == torch.float32:
-        return host, method
+    def plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        usual = torch.contiguous_format
+        return {name: tensor.detach().float().clone(memory_format=usual) for name, tensor in state.items()}
+
     text = [
         TextEncoder(copy.deepcopy(encoder.model), encoder.tokenize, encoder.penultimate) for encoder in host.text
     ]
     unet, vae = copy.deepcopy(host.unet), copy.deepcopy(host.vae)
-    plain = DiffusersHost(host.info, unet, vae, text, host.schedule, device=host.device, dtype=torch.float32)
-    return plain, LearnedHead(copy.deepcopy(method.head).float())
+    for module in (unet, vae):
+        module.load_state_dict(plain(module.state_dict()), assign=True)
+    head = empty_head(method.head.config)  # made anew: hooks of narrow storage would be copied, too
+    head.load_state_dict(plain(method.head.state_dict()), assign=True)
+    copied = DiffusersHost(host.info, unet, vae, text, host.schedule, device=host.device, dtype=torch.float32)
+    return copied, LearnedHead(head)
 
 
 # --- measuring -----------------------------------------------------------------------------------

@@ -1,24 +1,21 @@
 """python -m ldznet segment: image files and prompts in, masks out.
 
-Every image has a report NAME.json beside its other outputs. It is written twice: before the outputs, to say
-which files are about to be ours, and after them, with what was found. So the same command again goes on where
-it stopped, however it stopped, and no file that is not ours is ever overwritten.
+Which images, and where their results go: inputs.py. Whose files the results are: results.py. All that can be
+wrong with the command itself is said before a model is loaded.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import glob
 import hashlib
+import io
 import json
-import os
 import re
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +27,23 @@ from ldznet.commands.arguments import (
     Subparsers,
     add_model,
     add_options,
+    device_and_dtype,
     item_bar,
     load_model,
+    process_of_launch,
     read_options,
     require_model,
+)
+from ldznet.commands.inputs import Found, Job, Source, cut, file_digest, find_jobs, read_source
+from ldznet.commands.launch import leave
+from ldznet.commands.output import Voice, print_json, stop_code
+from ldznet.commands.results import (
+    publish,
+    remove_killed,
+    report_if_done,
+    require_folder,
+    require_own,
+    staging,
 )
 from ldznet.errors import ImageError, LdznetError, OptionError, PromptError
 from ldznet.options import MaskOptions, SegmentOptions
@@ -41,17 +51,13 @@ from ldznet.options import MaskOptions, SegmentOptions
 if TYPE_CHECKING:
     from ldznet.segmenter import Segmentation, Segmenter
 
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in "png jpg jpeg jpe jfif webp bmp gif tif tiff avif jp2 ppm pgm pbm tga ico".split()  # noqa: SIM905
-)
 OUTPUTS = {
     "mask": "the mask of all prompts together, white is selected",
     "overlay": "the picture with the mask on it",
     "colors": "a labelled colour map of several prompts",
     "each": "a mask for every prompt",
     "heat": "a heat map for every prompt",
-    "npz": "the probabilities, float32",
+    "npz": "the probabilities, float32, before negative prompts",
 }
 
 
@@ -93,9 +99,19 @@ def add(commands: Subparsers) -> None:
     )
     group.add_argument("--recursive", "-r", action="store_true", help="look into folders of folders")
     group.add_argument("--force", action="store_true", help="do again what is done, overwrite what is there")
-    group.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result as JSON, for programs; each process of a launch prints that of its own images",
+    )
     group.add_argument("--quiet", "-q", action="store_true", help="print errors only")
-    group.add_argument("--brush-mask", type=Path, metavar="FILE", help="a mask to combine with, see --brush")
+    group.add_argument(
+        "--brush-mask",
+        type=Path,
+        metavar="FILE",
+        help="a mask to combine with, as --brush says: add, subtract or intersect; white is selected, what is "
+        "transparent is not",
+    )
     add_model(parser)
     add_options(parser, MaskOptions, "from probabilities to the mask")
     add_options(parser, SegmentOptions, "from the image to probabilities")
@@ -103,15 +119,12 @@ def add(commands: Subparsers) -> None:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One image and where its results go."""
+class Brush:
+    """A mask that was given."""
 
-    source: str  # a path, or "-"
-    target: Path  # without suffix
-
-    def output(self, kind: str) -> Path:
-        """A file of the results."""
-        return self.target.with_name(f"{self.target.name}{kind}")
+    path: Path
+    sha256: str
+    values: Any  # (H, W) float32 in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -123,301 +136,301 @@ class Settings:
     segment: SegmentOptions
     mask: MaskOptions
     save: tuple[str, ...]
-    brush: Path | None
+    brush: Brush | None
     model: Sequence[Any]  # tells the model and head from others
+
+    def key(self, source: Source) -> str:
+        """A digest of an image and of all that its results depend on."""
+        options = [dataclasses.asdict(self.segment), dataclasses.asdict(self.mask)]
+        brush = self.brush.sha256 if self.brush else None
+        content = [source.sha256, __version__, self.prompts, self.negatives, options, self.save, brush, self.model]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Work:
+    """An image that is still to be segmented."""
+
+    job: Job
+    source: Source
+    key: str
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Segment all images; 1 when some of them could not be."""
-    inputs, prompts = list(parsed.inputs), tuple(parsed.prompt)
+    rank, world = process_of_launch()
+    inputs, prompts = list(parsed.inputs), list(parsed.prompt)
     if not prompts:
         if len(inputs) < 2:
             raise PromptError('There is no prompt. Give it last, as in: segment photo.jpg "bucket", or with -p.')
-        prompts = (inputs.pop(),)
-    require_model(parsed)
-    settings = Settings(
-        prompts,
-        tuple(parsed.negative),
-        read_options(parsed, SegmentOptions),
-        read_options(parsed, MaskOptions),
-        _save_list(parsed.save),
-        parsed.brush_mask,
-        _model_key(parsed),
-    )
-    jobs = _jobs(inputs, Path("." if parsed.out == "-" else parsed.out), parsed.recursive)
+        prompts = [inputs.pop()]
+    settings = _settings(parsed, prompts)
+    found = find_jobs(inputs, Path("." if parsed.out == "-" else parsed.out), parsed.recursive)
     if parsed.out == "-":
-        return _to_standard_output(parsed, jobs, settings)
-    rank, world = _share()
-    return _run_all(parsed, jobs[rank::world], settings)
+        return 0 if rank else _to_standard_output(parsed, found.jobs, settings)
+    require_folder(Path(parsed.out))
+    own = Found(found.jobs[rank::world], found.unreadable[rank::world], 0 if rank else found.passed_over)
+    try:
+        code = _run_all(parsed, own, settings)
+    except LdznetError:
+        leave(failed=True)
+        raise
+    try:
+        if code <= 1:
+            leave(failed=code == 1)
+    except KeyboardInterrupt as stop:
+        return stop_code(stop)
+    return code
 
 
-def _share() -> tuple[int, int]:
-    """Which of how many processes this is, as `accelerate launch` and torchrun say it."""
-    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
-        return int(texts[0]), int(texts[1])
-    raise OptionError(
-        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
-        "Unset both, or start with accelerate launch."
-    )
-
-
-def _run_all(parsed: argparse.Namespace, jobs: Sequence[Job], settings: Settings) -> int:
+def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> int:
+    voice = Voice(quiet=parsed.quiet, json=parsed.json)
     done: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    keys: dict[Job, str] = {}
-    todo = []
-    for job in jobs:
-        try:
-            keys[job] = _key(job, settings)
-            report = None if parsed.force else _report_if_done(job, keys[job])
-        except LdznetError as error:
-            failed.append({"image": job.source, "error": str(error)})
-            _say(parsed, f"error: {error}", error=True)
-            continue
-        if report is None:
-            todo.append(job)
-        else:
-            done.append(report)
-    if done:
-        _say(parsed, f"{len(done)} of {len(jobs)} images are done already")
-    stopped = False
-    if todo:
-        if parsed.random_weights:
-            _say(parsed, "note: the weights are random, so the masks mean nothing", error=True)
-        segmenter = _segmenter(parsed)
-        bar = item_bar(len(jobs), "image", start=len(jobs) - len(todo), quiet=parsed.quiet or len(jobs) == 1)
-        try:
-            for job in todo:
+    total, stopped = len(found.jobs) + len(found.unreadable), 0
+
+    def fail(what: str, why: object) -> None:
+        failed.append({"image": what, "error": str(why)})
+        voice.error(f"error: {why}")
+
+    if found.passed_over:
+        voice.note(f"note: {found.passed_over} files were left out, which are results of this command")
+    for folder, why in found.unreadable:
+        fail(folder, f"The folder {folder} cannot be read: {why}. Check its permissions.")
+    try:
+        todo = []
+        for place_of_results in {job.target.parent for job in found.jobs}:
+            remove_killed(place_of_results)
+        for job in found.jobs:
+            try:
+                seen = _look(job, settings, overwrite=parsed.force)
+                todo.append(seen) if isinstance(seen, Work) else done.append(seen)
+            except LdznetError as error:
+                fail(job.source, error)
+        if done:
+            voice.result(f"{len(done)} of {total} images are done already")
+        if todo:
+            if parsed.random_weights:
+                voice.note("note: the weights are random, so the masks mean nothing")
+            segmenter = _segmenter(parsed, voice)
+            voice.bar = item_bar(total, "image", start=total - len(todo), quiet=parsed.quiet or total == 1)
+            for work in todo:
                 try:
-                    report = _segment(segmenter, job, settings, keys[job], overwrite=parsed.force)
+                    report = _segment(segmenter, work, settings, parsed)
                     done.append(report)
-                    _say(parsed, _line(report), bar)
+                    voice.result(_line(report))
                 except LdznetError as error:
-                    failed.append({"image": job.source, "error": str(error)})
-                    _say(parsed, f"error: {error}", bar, error=True)
-                bar.update()
-        except KeyboardInterrupt:
-            stopped = True
-        finally:
-            bar.close()
+                    fail(work.job.source, error)
+                voice.bar.update()
+    except KeyboardInterrupt as stop:
+        stopped = stop_code(stop)
+    finally:
+        if voice.bar is not None:
+            voice.bar.close()
+    voice.bar = None
     if parsed.json:
-        print(json.dumps({"done": done, "failed": failed, "stopped": stopped}, indent=2))
+        print_json({"done": done, "failed": failed, "stopped": bool(stopped)})
     if failed:
-        _say(parsed, f"{len(failed)} of {len(jobs)} images could not be done; see the errors above", error=True)
+        voice.error(f"{len(failed)} of {total} images could not be done; see the errors above")
     if stopped:
-        left = len(jobs) - len(done) - len(failed)
-        _say(parsed, f"stopped with {left} of {len(jobs)} images left; the same command goes on there", error=True)
-        return 130
-    return 1 if failed else 0
+        left = total - len(done) - len(failed)
+        voice.error(f"stopped with {left} of {total} images left; the same command goes on there")
+    return stopped or int(bool(failed))
 
 
 def _to_standard_output(parsed: argparse.Namespace, jobs: Sequence[Job], settings: Settings) -> int:
     from PIL import Image
 
-    from ldznet.image import load_image
+    from ldznet.segmenter import memory_explained
 
     if len(jobs) != 1 or parsed.json:
         raise OptionError("--out - writes the mask of one image, so give one image and no --json.")
-    segmenter = _segmenter(parsed)
-    segmenter.set_image(load_image(_bytes(jobs[0])), settings.segment)
-    found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-    mask = found.mask(settings.mask, brush=_brush(settings, found.size))
-    Image.fromarray((mask * 255 + 0.5).astype("uint8")).save(sys.stdout.buffer, "PNG")
+    if sys.stdout is None:
+        raise OptionError("--out - writes to standard output, which is closed. Send it to a file or a program.")
+    source = jobs[0].source
+    with memory_explained(source):
+        data = read_source(source).data
+        segmenter = _segmenter(parsed, Voice(quiet=parsed.quiet, json=False))
+        segmenter.set_image(source if data is None else data, settings.segment)
+        found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
+        mask = found.mask(settings.mask, brush=_brush_values(settings, found.size))
+        png = io.BytesIO()
+        Image.fromarray((mask * 255 + 0.5).astype("uint8")).save(png, "PNG")
+    sys.stdout.buffer.write(png.getbuffer())
     return 0
 
 
-def _segmenter(parsed: argparse.Namespace) -> Segmenter:
+def _segmenter(parsed: argparse.Namespace, voice: Voice) -> Segmenter:
     from ldznet.segmenter import Segmenter
 
     host, choice = load_model(parsed)
     if not parsed.random_weights:
-        _say(parsed, f"method: {choice.method.name} ({choice.reason})", error=True)
+        voice.note(f"method: {choice.method.name} ({choice.reason})")
     return Segmenter(host, choice.method)
 
 
 # --- what is to be done --------------------------------------------------------------------------
 
 
-def _save_list(text: str) -> tuple[str, ...]:
+def _settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Settings:
+    """All that the command line says, checked.
+
+    Raises:
+        OptionError, PromptError: something in it is wrong.
+    """
+    from ldznet.segmenter import check_prompts
+
+    require_model(parsed)
+    texts, negatives = check_prompts(prompts, parsed.negative)
+    mask = read_options(parsed, MaskOptions)
+    if (parsed.brush_mask is None) != (mask.brush == "replace"):
+        raise OptionError(
+            "--brush-mask and --brush go together: the file of a mask, and whether to add to it, subtract from it "
+            "or intersect with it."
+        )
+    return Settings(
+        texts,
+        negatives,
+        read_options(parsed, SegmentOptions),
+        mask,
+        _save_list(parsed.save, len(texts)),
+        _brush(parsed.brush_mask) if parsed.brush_mask else None,
+        _model_key(parsed),
+    )
+
+
+def _save_list(text: str, prompts: int) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if unknown := [name for name in names if name not in OUTPUTS]:
         raise OptionError(f"--save does not know {', '.join(unknown)}: give some of {', '.join(OUTPUTS)}.")
+    if not names:
+        raise OptionError(f"--save names nothing to write: give some of {', '.join(OUTPUTS)}.")
+    if prompts == 1 and set(names) == {"colors"}:
+        raise OptionError(
+            "--save colors draws a map of several prompts, but there is one. Give more, or save mask."
+        )
     return names
 
 
-def _jobs(inputs: Sequence[str], out: Path, recursive: bool) -> list[Job]:
-    """All images with distinct places for their results, in a fixed order."""
-    found: dict[str, Path] = {}  # source -> its name below the folder of results, with suffix
-    for text in inputs:
-        path = Path(text)
-        if text == "-":
-            found["-"] = Path("stdin")
-        elif path.is_dir():
-            inside = sorted(p for p in path.glob("**/*" if recursive else "*") if _is_image(p))
-            if not inside:
-                raise ImageError(f"The folder {path} holds no images. Check the path, or look deeper with -r.")
-            found |= {str(p): p.relative_to(path) for p in inside}
-        elif not path.exists() and any(mark in text for mark in "*?["):
-            matches = sorted(p for p in glob.glob(text, recursive=recursive) if Path(p).is_file())
-            if not matches:
-                raise ImageError(f"No file matches {text}. Check the pattern.")
-            found |= {match: Path(Path(match).name) for match in matches}
-        else:
-            found[text] = Path(path.name)
-    found = {source: name.with_name(_short(name.name)) for source, name in found.items()}
-    stems: dict[str, int] = {}
-    for name in found.values():
-        stem = str(name.with_suffix("")).casefold()
-        stems[stem] = stems.get(stem, 0) + 1
-    jobs: dict[str, Job] = {}
-    for source, name in found.items():
-        alone = stems[str(name.with_suffix("")).casefold()] == 1
-        target = out / (name.with_suffix("") if alone else name)
-        base, number = target, 2
-        while str(target).casefold() in jobs:
-            target, number = base.with_name(f"{base.name}-{number}"), number + 1
-        jobs[str(target).casefold()] = Job(source, target)
-    return list(jobs.values())
+def _brush(path: Path) -> Brush:
+    import numpy as np
 
+    from ldznet.image import load_image
 
-def _is_image(path: Path) -> bool:
-    """A file in a folder that is to be segmented: by its suffix, and not a result of ours."""
-    if path.suffix.lower() not in SUFFIXES or not (path.is_file() or path.is_symlink()):
-        return False
-    ours = re.fullmatch(r"(.+?)(\.\d+-[^.]*)?\.(mask|overlay|colors|heat)\.png", path.name)
-    return ours is None or path.name not in _owned(path.with_name(ours[1]))
-
-
-def _short(name: str) -> str:
-    """A name that has room for the endings of the results: file systems take 255 bytes."""
-    if len(os.fsencode(name)) <= 170:
-        return name
-    stem, suffix = os.path.splitext(name)
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-    return f"{_cut(stem, 150)}-{digest}{suffix[:8]}"
-
-
-def _cut(text: str, most: int) -> str:
-    """At most so many bytes of a text, without half a character at the end."""
-    return os.fsencode(text)[:most].decode(errors="ignore")
-
-
-def _bytes(job: Job) -> bytes | str:
-    return sys.stdin.buffer.read() if job.source == "-" else job.source
+    try:
+        image = load_image(path, background=(0, 0, 0)).convert("L")
+        return Brush(path, file_digest(path), np.asarray(image, dtype=np.float32) / 255)
+    except LdznetError as why:
+        raise OptionError(f"--brush-mask cannot be used. {why}") from why
 
 
 def _model_key(parsed: argparse.Namespace) -> list[Any]:
-    """Tells one model from another without loading it."""
-    key: list[Any] = [parsed.random_weights, parsed.dtype, parsed.prediction]
-    key.append(parsed.method)
-    heads = sorted(MODELS.glob("**/*.safetensors")) if parsed.head is None else [parsed.head]
-    for path in (parsed.checkpoint or EMBEDDED, *heads):
-        if parsed.random_weights:
-            break
-        if not path.exists():
-            raise OptionError(f"{path} does not exist. Check the path.")
-        key += [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+    """Tells one model, and the way it computes, from another without loading it."""
+    from ldznet.hosts.diffusers_files import model_files
+
+    device, dtype = device_and_dtype(parsed)
+    if device.type == "meta":
+        raise OptionError("The device meta computes nothing. Leave --device out, or give cpu.")
+    key: list[Any] = [parsed.random_weights, device.type, str(dtype), parsed.head_storage]
+    key += [parsed.prediction, parsed.method]
+    if parsed.random_weights:
+        return key
+    try:
+        heads = sorted(MODELS.glob("**/*.safetensors")) if parsed.head is None else [parsed.head]
+        for path in (*model_files(parsed.checkpoint or EMBEDDED), *heads):
+            found = path.stat()
+            key += ["/".join(path.parts[-2:]), found.st_size, found.st_mtime_ns]
+    except FileNotFoundError as why:
+        raise OptionError(f"{why.filename} does not exist. Check the path.") from why
+    except OSError as why:
+        raise OptionError(f"{why.filename} cannot be read: {why.strerror}. Check its permissions.") from why
     return key
 
 
-def _key(job: Job, settings: Settings) -> str:
-    """A digest of the image and of all that the result depends on."""
-    digest = hashlib.sha256()
-    try:
-        if job.source != "-":
-            digest.update(Path(job.source).read_bytes())
-        if settings.brush is not None:
-            digest.update(settings.brush.read_bytes())
-    except OSError as why:
-        raise ImageError(f"{why.filename} cannot be read: {why.strerror}. Check the path.") from why
-    plain = dataclasses.replace(settings, brush=None)
-    digest.update(json.dumps([__version__, dataclasses.asdict(plain)], default=str).encode())
-    return digest.hexdigest()
+def _look(job: Job, settings: Settings, *, overwrite: bool) -> Work | dict[str, Any]:
+    """What is to be done for an image, or the report of it when it is done.
+
+    Raises:
+        LdznetError: it cannot be done.
+    """
+    from ldznet.segmenter import memory_explained
+
+    with memory_explained(job.source):
+        source = read_source(job.source)
+    key = settings.key(source)
+    report = None if overwrite else report_if_done(job.target, key)
+    if report is not None:
+        return report
+    names = list(_outputs(job, settings).values())
+    require_own(job.target, names, _image_file(source), overwrite=overwrite)
+    return Work(job, source, key)
 
 
-def _report_if_done(job: Job, key: str) -> dict[str, Any] | None:
-    report = _own_report(job.target)
-    if report.get("key") != key or not report.get("files") or job.source == "-":
-        return None
-    return report if all((job.target.parent / name).is_file() for name in report["files"]) else None
-
-
-def _own_report(target: Path) -> dict[str, Any]:
-    """The report of an image, if there is one of ours."""
-    with contextlib.suppress(OSError, ValueError):
-        report = json.loads(target.with_name(f"{target.name}.json").read_text())
-        if isinstance(report, dict) and "ldznet" in report and isinstance(report.get("owned"), list):
-            return report
-    return {}
-
-
-def _owned(target: Path) -> set[str]:
-    """The names of the files that this command has written for an image, or was about to."""
-    report = _own_report(target)
-    return {*map(str, report["owned"]), f"{target.name}.json"} if report else set()
+def _image_file(source: Source) -> dict[str, str]:
+    return {"path": source.path, "sha256": source.sha256}
 
 
 # --- one image -----------------------------------------------------------------------------------
 
 
-def _segment(segmenter: Segmenter, job: Job, settings: Settings, key: str, *, overwrite: bool) -> dict[str, Any]:
+def _segment(segmenter: Segmenter, work: Work, settings: Settings, parsed: argparse.Namespace) -> dict[str, Any]:
     """Segment one image and write its results, the report last."""
+    from ldznet.segmenter import memory_explained
+
     start = time.perf_counter()
-    outputs, owned = _outputs(job, settings), _owned(job.target)
-    files = [*outputs.values(), job.output(".json")]
-    foreign = [path for path in files if path.name not in owned and path.exists()]
-    if foreign and not overwrite:
-        raise OptionError(
-            f"{foreign[0]} is there already and was not made by this command; {job.source} was left out. Give "
-            "another --out, or --force to overwrite."
-        )
-    segmenter.set_image(_bytes(job), settings.segment)
-    found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-    mine = sorted(owned | {path.name for path in files})
-    _write_text(job.output(".json"), json.dumps({"ldznet": __version__, "owned": mine}))
-    _write(segmenter, found, settings, outputs)
-    report = {
-        "image": job.source,
-        "files": [path.name for path in outputs.values()],
-        "owned": mine,
-        "found": found.found(settings.mask),
-        "notes": list(found.notes),
-        "seconds": round(time.perf_counter() - start, 3),
-        **found.record,
-        "mask_options": dataclasses.asdict(settings.mask),
-        "key": key,
-    }
-    _write_text(job.output(".json"), json.dumps(report, indent=2))
-    return report
+    job, source = work.job, work.source
+    with memory_explained(job.source):
+        segmenter.set_image(job.source if source.data is None else source.data, settings.segment)
+        found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
+        brush = _brush_values(settings, found.size)
+        report = {
+            "image": job.source,
+            "image_file": _image_file(source),
+            "found": found.found(settings.mask),
+            "notes": list(found.notes),
+            **found.record,
+            "mask_options": dataclasses.asdict(settings.mask),
+            "brush_mask": _brush_record(settings.brush),
+            "checkpoint": None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED),
+            "key": work.key,
+        }
+        outputs = _outputs(job, settings)
+        with staging(job.target.parent) as staged:
+            _draw(segmenter, found, settings, brush, {kind: staged / name for kind, name in outputs.items()})
+            report["seconds"] = round(time.perf_counter() - start, 3)
+            return publish(job.target, staged, list(outputs.values()), report, overwrite=parsed.force)
 
 
-def _outputs(job: Job, settings: Settings) -> dict[str, Path]:
-    """kind, or kind and number of the prompt -> file."""
-    files = {}
+def _outputs(job: Job, settings: Settings) -> dict[str, str]:
+    """kind, or kind and number of the prompt -> name of the file.
+
+    No ending is the end of another one, so the results of two images never have the same name.
+    """
+    stem, files = job.target.name, {}
     for kind in settings.save:
         if kind in ("mask", "overlay"):
-            files[kind] = job.output(f".{kind}.png")
+            files[kind] = f"{stem}.{kind}.png"
         elif kind == "colors" and len(settings.prompts) > 1:
-            files[kind] = job.output(".colors.png")
+            files[kind] = f"{stem}.colors.png"
         elif kind == "npz":
-            files[kind] = job.output(".npz")
+            files[kind] = f"{stem}.npz"
         elif kind in ("each", "heat"):
-            ending = "mask" if kind == "each" else "heat"
             for number, prompt in enumerate(settings.prompts, start=1):
-                slug = _cut(re.sub(r"[^\w]+", "-", prompt).lower(), 40).strip("-")
-                files[f"{kind} {number}"] = job.output(f".{number}-{slug}.{ending}.png")
+                slug = cut(re.sub(r"[^\w]+", "-", prompt).lower(), 40).strip("-")
+                files[f"{kind} {number}"] = f"{stem}.{'mask' if kind == 'each' else kind}.{number}-{slug}.png"
     return files
 
 
-def _write(segmenter: Segmenter, found: Segmentation, settings: Settings, outputs: dict[str, Path]) -> None:
+def _draw(
+    segmenter: Segmenter, found: Segmentation, settings: Settings, brush: Any, outputs: dict[str, Path]
+) -> None:
     import numpy as np
 
     from ldznet.image import save_png
     from ldznet.render import color_map, heat_map, overlay
 
     pixels = np.asarray(segmenter.image)
-    mask = found.mask(settings.mask, brush=_brush(settings, found.size))
+    mask = found.mask(settings.mask, brush=brush)
     for kind, path in outputs.items():
         name, _, number = kind.partition(" ")
         if name == "mask":
@@ -425,63 +438,42 @@ def _write(segmenter: Segmenter, found: Segmentation, settings: Settings, output
         elif name == "overlay":
             save_png(overlay(pixels, mask), path)
         elif name == "colors":
-            save_png(color_map(found, found.prompts, pixels, background=settings.mask.threshold).picture, path)
+            maps = map(found.wanted, range(len(found)))
+            save_png(color_map(maps, found.prompts, pixels, background=settings.mask.threshold).picture, path)
         elif name == "each":
             save_png(found.mask(settings.mask, only=int(number) - 1), path)
         elif name == "heat":
-            save_png(heat_map(found.probability(int(number) - 1), pixels), path)
+            save_png(heat_map(found.wanted(int(number) - 1), pixels), path)
         else:
             _write_npz(path, found)
 
 
-def _brush(settings: Settings, size: tuple[int, int]) -> Any:
+def _brush_values(settings: Settings, size: tuple[int, int]) -> Any:
     if settings.brush is None:
         return None
-    import numpy as np
-
-    from ldznet.image import load_image
-
-    image = load_image(settings.brush).convert("L")
-    if (image.height, image.width) != size:
+    height, width = settings.brush.values.shape
+    if (height, width) != size:
         raise ImageError(
-            f"The mask {settings.brush} is {image.width} x {image.height}, but the image is {size[1]} x {size[0]}."
+            f"The mask {settings.brush.path} is {width} x {height}, but the image is {size[1]} x {size[0]}."
             " Give a mask of the image's size."
         )
-    return np.asarray(image, dtype=np.float32) / 255
+    return settings.brush.values
+
+
+def _brush_record(brush: Brush | None) -> dict[str, str] | None:
+    return {"path": str(brush.path), "sha256": brush.sha256} if brush else None
 
 
 def _write_npz(path: Path, found: Segmentation) -> None:
     """`prompts`, and `probability_1`, `probability_2` ... one after the other, as large as the image."""
     import numpy as np
 
-    with _replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("prompts.npy", "w") as file:
             np.lib.format.write_array(file, np.array(found.prompts))
         for number, probability in enumerate(found, start=1):
             with archive.open(f"probability_{number}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, probability)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _replacing(path) as partial:
-        partial.write_text(text + "\n")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its name when all went well and vanishes otherwise."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as why:
-        raise ImageError(f"{path} could not be written: {why.strerror or why}. Check the disk.") from why
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-# --- what is said --------------------------------------------------------------------------------
 
 
 def _line(report: dict[str, Any]) -> str:
@@ -492,16 +484,4 @@ def _line(report: dict[str, Any]) -> str:
         else:
             share = 100 * found["share"]
             things.append(f"{found['prompt']}: {share:.1f} % at {found['box']}, p {found['probability']:.2f}")
-    return f"{report['image']}  {'; '.join(things)}".replace("\n", "\\n")
-
-
-def _say(parsed: argparse.Namespace, text: str, bar: Any = None, *, error: bool = False) -> None:
-    """A line for a person: errors always, the rest unless a program reads or quiet was asked for."""
-    if not error and (parsed.quiet or parsed.json):
-        return
-    stream = sys.stderr if error else sys.stdout
-    write = getattr(bar, "write", None)
-    if write is not None:
-        write(text, file=stream)
-    else:
-        print(text, file=stream)
+    return f"{report['image']}  {'; '.join(things)}"

@@ -2,6 +2,7 @@
 
 The hooks sit on the transformers themselves, not on the blocks around them: what follows in the same
 block, such as an upsampling, must not be in the feature, and some webuis walk a block's layers themselves.
+A hook fires for every thread that runs the UNet; one that is not the capture's own is let pass.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class _EnoughError(Exception):
 
 class _Capture:
     def __init__(self, wanted: frozenset[str], early_exit: bool) -> None:
+        self.thread = threading.get_ident()
         self.wanted = wanted
         self.early_exit = early_exit
         self.features: dict[str, Tensor] = {}
@@ -45,7 +47,8 @@ def capture(modules: Mapping[str, nn.Module], *, early_exit: bool = True) -> Ite
     """Collect each module's output by name while the UNet runs once inside the block.
 
     With `early_exit` the rest of the pass is left out, and with it the rest of the block: put nothing
-    behind the UNet's call. The features are the same, bit for bit. The hooks come off however it ends.
+    behind the UNet's call. The features are the same, bit for bit. The hooks come off however it ends. What
+    other threads run meanwhile goes on as if nothing were captured.
 
     Raises:
         FeatureError: the block ended, but some of the modules were never called.
@@ -55,6 +58,8 @@ def capture(modules: Mapping[str, nn.Module], *, early_exit: bool = True) -> Ite
         for name, module in modules.items():
 
             def keep(_module: nn.Module, _args: object, output: object, name: str = name) -> None:
+                if threading.get_ident() != mine.thread:
+                    return
                 # diffusers' transformers answer with a tuple
                 feature = output[0] if isinstance(output, tuple) else output
                 assert isinstance(feature, Tensor)

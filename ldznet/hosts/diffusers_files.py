@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ldznet.errors import HostError, ShapeError
+from ldznet.errors import HostError, LdznetError, ShapeError
 from ldznet.hosts.diffusers import DiffusersHost, TextEncoder, tokenize_by_hash, tokenize_with
 from ldznet.hosts.host import FAMILY_NAMES, Family, HostInfo, Prediction, Schedule
 from ldznet.modeling.tensorfile import TensorFile, describe, open_tensors
@@ -36,6 +37,21 @@ _SCALE = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 
 # Names of the tokenizers in the cache of Hugging Face, which other programs may have filled.
 _TOKENIZERS = ("openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+
+
+def model_files(path: Path) -> list[Path]:
+    """All files that a model is loaded from, as far as they lie with it: if one changes, its masks may, too.
+
+    Raises:
+        HostError: the configuration beside it is none.
+    """
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    configuration = path.with_suffix(".yaml")
+    folders = _tokenizer_folders(path, _read_yaml(configuration))
+    beside = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if p.is_file()]
+    parts = sorted(path.parent.glob("*-of-*")) if path.name.endswith(".index.json") else []
+    return [path, *parts, *([configuration] if configuration.is_file() else []), *beside]
 
 
 # --- a folder in diffusers' layout ---------------------------------------------------------------
@@ -84,7 +100,9 @@ def _subfolders(path: Path) -> set[str]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as why:
+    except (LdznetError, MemoryError):
+        raise
+    except Exception as why:  # diffusers, transformers and tokenizers raise almost anything on damaged files
         text = str(why).strip().splitlines() or [type(why).__name__]
         raise HostError(
             f"The model {path} cannot be loaded ({text[0][:300]}). A part of it is missing, damaged or of a "
@@ -171,17 +189,29 @@ def load_file(path: Path, download: bool = False) -> Parts:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     """The parameters of the webui's configuration file beside a checkpoint; empty where there is none."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return {}
     import yaml
 
     try:
-        return cast("dict[str, Any]", yaml.safe_load(path.read_text())["model"]["params"])
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as why:
+        found = yaml.safe_load(path.read_text())["model"]["params"]
+        if not isinstance(found, dict):
+            raise TypeError(f"its params are {found!r}")
+        for name in ("unet_config", "cond_stage_config"):
+            if not isinstance(section := _section(found, name), dict):
+                raise TypeError(f"its {name} is {section!r}")
+    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as why:
         raise HostError(
             f"{path} lies beside the checkpoint, but is no configuration of Stable Diffusion ({why}). Mend or "
             "remove it."
         ) from why
+    return found
+
+
+def _section(yaml: Mapping[str, Any], name: str) -> Any:
+    """The parameters of one part; empty where it has none."""
+    part = yaml.get(name, {})
+    return part.get("params", {}) if isinstance(part, dict) else part
 
 
 def _family(file: TensorFile) -> Family:
@@ -206,7 +236,7 @@ def _structure(file: TensorFile, family: Family, yaml: Mapping[str, Any]) -> UNe
         unet = UNetConfig.from_shapes(shapes)
     except ShapeError as why:
         raise HostError(f"The UNet of {file.path} cannot be used. {why}") from why
-    given = yaml.get("unet_config", {}).get("params", {})
+    given = _section(yaml, "unet_config")
     if given.get("num_head_channels", -1) > 0:
         return _with_heads(unet, 8, int(given["num_head_channels"]))
     if "num_heads" in given:
@@ -392,17 +422,24 @@ def _text_config(state: Mapping[str, Tensor], prefix: str, activation: str) -> d
     }
 
 
+def _tokenizer_folders(path: Path, yaml: Mapping[str, Any]) -> list[Path]:
+    """Where the tokenizer of a checkpoint file may lie."""
+    folders = [path.with_suffix(""), path.parent / "tokenizer"]
+    if version := str(_section(yaml, "cond_stage_config").get("version", "")):
+        folders += [path.parent / Path(version).name, Path(version)]
+    return folders
+
+
 def _find_tokenizer(
     path: Path, yaml: Mapping[str, Any], download: bool, vocabulary: int
 ) -> tuple[Any, dict[str, Any]]:
     """The tokenizer, and the text encoder's settings where they lie with it."""
     from transformers import CLIPTokenizer
 
-    version = yaml.get("cond_stage_config", {}).get("params", {}).get("version", "")
-    folders = [path.with_suffix(""), path.parent / "tokenizer", path.parent / Path(version).name, Path(version)]
-    for folder in folders if version else folders[:2]:
+    for folder in _tokenizer_folders(path, yaml):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            found = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            with _tokenizer_explained(folder):
+                found = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             if len(found) != vocabulary:
                 raise HostError(
                     f"The tokenizer in {folder} has {len(found)} entries, but the text encoder of {path.name} has "
@@ -425,6 +462,17 @@ def _find_tokenizer(
         f"cache of Hugging Face has it. {tried}Copy it there from any Stable Diffusion installation, or allow "
         f"the download of {_TOKENIZERS[0]} (--download; 2 MB)."
     )
+
+
+@contextlib.contextmanager
+def _tokenizer_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as why:  # the tokenizers library raises bare Exceptions
+        raise HostError(
+            f"The tokenizer in {folder} is damaged ({str(why)[:200] or type(why).__name__}). Copy it again from "
+            "any Stable Diffusion installation, or remove it."
+        ) from why
 
 
 def _text_settings(path: Path) -> dict[str, Any]:

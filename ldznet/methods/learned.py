@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ class LearnedHead:
         self.head = head.eval().requires_grad_(False)
         self._defaults = defaults or Defaults()  # the paper's
         self._origin = origin  # the SHA-256 of its file, or what else tells it from others
+        self._running = threading.Lock()  # weights that rest narrow are widened in place while they run
 
     @classmethod
     def load(
@@ -64,8 +66,14 @@ class LearnedHead:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """Which head it is."""
-        return {"method": self.name, "head": self._origin, "head_dtype": str(self.head.dtype)[6:]}
+        """Which head it is, in which precision it computes and in which its weights rest."""
+        resting = next(self.head.parameters()).dtype
+        return {
+            "method": self.name,
+            "head": self._origin,
+            "head_dtype": str(self.head.dtype).removeprefix("torch."),
+            "head_storage": str(resting).removeprefix("torch."),
+        }
 
     def check(self, host: HostInfo) -> None:
         """Refuse a model that the head was not made for."""
@@ -85,7 +93,8 @@ class LearnedHead:
         x = picture.pixels if kind == "rgbnet" else picture.latent
         device = next(self.head.parameters()).device
         on_device = {path: feature.to(device) for path, feature in features.items()}
-        logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
+        with self._running:
+            logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
         return logits[:, 0].float().sigmoid()
 
 

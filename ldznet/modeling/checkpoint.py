@@ -40,6 +40,7 @@ from ldznet.modeling.tensorfile import (
     TensorFile,
     describe,
     open_tensors,
+    process_runs,
     require_file,
     shard_number,
     verify_archive,
@@ -154,6 +155,8 @@ def _require_room(path: Path, size: int, overwrite: bool) -> None:
     try:
         if path.is_dir():
             raise CheckpointError(f"{path} is a folder. Give the name of the file to write.")
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is a device or a pipe, which stays as it is. Give the name of a file.")
         if os.path.lexists(path) and not overwrite:
             raise CheckpointError(
                 f"{path} exists already and was left as it is. Give another name, or allow overwriting (--force)."
@@ -174,21 +177,21 @@ def _require_room(path: Path, size: int, overwrite: bool) -> None:
         )
 
 
+@contextlib.contextmanager
+def _new_folders(path: Path) -> Iterator[None]:
+    """The folders that are made for a file go again when it is not written."""
+    missing = [folder for folder in path.parents if not os.path.lexists(folder)]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def _alive(pid: str) -> bool:
-    """Whether a process of ours with this number runs; where that cannot be told, it does."""
-    if not pid.isdecimal() or os.name == "nt":
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 @contextlib.contextmanager
@@ -196,7 +199,7 @@ def _replacing(path: Path) -> Iterator[Any]:
     """A new file beside `path` that takes its name when all went well and vanishes otherwise."""
     partial = _partial(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if not _alive(left.name.split(".")[-2]):  # what a killed conversion left
+        if not process_runs(left.name.split(".")[-2]):  # what a killed conversion left
             left.unlink(missing_ok=True)
     try:
         with partial.open("wb") as file:
@@ -210,7 +213,8 @@ def _replacing(path: Path) -> Iterator[Any]:
             "the folder's permissions."
         ) from why
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -390,8 +394,10 @@ def convert(
     source = Path(source)
     require_file(source)
     path = Path(target) if target is not None else source.with_name(f"{source.stem}-{weights}.safetensors")
-    _require_room(path, 0, overwrite or path.resolve() == source.resolve())
-    with open_tensors(source, scratch=path.parent if path.parent.is_dir() else None) as tensors:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_new_folders(path))
+        _require_room(path, 0, overwrite or path.resolve() == source.resolve())
+        tensors = stack.enter_context(open_tensors(source, scratch=path.parent))
         if path.resolve() in {part.resolve() for part in (source, *_parts(tensors))}:
             raise CheckpointError(f"{path} would be written over its own source. Give the new file another name.")
         names = _released_names(tensors, weights)

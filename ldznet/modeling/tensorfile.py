@@ -8,9 +8,11 @@ are. Knows nothing of heads: `describe` tells kinds of files apart by the names 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import pickle
+import platform
 import re
 import shutil
 import stat
@@ -70,6 +72,42 @@ def require_file(path: Path) -> None:
         CheckpointError: missing, empty, a folder, a pipe, or of another kind.
     """
     _kind(path)
+
+
+# --- temporary things and who made them ----------------------------------------------------------
+
+
+def process_mark() -> str:
+    """This machine and process, for the name of something temporary."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove the folders PREFIX MARK ... whose process, of this machine, was killed before it could."""
+    for left in folder.glob(f"{glob.escape(prefix + _machine())}-*"):
+        pid = re.match(r"\d+", left.name.removeprefix(f"{prefix}{_machine()}-"))
+        if pid and not process_runs(pid[0]):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _machine() -> str:
+    return re.sub(r"\W", "_", platform.node())
+
+
+def process_runs(pid: str) -> bool:
+    """Whether a process with this number runs; where that cannot be told, it does."""
+    if not pid.isdecimal() or os.name == "nt":
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+# --- kinds of files ------------------------------------------------------------------------------
 
 
 def _kind(path: Path) -> str:
@@ -175,7 +213,9 @@ def _stored_copy(path: Path, size: int, scratch: Path | None) -> Iterator[Path]:
     """The same archive with its records uncompressed and aligned, so that it can be memory-mapped."""
     with contextlib.ExitStack() as stack:
         try:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ldznet-", dir=scratch))
+            remove_leftovers(scratch or Path(tempfile.gettempdir()), "ldznet-")
+            made = tempfile.TemporaryDirectory(prefix=f"ldznet-{process_mark()}-", dir=scratch)
+            folder = stack.enter_context(made)
             free = shutil.disk_usage(folder).free
         except OSError as why:
             raise CheckpointError(
