@@ -378,7 +378,7 @@ def test_the_report_holds_all_that_is_needed_to_make_it_again(folder):
             "--brush-mask cannot be used. 'no.png' does not",
         ),
         (["-p", "cat", "--brush", "add", "--brush-mask", "t.txt"], "'t.txt' is not an image: it holds text"),
-        (["-p", "cat", "--device", "meta"], "The device meta computes nothing"),
+        (["-p", "cat", "--device", "meta"], "The device meta cannot be used here"),
         (["-p", "cat", "--timesteps", "1000"], "400 for the released one (default none)"),
     ],
 )
@@ -520,6 +520,15 @@ def test_closed_streams_are_errors_and_not_tracebacks(folder, capsys, monkeypatc
     assert command("a.png", *MASK) == 0
 
 
+def test_a_pipe_that_does_not_end_is_refused(folder, capsys, monkeypatch):
+    monkeypatch.setattr(inputs, "MOST_PIPED", 2**20)
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": io.BytesIO(bytes(2**20 + 1))}))
+
+    assert command("-", *MASK) == 1
+
+    assert "Standard input holds more than 1 MB, which is no image file" in capsys.readouterr().err
+
+
 def test_quiet_says_errors_only(folder, capsys):
     picture(folder / "a.png")
 
@@ -613,7 +622,7 @@ def test_a_picture_that_does_not_fit_into_memory_is_named_and_the_rest_goes_on(
         (["--threads", "-1"], "--threads is -1, but it must be at least 1"),
         (["--threads", "0"], "--threads is 0, but it must be at least 1"),
         (["--method", "attention"], "bench times a head, and --method attention has none"),
-        (["--device", "meta"], "The device meta computes nothing"),
+        (["--device", "meta"], "The device meta cannot be used here"),
     ],
 )
 def test_bench_refuses_what_it_would_have_ignored(capsys, arguments, said):

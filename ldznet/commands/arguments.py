@@ -137,7 +137,7 @@ def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dt
     """The device and precision asked for, or the best that there is.
 
     Raises:
-        OptionError: there is no such device.
+        OptionError: there is no such device, or it computes nothing.
     """
     import torch
 
@@ -145,8 +145,8 @@ def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dt
 
     try:
         device = torch.device(parsed.device) if parsed.device else default_device()
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as why:
+        torch.empty(0, device=device).cpu()  # PyTorch's device "meta" has nothing to give back
+    except (RuntimeError, AssertionError, NotImplementedError) as why:
         raise OptionError(
             f"The device {parsed.device} cannot be used here ({str(why).splitlines()[0]}). Leave --device out, or "
             "give cpu."

@@ -19,6 +19,7 @@ from typing import BinaryIO
 from ldznet.commands.results import STAGING, owned
 from ldznet.errors import ImageError, OptionError
 
+MOST_PIPED = 2**30  # bytes: the largest picture that is read, in four channels of 16 bits
 SUFFIXES = frozenset(
     f".{name}"
     for name in "png jpg jpeg jpe jfif webp bmp gif tif tiff avif jp2 ppm pgm pbm tga ico".split()  # noqa: SIM905
@@ -207,6 +208,11 @@ def _standard_input() -> bytes:
                 "Standard input is closed, so there is no image in it. Leave the - out, or pipe one in."
             )
         stream: BinaryIO = sys.stdin.buffer
-        return stream.read()
+        given = stream.read(MOST_PIPED + 1)
     except OSError as why:
         raise ImageError(f"Standard input cannot be read: {why.strerror}. Pipe an image into it.") from why
+    if len(given) > MOST_PIPED:
+        raise ImageError(
+            f"Standard input holds more than {MOST_PIPED >> 20:,} MB, which is no image file. Pipe a single one into it."
+        )
+    return given
