@@ -1,7 +1,11 @@
 """The embedded model's training: resumable, and written as the webui reads it."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +93,39 @@ def test_training_goes_on_where_it_stopped_with_the_same_result(tmp_path, monkey
     assert whole["losses"] == parts["losses"]
     for part in ("module", "average"):
         assert all(torch.equal(whole[part][name], parts[part][name]) for name in whole[part])
+
+
+SHARED = """
+import sys
+from pathlib import Path
+from accelerate import PartialState
+from test_diffusion import TINY, say
+from ldznet.training.diffusion import RunOptions, train_unet
+
+PartialState(cpu=True)
+assert train_unet(TINY, RunOptions(folder=Path(sys.argv[1]), steps=4), say)
+"""
+
+
+def test_two_processes_train_the_unet_as_one_does(tmp_path):
+    for name in ("one", "two"):
+        assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=2), say)
+    assert train_unet(TINY, RunOptions(folder=tmp_path / "one", steps=4), say)
+
+    (tmp_path / "shared.py").write_text(SHARED)
+    run = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        + [str(tmp_path / "shared.py"), str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    one, two = (torch.load(tmp_path / name / "unet.pt", weights_only=True)["losses"] for name in ("one", "two"))
+    assert len(set(one)) == 4
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])

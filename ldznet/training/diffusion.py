@@ -65,7 +65,7 @@ class TinyConfig:
     encoder_rate: float = 1e-3
     decoder_rate: float = 1e-3
     kl_weight: float = 1e-5
-    scenes: int = 8192  # whose latents are kept for the UNet
+    scenes: int = 24576  # whose latents are kept for the UNet
     unet_rate: float = 1e-3
     min_snr: float = 5.0  # timesteps with little noise weigh less; 0 weighs all alike
     warmup: int = 200
@@ -86,13 +86,20 @@ def write_tokenizer(folder: Path, words: Sequence[str] = VOCABULARY) -> int:
     joined = ["".join(pair) for pair in merges]
     tokens = list(dict.fromkeys([*symbols, *(symbol + "</w>" for symbol in symbols), *joined]))
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
+    _write(folder / "vocab.json", json.dumps({token: n for n, token in enumerate(tokens)}))
+    _write(folder / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
     special = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": tokens[-1]}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    _write(folder / "special_tokens_map.json", json.dumps(special))
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    _write(folder / "tokenizer_config.json", json.dumps(settings))
     return len(tokens)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole at any time, for the processes beside this one."""
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -161,11 +168,16 @@ class TinyModel(nn.Module):
 # --- scenes --------------------------------------------------------------------------------------
 
 
+# How many things stand in a scene, by turns; None is by chance. A word is soonest learned from a picture that
+# shows little else.
+FEW_THINGS = (None, 1, 2, 1)
+
+
 class SceneStream(torch.utils.data.Dataset[tuple[Tensor, str]]):
     """Scene number n: (3, size, size) uint8 and its caption; looks take turns."""
 
-    def __init__(self, size: int, start: int, count: int) -> None:
-        self.size, self.start, self.count = size, start, count
+    def __init__(self, size: int, start: int, count: int, things: Sequence[int | None] = (None,)) -> None:
+        self.size, self.start, self.count, self.things = size, start, count, things
 
     def __len__(self) -> int:
         return self.count
@@ -175,7 +187,8 @@ class SceneStream(torch.utils.data.Dataset[tuple[Tensor, str]]):
             raise IndexError(index)
         number = self.start + index
         look = LOOK_NAMES[number % len(LOOK_NAMES)]
-        scene = make_scene(TRAIN_SEEDS + number, look=look, size=(self.size, self.size))
+        things = self.things[number // len(LOOK_NAMES) % len(self.things)]
+        scene = make_scene(TRAIN_SEEDS + number, look=look, size=(self.size, self.size), objects=things)
         return torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1))), scene.caption
 
 
@@ -241,14 +254,18 @@ class Stage:
         }
         _save(state, self.path)
 
-    def update(self, loss: Tensor) -> None:
-        """One optimiser step: warm-up, then a cosine down to 0."""
+    def update(self, loss: Tensor, late: bool = False) -> bool:
+        """One optimiser step: warm-up, then a cosine down to 0. Several processes take it together.
+
+        Returns whether any of them is late.
+        """
         share = min(1.0, self.step / self.steps)
         rate = self.rate * min(1.0, (self.step + 1) / self.warmup) * 0.5 * (1 + np.cos(np.pi * share))
         for group in self.optimizer.param_groups:
             group["lr"] = float(rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        mean_loss, late = self._together(float(loss.detach()), late)
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
@@ -256,7 +273,29 @@ class Stage:
         with torch.no_grad():
             for kept, now in zip(self.average.parameters(), self.module.parameters(), strict=True):
                 kept.lerp_(now, 1 - decay)
-        self.losses.append(float(loss.detach()))
+        self.losses.append(mean_loss)
+        return late
+
+    def _together(self, loss: float, late: bool) -> tuple[float, bool]:
+        """Make the gradients the mean of all processes'; -> their mean loss, whether one is late."""
+        if share_of_launch()[1] == 1:
+            return loss, late
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        said = gradients[0].new_tensor([loss, float(late)])
+        flat = torch.cat([gradient.flatten() for gradient in (*gradients, said)])
+        torch.distributed.all_reduce(flat)
+        flat /= share_of_launch()[1]
+        *shares, said = flat.split([*(gradient.numel() for gradient in gradients), 2])
+        for gradient, share in zip(gradients, shares, strict=True):
+            gradient.copy_(share.view_as(gradient))
+        return float(said[0]), bool(said[1] > 0)
+
+
+def share_of_launch() -> tuple[int, int]:
+    """Which process this is, and of how many, where accelerate or torchrun has started several."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,23 +398,30 @@ class LatentCache:
     captions: list[str]
 
     @classmethod
+    def read(cls, folder: Path) -> LatentCache:
+        """What has been made so far."""
+        path = folder / "latents.pt"
+        if not path.exists():
+            return cls(torch.zeros(0), [])
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return cls(saved["latents"], saved["captions"])
+
+    @classmethod
     def make(
         cls, config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print, chunk: int = 1024
     ) -> LatentCache | None:
         """Read it, or go on making it; None when the run's minutes were not enough."""
         start = time.monotonic()
-        path = options.folder / "latents.pt"
-        latents, captions = torch.zeros(0), list[str]()
-        if path.exists():
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            latents, captions = saved["latents"], saved["captions"]
-        if len(captions) >= config.scenes:
-            return cls(latents[: config.scenes], captions[: config.scenes])
+        kept = cls.read(options.folder)
+        if kept.captions and len(kept.captions) >= config.scenes:
+            return cls(kept.latents[: config.scenes], kept.captions[: config.scenes])
+        latents, captions = kept.latents, kept.captions
         model = TinyModel(config, options.folder / "tokenizer")
         load_encoder(model, options.folder)
         model.to(options.device)
         while len(captions) < config.scenes:
-            stream = SceneStream(config.size, len(captions), min(chunk, config.scenes - len(captions)))
+            most = min(chunk, config.scenes - len(captions))
+            stream = SceneStream(config.size, len(captions), most, FEW_THINGS)
             loader = torch.utils.data.DataLoader(
                 stream, batch_size=32, num_workers=options.workers, worker_init_fn=_one_thread
             )
@@ -384,7 +430,7 @@ class LatentCache:
                 parts.append(model.latent(_normalised(images, options.device)).half().cpu())
                 captions += texts
             latents = torch.cat(parts)
-            _save({"latents": latents, "captions": captions}, path)
+            _save({"latents": latents, "captions": captions}, options.folder / "latents.pt")
             say(f"latents of {len(captions)} of {config.scenes} scenes")
             if time.monotonic() - start > 60 * options.minutes and len(captions) < config.scenes:
                 return None
@@ -406,7 +452,12 @@ def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], Non
         OptionError: the encoder has not been trained yet.
     """
     start = time.monotonic()
-    cache = LatentCache.make(config, options, say)
+    rank, processes = share_of_launch()
+    cache = LatentCache.make(config, options, say) if not rank else None
+    if processes > 1:
+        torch.distributed.barrier()
+    if rank and len((kept := LatentCache.read(options.folder)).captions) >= config.scenes:
+        cache = LatentCache(kept.latents[: config.scenes], kept.captions[: config.scenes])
     if cache is None:
         return False
     options = replace(options, minutes=max(0.0, options.minutes - (time.monotonic() - start) / 60))
@@ -423,13 +474,20 @@ def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], Non
                 state[key] = value.to(options.device)
     schedule = Schedule.scaled_linear()
 
+    if config.batch % processes:
+        raise OptionError(
+            f"A batch of {config.batch} cannot be shared by {processes} processes. Start a number that divides it."
+        )
+
     def loss_of(latent: Tensor, captions: list[str]) -> Tensor:
         generator = _generator(stage.step)
-        latent = latent.to(options.device)
-        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+        noise = torch.randn(latent.shape, generator=generator)
         timesteps = torch.randint(0, 1000, (len(latent),), generator=generator)
         dropped = torch.rand(len(latent), generator=generator) < config.caption_dropout
         given = ["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)]
+        # All chance is the batch's; a process takes its share of it.
+        latent, noise = latent[rank::processes].to(options.device), noise[rank::processes].to(options.device)
+        timesteps, given = timesteps[rank::processes], given[rank::processes]
         context = model.context(given)
         noisy = schedule.add_noise(latent, noise, timesteps)
         found = model.unet(noisy, timesteps.to(latent.device), context)
@@ -460,14 +518,17 @@ def _train(
     for pictures, captions in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.autocast):
             loss = loss_of(pictures, captions)
-        stage.update(loss)
-        if stage.step % 100 == 0:
+        late = stage.update(loss, time.monotonic() - start > 60 * options.minutes)
+        if stage.step % 100 == 0 and not share_of_launch()[0]:
             rate = (stage.step - first) * batch / (time.monotonic() - start)
             recent = float(np.mean(stage.losses[-100:]))
             say(f"{stage.name} step {stage.step} of {options.steps}, loss {recent:.4f}, {rate:.0f} pictures/s")
-        if time.monotonic() - start > 60 * options.minutes:
+        if stage.step % 500 == 0 and not share_of_launch()[0]:
+            stage.save()
+        if late:
             break
-    stage.save()
+    if not share_of_launch()[0]:
+        stage.save()
     return stage.step >= options.steps
 
 
