@@ -1,4 +1,4 @@
-"""What several tests share: the recorded tensors of the released network, and the network that must match."""
+"""What several tests share: the recorded tensors of the released network, the network that must match, reading."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 
 from ldznet.modeling.head import Head, HeadConfig
 from ldznet.modeling.unet import UNet, UNetConfig
+from ldznet.training.samples import Report, usable
 
 PARITY = Path(__file__).parent / "parity"
 CASES = ("48x48_b1", "40x56_b1", "64x48_b1")
@@ -91,3 +92,15 @@ def features_of(case):
     """The recorded features that the head reads, by path."""
     paths = ("input_blocks.8.1", "middle_block.1", "output_blocks.3.1", "output_blocks.4.1", "output_blocks.5.1")
     return {path: case[f"feat{index:02}"] for index, path in enumerate(paths, start=5)}
+
+
+def iou(a, b):
+    """Of two masks."""
+    return (a & b).sum() / (a | b).sum()
+
+
+def read_all(dataset):
+    """All samples that can be read, and the report of what was left out."""
+    report = Report()
+    report.merge(dataset.report)
+    return list(usable(dataset, report)), report

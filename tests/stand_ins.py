@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from ldznet.hosts.diffusers_files import random_host
-from ldznet.modeling.unet import UNet
+from ldznet.hosts.host import Context, HostInfo
+from ldznet.modeling.unet import UNet, UNetConfig
 from ldznet.training.ldm import vae_state
 
 YAML = """model:
@@ -71,6 +72,27 @@ def open_clip_state(state, prefix):
     return out
 
 
+class SmallestHost:
+    """As much of a model as training ZNet needs, and as small as can be: nothing in it was learned."""
+
+    info = HostInfo(
+        "none",
+        "sd1",
+        "noise",
+        UNetConfig(model_channels=32, channel_mult=(1,), depths=(1,), res_blocks=1, heads=4, context_width=8),
+    )
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def encode_image(self, image, noise=None):
+        small = torch.nn.functional.avg_pool2d(image, 8)
+        latent = torch.cat([small, small[:, :1]], dim=1)
+        return latent if noise is None else latent + 0.1 * noise
+
+    def encode_prompt(self, prompts):
+        tokens = [torch.full((4, 8), len(text) / 20) for text in prompts]
+        return Context(torch.stack(tokens), None, (False,) * len(prompts))
+
+
 def original_unet(host, seed=5):
     """A UNet with the host's structure and original names, all of whose weights are random."""
     torch.manual_seed(seed)
@@ -102,6 +124,22 @@ def checkpoint_state(host, unet, label_emb=None):
         state |= open_clip_state(host.text[1].model.state_dict(), "conditioner.embedders.1.model.")
         state |= {f"model.diffusion_model.label_emb.{name}": t for name, t in label_emb.state_dict().items()}
     return {name: tensor.contiguous().clone() for name, tensor in state.items()}
+
+
+def write_folder(folder, host, prediction="epsilon"):
+    """A host's parts as a folder in diffusers' layout."""
+    from diffusers import DDIMScheduler
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").write_text("{}")
+    host.unet.save_pretrained(folder / "unet")
+    host.vae.save_pretrained(folder / "vae")
+    DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+    ).save_pretrained(folder / "scheduler")
+    for number, encoder in zip(("", "_2"), host.text, strict=False):
+        encoder.model.save_pretrained(folder / f"text_encoder{number}")
+        write_tokenizer(folder / f"tokenizer{number}")
 
 
 def write_checkpoint(folder, family="sd1", *, name="model.safetensors", parameterization="eps", **options):

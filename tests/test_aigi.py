@@ -6,13 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import iou, read_all
 from PIL import Image, ImageDraw
 
 from ldznet.errors import OptionError
 from ldznet.training import samples
 from ldznet.training.aigi import Aigi, decode_runs
 from ldznet.training.miniature import encode_runs, write_aigi, write_runs
-from ldznet.training.samples import DatasetError, Report, Sample, SampleError, Skipped, usable
+from ldznet.training.samples import DatasetError, Sample, SampleError, Skipped
 from ldznet.training.scenes import make_scene
 
 FORMS = ("masks", "coco", "labelme")
@@ -29,16 +30,6 @@ def written(tmp_path_factory):
 def copy(written, tmp_path):
     """Form -> a folder to damage."""
     return lambda form: shutil.copytree(written[form][0], tmp_path / form)
-
-
-def iou(a, b):
-    return (a & b).sum() / (a | b).sum()
-
-
-def read_all(dataset):
-    report = Report()
-    report.merge(dataset.report)
-    return list(usable(dataset, report)), report
 
 
 def save_mask(path, mask, low=0, high=255):

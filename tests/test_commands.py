@@ -13,7 +13,7 @@ from PIL import Image
 from stand_ins import write_checkpoint
 
 from ldznet.__main__ import main
-from ldznet.commands import segment
+from ldznet.commands import arguments, segment
 from ldznet.image import save_png
 from ldznet.methods.learned import random_head
 from ldznet.modeling.checkpoint import save_head
@@ -376,6 +376,18 @@ def test_an_environment_that_is_no_launch_is_an_error(folder, monkeypatch, capsy
         monkeypatch.setenv("WORLD_SIZE", world)
         assert command("a.png", "cat", *FAST) == 2
     assert "RANK is '0' and WORLD_SIZE '0' in the environment" in capsys.readouterr().err
+
+
+def test_a_launcher_that_starts_one_process_where_several_were_asked_for_is_named_once(monkeypatch, caplog):
+    arguments._say_one_process.cache_clear()
+    for name, text in (("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, text)
+    monkeypatch.delenv("RANK", raising=False)
+
+    assert [arguments.process_of_launch() for _ in range(2)] == [(0, 1)] * 2
+    (record,) = caplog.records
+    assert record.getMessage().startswith("accelerate launch --cpu starts one process on a machine")
+    assert "torchrun --nproc_per_node N -m ldznet" in record.getMessage()
 
 
 def test_a_program_gets_json_for_an_error_too(folder, capsys):

@@ -114,8 +114,10 @@ def test_two_processes_train_the_unet_as_one_does(tmp_path):
 
     (tmp_path / "shared.py").write_text(SHARED)
     run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        + [str(tmp_path / "shared.py"), str(tmp_path / "two")],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *(str(tmp_path / "shared.py"), str(tmp_path / "two")),
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},

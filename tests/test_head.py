@@ -37,9 +37,9 @@ def config(kind, unet=TINY):
     return HeadConfig(kind=kind, unet=unet, pool_grids=paper_pool_grids(unet), stem_width=8)
 
 
-def random_head(kind, unet=TINY, seed=0):
+def random_head(kind, unet=TINY, seed=0, fusion="attention"):
     torch.manual_seed(seed)
-    head = Head(config(kind, unet))
+    head = Head(dataclasses.replace(config(kind, unet), fusion=fusion))
     for parameter in head.parameters():  # zeros would hide what comes before them
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=2 / parameter[0].numel() ** 0.5)
@@ -85,6 +85,82 @@ def test_the_full_size_rgbnet_adds_a_stem_that_ends_in_a_latents_channels():
     assert {name.split(".")[0] for name in added} == {"stem"}
     assert rgbnet.stem[-1].out_channels == 4
     assert parameter_count(rgbnet) == 859_892_412
+
+
+# --- features joined instead of attended to, as in the paper's ablation ------------------------------
+
+
+def test_a_full_size_head_that_joins_features_has_five_convolutions_in_the_place_of_the_attention():
+    head = empty_head(HeadConfig(fusion="concat"))
+
+    added = [name for name, _ in head.named_parameters() if "concatenation" in name]
+    assert len(added) == 10
+    assert added[0] == "input_blocks.8.1.concatenation.proj.weight"
+    assert not [name for name, _ in head.named_parameters() if "attn3" in name or "pool" in name]
+    assert parameter_count(head) == 925_882_936 - 66_370_560 + 5 * (2 * 1280 * 1280 + 1280)
+    assert parameter_count(head) == 875_902_776
+
+
+@pytest.mark.parametrize("unet", [TINY, TINY_SD2, TINY_SDXL], ids=["sd1", "sd2", "sdxl"])
+def test_joined_features_change_the_answer_of_each_prompt_for_itself(unet):
+    head = random_head("ld-znet", unet, fusion="concat")
+    x, context, features = inputs(head, prompts=3)
+    together = head(x, context, features)
+
+    for index in range(3):
+        alone = {path: feature[index : index + 1] for path, feature in features.items()}
+        torch.testing.assert_close(
+            together[index : index + 1], head(x, context[index : index + 1], alone), atol=1e-3, rtol=1e-4
+        )
+    for path in features:
+        changed = head(x, context, {**features, path: features[path].flip(1)})
+        assert not torch.equal(together, changed), path
+
+
+def test_joined_features_are_brought_to_the_size_of_the_place():
+    head = random_head("ld-znet", fusion="concat")
+    x, context, features = inputs(head, size=(16, 16))
+    coarse = {path: torch.nn.functional.avg_pool2d(feature, 2) for path, feature in features.items()}
+    fine = {
+        path: torch.nn.functional.interpolate(feature, scale_factor=2.0, mode="bilinear")
+        for path, feature in coarse.items()
+    }
+
+    torch.testing.assert_close(head(x, context, coarse), head(x, context, fine))
+
+
+def test_a_head_that_joins_features_starts_as_if_they_were_not_there():
+    torch.manual_seed(3)
+    state = {name: torch.randn_like(tensor) * 0.05 for name, tensor in UNet(TINY).state_dict().items()}
+    plain, joined = (
+        Head(dataclasses.replace(config(kind), fusion="concat")).eval() for kind in ("znet", "ld-znet")
+    )
+    joined.final.load_state_dict(plain.final.state_dict())
+    for head in (plain, joined):
+        report = start_from_unet(head, state)
+    x, context, features = inputs(joined)
+
+    assert {name.split(".")[-3] for name in report.new if not name.startswith("final.")} == {"concatenation"}
+    assert torch.equal(plain(x, context), joined(x, context, features))
+
+
+def test_only_ld_znet_has_a_fusion_and_only_two_are_known():
+    assert HeadConfig(kind="znet", fusion="concat") == HeadConfig(kind="znet")
+    with pytest.raises(HeadError, match="fusion of features 'sum' is not known: use attention or concat"):
+        HeadConfig(fusion="sum")
+
+
+def test_a_configuration_from_before_there_was_a_choice_is_one_with_attention():
+    import json
+
+    joined = dataclasses.replace(config("ld-znet"), fusion="concat")
+    old = json.loads(config("ld-znet").to_json())
+
+    assert "fusion" not in old
+    assert HeadConfig.from_json(json.dumps(old)).fusion == "attention"
+    assert HeadConfig.from_json(joined.to_json()) == joined
+    with pytest.raises(CheckpointError, match="fusion of features 'sum' is not known"):
+        HeadConfig.from_json(json.dumps({**old, "fusion": "sum"}))
 
 
 @pytest.mark.parametrize("kind", ["ld-znet", "znet", "rgbnet"])

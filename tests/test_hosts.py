@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import CASES, features_of
-from stand_ins import write_checkpoint, write_tokenizer
+from safetensors.torch import save_file
+from stand_ins import write_checkpoint, write_folder, write_tokenizer
 from torch import nn
 
 from ldznet.errors import CheckpointError, FeatureError, HeadError, HostError
@@ -393,18 +394,8 @@ def test_text_encoders_of_a_single_file_have_the_weights_that_were_put_in(tmp_pa
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_a_folder_in_diffusers_layout_gives_the_same_model(tmp_path, family, prediction):
-    from diffusers import DDIMScheduler
-
     made = random_host(family)
-    (tmp_path / "model_index.json").write_text("{}")
-    made.unet.save_pretrained(tmp_path / "unet")
-    made.vae.save_pretrained(tmp_path / "vae")
-    DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
-    ).save_pretrained(tmp_path / "scheduler")
-    for number, encoder in zip(("", "_2"), made.text, strict=False):
-        encoder.model.save_pretrained(tmp_path / f"text_encoder{number}")
-        write_tokenizer(tmp_path / f"tokenizer{number}")
+    write_folder(tmp_path, made, prediction)
 
     host = DiffusersHost.load(tmp_path)
 
@@ -417,6 +408,33 @@ def test_a_folder_in_diffusers_layout_gives_the_same_model(tmp_path, family, pre
         expected = host.schedule.noise_from_v(expected, latent, timesteps)
     torch.testing.assert_close(host.predict_noise(latent, timesteps, context), expected)
     assert host.encode_prompt(["cat"]).tokens.shape == context.tokens.shape
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folders_unet_is_that_of_the_single_file_tensor_by_tensor(tmp_path, family):
+    path, *_ = write_checkpoint(tmp_path / "file", family)
+    unet = DiffusersHost.load(path).unet
+    forms = {"whole": {}, "parts": {"max_shard_size": "200KB"}, "pickled": {"safe_serialization": False}}
+    expected = diffusers_files.unet_state(path)
+
+    for form, options in forms.items():
+        unet.save_pretrained(tmp_path / form / "unet", **options)
+        found = diffusers_files.unet_state(tmp_path / form)
+
+        assert found.keys() == expected.keys(), form
+        assert all(torch.equal(found[name], expected[name]) for name in expected), form
+    assert ("label_emb.0.0.weight" in expected) == (family == "sdxl")
+    assert len(list((tmp_path / "parts" / "unet").glob("*-of-*.safetensors"))) > 1
+
+
+def test_a_folder_whose_unet_is_missing_or_of_another_kind_is_nothing_to_start_from(tmp_path):
+    with pytest.raises(HostError, match=r"holds no UNet's weights \(unet/diffusion_pytorch_model.safetensors\)"):
+        diffusers_files.unet_state(tmp_path)
+
+    (tmp_path / "unet").mkdir()
+    save_file({"mid_block.motion.weight": torch.zeros(1)}, tmp_path / "unet/diffusion_pytorch_model.safetensors")
+    with pytest.raises(HostError, match=r"has a tensor mid_block.motion.weight, which no Stable Diffusion"):
+        diffusers_files.unet_state(tmp_path)
 
 
 def test_the_yaml_beside_a_checkpoint_says_that_it_predicts_v(tmp_path):

@@ -1,12 +1,21 @@
 """Training a head: the same result however it is interrupted or shared out."""
 
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from stand_ins import SmallestHost
 
+from ldznet.errors import OptionError
 from ldznet.hosts.diffusers_files import random_host
 from ldznet.methods.learned import random_head
 from ldznet.training.loop import Trainer, TrainOptions
+from ldznet.training.samples import Sample, Skipped
 from ldznet.training.scene_samples import SceneSamples
+from ldznet.training.stream import Stream
 
 SMALL = TrainOptions(steps=4, batch=2, size=64, rate=1e-3, timesteps=(300, 499), save_every=2, log_every=1)
 
@@ -25,8 +34,6 @@ def samples():
 
 
 def trainer(host, samples, folder, kind="ld-znet", **changes):
-    import dataclasses
-
     head = random_head(host.info.unet, kind).head
     return Trainer(host, head, samples, dataclasses.replace(SMALL, **changes), folder)
 
@@ -59,3 +66,105 @@ def test_parts_of_a_batch_and_computing_twice_give_the_same_losses(host, samples
     assert len(set(plain)) == 3
     assert parts == pytest.approx(plain, rel=1e-4)
     assert twice == pytest.approx(plain, rel=1e-4)
+
+
+def test_rows_of_metrics_are_the_same_when_a_run_stops_between_them(samples, tmp_path):
+    host = SmallestHost()
+    trainer(host, samples, tmp_path / "whole", "znet", log_every=3).run(say=say)
+    while not trainer(host, samples, tmp_path / "parts", "znet", log_every=3).run(minutes=0, say=say):
+        pass
+
+    whole, parts = weights(tmp_path / "whole")["rows"], weights(tmp_path / "parts")["rows"]
+    assert [row["step"] for row in whole] == [3, 4]
+    assert parts == whole
+
+
+def test_the_average_follows_the_weights_and_the_gradient_is_clipped(samples, tmp_path):
+    host = SmallestHost()
+    one = trainer(host, samples, tmp_path, "znet", steps=1, clip=1e-3)
+    start = random_head(host.info.unet, "znet").head.state_dict()
+    one.run(say=say)
+
+    state = weights(tmp_path)
+    norm = torch.cat([p.grad.flatten() for p in one.head.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    name = "middle_block.0.in_layers.2.weight"
+    expected = start[name].lerp(state["module"][name], 1 - 2 / 11)  # the decay after the first step
+    assert not torch.equal(state["module"][name], start[name])
+    assert torch.equal(state["average"][name], expected)
+
+
+def test_mixed_precision_gives_nearly_the_same_losses_and_a_cpu_does_not_train_in_fp16(host, samples, tmp_path):
+    for name in ("no", "bf16"):
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+        trainer(host, samples, tmp_path / name, steps=1, precision=name).run(say=say)
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    plain, mixed = ([row["loss"] for row in weights(tmp_path / name)["rows"]] for name in ("no", "bf16"))
+    assert mixed != plain
+    assert mixed == pytest.approx(plain, rel=0.05)
+    with pytest.raises(OptionError, match="A CPU does not train in fp16"):
+        trainer(host, samples, tmp_path / "fp16", precision="fp16")
+
+
+def test_a_training_that_is_done_has_no_step_to_try(samples, tmp_path):
+    trainer(SmallestHost(), samples, tmp_path, "znet", steps=1).run(say=say)
+
+    with pytest.raises(OptionError, match="is done: there is no step to try"):
+        trainer(SmallestHost(), samples, tmp_path, "znet", steps=1).try_steps(3)
+
+
+def test_the_plateau_is_that_of_pytorch_with_the_papers_settings():
+    losses = [1.0, 0.9, 0.9, 0.89999, 0.9, 0.8, 0.81, 0.82, 0.83, 0.84, 0.7]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    mine = SimpleNamespace(options=TrainOptions(), plateau={"factor": 1.0, "best": float("inf"), "bad": 0.0})
+    rates = []
+    for loss in losses:
+        theirs.step(loss)
+        mine.epoch_loss = [3 * loss, 3.0]
+        Trainer._end_of_epoch(mine)
+        rates.append(mine.plateau["factor"])
+        assert rates[-1] == optimizer.param_groups[0]["lr"]
+
+    assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+
+
+class Photographs:
+    """Four pictures with a phrase each, of which the third cannot be read."""
+
+    report = ()
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 2:
+            return Skipped("2", "missing image", "2: it is not there.")
+        mask = np.zeros((64, 96), bool)
+        mask[:, :48] = True
+        image = np.full((64, 96, 3), 50 * index, np.uint8)
+        return Sample(str(index), image, f"thing {index}", mask, {}, source=f"{index}.jpg")
+
+
+def test_a_negative_is_the_same_picture_with_the_phrase_of_another_and_an_empty_mask():
+    options = dataclasses.replace(SMALL, crop="whole", template="{}")
+    plain, negative = (
+        Stream(Photographs(), dataclasses.replace(options, negatives=share)) for share in (0.0, 1.0)
+    )
+
+    for position in range(8):
+        one, other = plain[position], negative[position]
+        assert one.picture == other.picture
+        assert one.target.mean() == 0.5
+        assert not other.target.any()
+        assert other.sentence != one.sentence
+        assert other.sentence.startswith("thing ")
+
+
+def test_what_cannot_be_read_is_replaced_by_the_next_and_named():
+    stream = Stream(Photographs(), SMALL)
+    items = [stream[position] for position in range(4)]
+
+    assert [skipped.reason for item in items for skipped in item.skipped] == ["missing image"]
+    assert all(item.target.any() for item in items)

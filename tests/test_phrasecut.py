@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from conftest import iou, read_all
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -43,16 +44,6 @@ def written(tmp_path_factory):
 def folder(written, tmp_path):
     """A copy to damage."""
     return shutil.copytree(written[0], tmp_path / "copy")
-
-
-def iou(a, b):
-    return (a & b).sum() / (a | b).sum()
-
-
-def read_all(dataset):
-    report = Report()
-    report.merge(dataset.report)
-    return list(usable(dataset, report)), report
 
 
 def tasks_of(folder, split="train"):

@@ -1,5 +1,6 @@
 """Measuring a method on a dataset: what it predicts, and numbers that do not depend on how it was run."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 from PIL import Image
 
 from ldznet.__main__ import main
+from ldznet.commands import evaluate
 from ldznet.errors import OptionError
 from ldznet.evaluation.features import FeatureScore, draw_scores, measure_features
 from ldznet.evaluation.metrics import ClipSegMetrics
 from ldznet.evaluation.pictures import prediction_sheet
 from ldznet.evaluation.published import TABLES
-from ldznet.evaluation.report import Store, latex_row, table
+from ldznet.evaluation.report import Store, breakdown, latex_row, table
 from ldznet.evaluation.runner import Prediction, Scores, intersection_over_union, measure, predict
 from ldznet.hosts.diffusers_files import random_host
 from ldznet.methods.attention import AttentionMethod
@@ -145,6 +147,39 @@ def prediction(target, probability):
     return Prediction(sample, probability.astype(np.float32), target)
 
 
+def test_phrasecuts_protocol_measures_at_the_images_size_with_the_mask_that_it_draws_itself():
+    target, own = np.zeros((64, 64), bool), np.zeros((32, 64), bool)
+    target[:, :32] = True
+    own[:, :16] = True  # of 2048 pixels 512; found are the 1024 of the left half
+    found = prediction(target, np.where(np.arange(64) < 32, 0.9, 0.1) * np.ones((64, 1)))
+    stretched = dataclasses.replace(found.sample, mask=target[::2], own_mask=own)
+    scores = Scores()
+
+    scores.update(dataclasses.replace(found, sample=stretched))
+
+    numbers = scores.numbers()
+    assert numbers["phrasecut_mean_iou"] == numbers["phrasecut_cum_iou"] == 50
+    assert [numbers[f"phrasecut_above_{level}"] for level in (0.5, 0.6)] == [0, 0]
+    assert numbers["miou"] == pytest.approx(100 * 2048 / 2049)
+
+
+def test_the_breakdown_shows_the_largest_parts_of_each_kind():
+    scores, target = Scores(), np.ones((64, 64), bool)
+    for number, colour in enumerate(["red", "red", "blue"]):
+        found = prediction(target, 0.9 * target)
+        categories = {"attributes": (colour,), "subset": ("a|b",)}
+        sample = dataclasses.replace(found.sample, key=str(number), categories=categories)
+        scores.update(dataclasses.replace(found, sample=sample))
+
+    assert breakdown(scores, most=1).splitlines() == [
+        "| | samples | mIoU | IoU_FG | AP |",
+        "|---|---:|---:|---:|---:|",
+        "| attributes: red | 2 | 100.0 | 100.0 | 0.0 |",
+        "| attributes: 1 more, in the JSON | | | | |",
+        "| subset: a\\|b | 3 | 100.0 | 100.0 | 0.0 |",
+    ]
+
+
 def test_a_sheet_shows_every_prediction_with_its_iou():
     target = np.zeros((64, 64), bool)
     target[:32] = True
@@ -221,6 +256,21 @@ def test_scenes_are_measured_from_the_command_line(capsys, tmp_path):
     assert (out / "sketch.tex").read_text().startswith("ld-znet & ")
 
 
+def test_two_processes_of_a_launch_write_the_report_of_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluate, "_BLOCK", 2)
+    command = ["evaluate", "scenes", "--scenes", "1", "--looks", "sketch", *FAST, "--out"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):  # the first one waits for the others
+        monkeypatch.setenv("RANK", rank)
+        assert main([*command, str(tmp_path / "two")]) == 0
+
+    parts = sorted(path.name for path in (tmp_path / "two" / "parts").iterdir())
+    assert parts == ["sketch.0-of-2.json", "sketch.1-of-2.json"]
+    for name in ("sketch.json", "sketch.md", "sketch.tex", "sketch.jpg"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+
+
 @pytest.mark.parametrize("form", ["masks", "coco", "labelme"])
 def test_a_folder_of_masks_and_captions_is_measured(capsys, tmp_path, form):
     write_aigi(tmp_path, form, scenes=1, seed=2)
@@ -239,10 +289,27 @@ def test_a_model_paints_captions(capsys, tmp_path):
 
 
 def test_phrasecut_is_measured_from_its_folder(capsys, tmp_path):
-    write_phrasecut(tmp_path, scenes=1, seed=1, size=(96, 96), splits=("test",))
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_phrasecut(data, scenes=1, seed=1, size=(96, 96), splits=("test",))
 
-    assert main(["evaluate", str(tmp_path), *FAST, "--limit", "2"]) == 0
+    assert main(["evaluate", str(data), *FAST, "--limit", "2", "--out", str(out)]) == 0
     assert "| PhraseCut-test | 2 |" in capsys.readouterr().out
+    report = (out / "PhraseCut-test.md").read_text()
+    assert "| LD-ZNet (published) |" in report
+    assert "| subset: all | 2 |" in report
+    categories = json.loads((out / "PhraseCut-test.json").read_text())["categories"]
+    assert {name.split(":")[0] for name in categories} >= {"name", "subset"}
+    assert categories["subset: all"]["samples"] == 2
+
+
+def test_what_is_damaged_is_counted_or_ends_a_measurement(capsys, tmp_path):
+    write_phrasecut(tmp_path, scenes=2, seed=1, size=(96, 96), splits=("test",))
+    sorted((tmp_path / "images").iterdir())[0].write_bytes(b"no image")
+
+    assert main(["evaluate", str(tmp_path), *FAST]) == 0
+    assert "skipped (unreadable image)" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path), *FAST, "--on-problem", "refuse"]) == 1
+    assert "is not an image: it holds text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from PIL import Image
+from stand_ins import write_folder
 
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers import DiffusersHost
@@ -46,12 +49,13 @@ def losses(folder):
 
 
 def board(folder):
-    """The losses that TensorBoard shows."""
+    """What TensorBoard shows: the losses, and the steps with a picture and its size."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    return [event.value for event in events.Scalars("loss")]
+    pictures = [(event.step, event.width, event.height) for event in events.Images("masks")]
+    return [event.value for event in events.Scalars("loss")], pictures
 
 
 def train(checkpoint, out, *more):
@@ -81,8 +85,10 @@ def test_a_training_stops_and_goes_on_and_leaves_metrics(checkpoint, tmp_path):
     assert codes == [3, 3, 3, 0]
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert (tmp_path / "whole" / "best.safetensors").exists()
-    assert board(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
-    assert (tmp_path / "whole" / "pictures" / "step-0000004.jpg").exists()
+    shown, pictures = board(tmp_path / "parts")
+    assert shown == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
+    with Image.open(tmp_path / "whole" / "pictures" / "step-0000004.jpg") as picture:
+        assert pictures == [(4, *picture.size)]
 
 
 def test_a_head_is_trained_further(checkpoint, tmp_path, capsys):
@@ -103,20 +109,23 @@ def test_other_options_in_the_same_folder_are_refused(checkpoint, tmp_path, caps
 
 
 @pytest.mark.parametrize("kind", ["znet", "rgbnet"])
-def test_the_other_kinds_train_on_phrasecut_by_the_papers_recipe(checkpoint, tmp_path, kind):
+def test_the_other_kinds_train_on_phrasecut_by_the_papers_recipe(checkpoint, tmp_path, capsys, kind):
     data = tmp_path / "data"
     write_phrasecut(data, scenes=6, seed=1, size=(96, 128), splits=("train", "miniv"))
     broken = sorted((data / "images").iterdir())[0]
     broken.write_bytes(b"no image")
 
-    code = main(
-        [
-            *("train", str(data), "--out", str(tmp_path / "run"), "--kind", kind, "--checkpoint", str(checkpoint)),
-            *("--steps", "2", "--batch", "2", "--size", "64", "--device", "cpu", *QUICK),
-        ]
-    )
+    command = [
+        *("train", str(data), "--kind", kind, "--checkpoint", str(checkpoint), "--device", "cpu"),
+        *("--steps", "2", "--batch", "2", "--size", "64", *QUICK),
+    ]
+    code = main([*command, "--out", str(tmp_path / "run")])
 
     assert code == 0
+    for path in (data / "images").iterdir():
+        path.write_bytes(b"no image")
+    assert main([*command, "--out", str(tmp_path / "strict"), "--on-problem", "refuse"]) == 1
+    assert "is not an image: it holds text" in capsys.readouterr().err
     assert read_head_info(tmp_path / "run" / "last.safetensors").config.kind == kind
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     options = json.loads(state["options"])
@@ -148,6 +157,43 @@ def test_a_wrong_recipe_is_an_error(checkpoint, capsys, arguments, said):
     assert said in capsys.readouterr().err
 
 
+def test_features_can_be_joined_instead_of_attended_to(checkpoint, tmp_path, capsys):
+    assert train(checkpoint, tmp_path / "run", "--fusion", "concat", "--steps", "1") == 0
+
+    info = read_head_info(tmp_path / "run" / "last.safetensors")
+    assert (info.config.kind, info.config.fusion) == ("ld-znet", "concat")
+    host = DiffusersHost.load(checkpoint)
+    choice = choose_method("auto", host.info, find_heads([tmp_path / "run"]))
+    assert choice.method.head.config.fusion == "concat"
+    assert train(checkpoint, tmp_path / "run", "--steps", "1") == 1
+    assert "holds a training with another head or version" in capsys.readouterr().err
+
+
+def test_a_second_training_reads_what_the_first_has_cached(checkpoint, tmp_path, capsys):
+    cache = ("--cache", str(tmp_path / "cache"), "--kind", "znet", "--steps", "2")
+    for name in ("first", "second"):
+        assert train(checkpoint, tmp_path / name, *cache) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cache ")]
+
+    assert [", 0 written" in line or " and 0 written" in line for line in said] == [False, True]
+    assert losses(tmp_path / "first") == losses(tmp_path / "second")
+    assert train(checkpoint, tmp_path / "third", *cache, "--crop", "random", "--dry-run") == 0
+    assert "note: of --cache only contexts are kept" in capsys.readouterr().out
+
+
+def test_a_head_starts_from_a_folder_in_diffusers_layout_as_from_the_single_file(checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    write_folder(folder, DiffusersHost.load(checkpoint))
+    shutil.rmtree(folder / "tokenizer")
+    shutil.copytree(checkpoint.with_suffix(""), folder / "tokenizer")
+    short = ("--kind", "znet", "--rate", "0", "--steps", "1")
+    assert train(checkpoint, tmp_path / "file", *short) == 0
+    assert train(folder, tmp_path / "folder", *short) == 0
+
+    one, two = (load_head(tmp_path / name / "last.safetensors").state_dict() for name in ("file", "folder"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_two_processes_give_the_losses_of_one_with_the_same_batch(checkpoint, tmp_path):
     command = ["train", "scenes", "--checkpoint", str(checkpoint), *RECIPE, *QUICK]
     assert main([*command, "--out", str(tmp_path / "one")]) == 0
@@ -171,11 +217,12 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(checkpoint, tm
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_path, capsys):
-    assert train(checkpoint, tmp_path / "run", "--dry-run") == 0
+    assert train(checkpoint, tmp_path / "run", "--dry-run", "--cache", str(tmp_path / "cache")) == 0
 
     said = capsys.readouterr().out
     assert "24 samples, 4 steps of 4: 0.7 epochs" in said  # two of each of three kinds in four scenes
     assert "parameters" in said
     assert "a step takes" in said
+    assert "with all that it asks for in the cache" in said
     assert "MB on cpu" in said
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []

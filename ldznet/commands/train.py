@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.commands.arguments import EMBEDDED, Subparsers, add_options, device_and_dtype
+from ldznet.commands.arguments import EMBEDDED, Subparsers, add_options, device_and_dtype, process_of_launch
 from ldznet.errors import OptionError
 
 if TYPE_CHECKING:
@@ -97,6 +98,27 @@ def add(commands: Subparsers) -> None:
         "--blocks", default="", metavar="PATH,...", help="transformers that LD-ZNet reads (default: the preset's)"
     )
     parser.add_argument(
+        "--fusion",
+        choices=("attention", "concat"),
+        default="attention",
+        help="how LD-ZNet reads them: by attention, or joined to its own channels, as in the paper's ablation "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        help="keep contexts, and with --crop whole --posterior mean latents, on disk for later runs and other "
+        "processes; changes no result",
+    )
+    parser.add_argument(
+        "--on-problem",
+        choices=("skip", "refuse"),
+        default="skip",
+        help="what is damaged in the dataset is left out, named and counted, or ends the run "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--go-on",
         type=Path,
         metavar="PATH",
@@ -104,7 +126,14 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", type=Path, default=EMBEDDED, metavar="PATH", help="Stable Diffusion model")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=EMBEDDED,
+        metavar="PATH",
+        help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: "
+        "the small one in models/tiny)",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
     group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the frozen model")
     from ldznet.training.recipe import TrainOptions
@@ -119,12 +148,16 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.data == "diffusion":
         return _diffusion(parsed)
     from ldznet.hosts.diffusers import DiffusersHost
+    from ldznet.training.cache import may_keep_latents
     from ldznet.training.loop import Trainer
 
+    say = print if process_of_launch()[0] == 0 else _silent
     options = _recipe(parsed)
     device, dtype = device_and_dtype(parsed)
     host = DiffusersHost.load(parsed.checkpoint, device=device, dtype=dtype)
-    head = _head(parsed, host, options)
+    head, start = _head(parsed, host, options)
+    if start:
+        say(start)
     training, validation = _data(parsed, options)
     source = {
         "model": host.info.name,
@@ -132,6 +165,10 @@ def run(parsed: argparse.Namespace) -> int:
         "data": Path(parsed.data).name,
         "start": parsed.start,
     }
+    if parsed.cache and not may_keep_latents(options):
+        say(
+            "note: of --cache only contexts are kept; latents come again with --crop whole --posterior mean alone."
+        )
     trainer = Trainer(
         host,
         head,
@@ -141,32 +178,38 @@ def run(parsed: argparse.Namespace) -> int:
         validate=_validation(host, validation, options),
         source=source,
         workers=parsed.workers,
+        cache=None if parsed.dry_run else parsed.cache,
     )
     if parsed.dry_run:
-        print(_forecast(trainer, training, options))
+        forecast = _forecast(trainer, training, options, cached=parsed.cache is not None)
+        say(forecast)
         return 0
     done = trainer.run(minutes=parsed.minutes)
     if trainer.report.skipped:
-        print(trainer.report)
-    print(f"{'done' if done else 'stopped; the same command goes on'}: {parsed.out / 'last.safetensors'}")
+        say(str(trainer.report))
+    if trainer.frozen.store:
+        say(str(trainer.frozen.store))
+    say(f"{'done' if done else 'stopped; the same command goes on'}: {parsed.out / 'last.safetensors'}")
     return 0 if done else 3
 
 
-def _forecast(trainer: Trainer, samples: Samples, options: TrainOptions) -> str:
+def _forecast(trainer: Trainer, samples: Samples, options: TrainOptions, *, cached: bool) -> str:
     """What a training would be: size, time and memory, from three steps whose result is dropped."""
     from ldznet.modeling.head import parameter_count
 
-    seconds, memory = trainer.try_steps(3)
-    hours = seconds * options.steps / 3600
+    with tempfile.TemporaryDirectory(prefix="ldznet-") as folder:
+        cost = trainer.try_steps(3, Path(folder) if cached else None)
+    hours = cost.seconds * options.steps / 3600
     epochs = options.steps * options.batch / len(samples)
-    return "\n".join(
-        [
-            f"{trainer.average.config.kind}: {parameter_count(trainer.average):,} parameters",
-            f"{len(samples):,} samples, {options.steps:,} steps of {options.batch}: {epochs:.1f} epochs",
-            f"a step takes {seconds:.2f} s here, all of them {hours:.1f} hours",
-            f"peak memory {memory:,.0f} MB on {trainer.accelerator.device}",
-        ]
-    )
+    lines = [
+        f"{trainer.average.config.kind}: {parameter_count(trainer.average):,} parameters",
+        f"{len(samples):,} samples, {options.steps:,} steps of {options.batch}: {epochs:.1f} epochs",
+        f"a step takes {cost.seconds:.2f} s here, all of them {hours:.1f} hours",
+    ]
+    if cost.cached is not None:
+        gain = cost.seconds / cost.cached
+        lines.append(f"with all that it asks for in the cache {cost.cached:.2f} s: {gain:.2f} times as fast")
+    return "\n".join([*lines, f"peak memory {cost.memory:,.0f} MB on {trainer.accelerator.device}"])
 
 
 def _recipe(parsed: argparse.Namespace) -> TrainOptions:
@@ -180,7 +223,12 @@ def _recipe(parsed: argparse.Namespace) -> TrainOptions:
     return TrainOptions(**{**(TINY if parsed.preset == "tiny" else {}), **given})
 
 
-def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> Head:
+def _silent(_text: str) -> None:
+    """Of several processes the first one speaks."""
+
+
+def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tuple[Head, str]:
+    """The head with its first weights, and what is to be said of them."""
     import torch
 
     from ldznet.hosts.diffusers_files import unet_state
@@ -204,20 +252,22 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> Head
         grids = {path: pool_grid(unet, path, side) for path in blocks}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        head = Head(HeadConfig(kind=parsed.kind, unet=unet, pool_grids=grids if parsed.kind == "ld-znet" else {}))
+        head = Head(HeadConfig(kind=parsed.kind, unet=unet, pool_grids=grids, fusion=parsed.fusion))
+    said = ""
     if parsed.start not in ("unet", "random"):
         given = load_head(parsed.start, dtype=torch.float32)
         if given.config != head.config:
             raise OptionError(
-                f"{parsed.start} is a head of another kind, structure or blocks than the one to train."
+                f"{parsed.start} is a head of another kind, structure or blocks than the one to train. Give the "
+                "same --kind, --blocks, --fusion and --size as it was made with, or start from the unet."
             )
         head.load_state_dict(given.state_dict())
-        return head
+        return head, said
     if parsed.start == "unet":
-        print(start_from_unet(head, unet_state(parsed.checkpoint)))
+        said = str(start_from_unet(head, unet_state(parsed.checkpoint)))
     if (parsed.final or ("enlarge" if parsed.preset == "tiny" else "random")) == "enlarge":
         start_as_enlargement(head)
-    return head
+    return head, said
 
 
 def _data(parsed: argparse.Namespace, options: TrainOptions) -> tuple[Samples, Samples]:
@@ -230,7 +280,8 @@ def _data(parsed: argparse.Namespace, options: TrainOptions) -> tuple[Samples, S
             "photo", parsed.scenes, start=2 * TRAIN_SEEDS, size=options.size, each=2, absent=False
         )
         return training, SceneSamples("photo", 32, start=TRAIN_SEEDS // 2, size=options.size)
-    return PhraseCut(parsed.data, "train"), PhraseCut(parsed.data, "miniv")
+    problem = parsed.on_problem
+    return PhraseCut(parsed.data, "train", on_problem=problem), PhraseCut(parsed.data, "miniv", on_problem=problem)
 
 
 def _validation(
@@ -258,17 +309,23 @@ def _diffusion(parsed: argparse.Namespace) -> int:
         RunOptions,
         TinyConfig,
         export,
+        join_launch,
         train_decoder,
         train_encoder,
         train_unet,
         unpack,
+        wait_for_all,
     )
 
     minutes = parsed.minutes or 10**6
     device = device_and_dtype(parsed)[0]
+    rank, processes = process_of_launch()
+    if processes > 1:
+        join_launch(device.type)
     config = TinyConfig()
-    if parsed.go_on and not (parsed.out / "start.pt").exists():
+    if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:
         unpack(parsed.go_on, parsed.out)
+    wait_for_all()
     steps = parsed.steps or config.unet_steps
     stages = [(train_encoder, config.encoder_steps), (train_decoder, config.decoder_steps), (train_unet, steps)]
     done = True
@@ -277,6 +334,9 @@ def _diffusion(parsed: argparse.Namespace) -> int:
             folder=parsed.out, steps=steps, minutes=minutes, device=str(device), workers=parsed.workers
         )
         done = done and train(config, options)
+        wait_for_all()
+    if rank:
+        return 0 if done else 3
     if done:
         target = parsed.out / "tiny.safetensors"
         print(json.dumps({"written": str(target), **export(config, parsed.out, target)}))

@@ -2,7 +2,7 @@
 
 FOLDER/parts/NAME.R-of-W.json   what process R of W has counted so far
 FOLDER/NAME.json                all numbers, by category too, and what was left out
-FOLDER/NAME.md  NAME.tex        the table, with the published rows where there are some; a row for a paper
+FOLDER/NAME.md  NAME.tex        the tables, with the published rows where there are some; a row for a paper
 FOLDER/NAME.jpg                 the worst and the best samples
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ldznet.errors import OptionError
+from ldznet.evaluation.metrics import ClipSegMetrics
 from ldznet.evaluation.published import Row
 from ldznet.evaluation.runner import Part, Scores
 
@@ -95,6 +96,32 @@ def table(numbers: Mapping[str, Mapping[str, float]], published: Sequence[Row] =
     return "\n".join(rows)
 
 
+def breakdown(scores: Scores, most: int = 40) -> str:
+    """The measures of parts of a dataset as a Markdown table: of each kind of part its largest.
+
+    Parts are those of the phrases' names, attributes and relations, and PhraseCut's subsets by size, number and
+    form of the phrase; the JSON holds all of them.
+    """
+    kinds: dict[str, list[tuple[str, ClipSegMetrics]]] = {}
+    for key, part in scores.categories.items():
+        kind, _, value = key.partition(": ")
+        kinds.setdefault(kind, []).append((value, part))
+    rows = ["| | samples | mIoU | IoU_FG | AP |", "|---|---:|---:|---:|---:|"]
+    for kind, parts in sorted(kinds.items()):
+        for value, part in sorted(parts, key=lambda one: (-len(one[1]), one[0]))[:most]:
+            found = part.result()
+            numbers = (found.miou.best, found.fgiou.best, found.ap)
+            cells = " | ".join(f"{100 * number:.1f}" for number in numbers)
+            rows.append(f"| {kind}: {_cell(value)} | {found.samples} | {cells} |")
+        if len(parts) > most:
+            rows.append(f"| {kind}: {len(parts) - most} more, in the JSON | | | | |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
 def latex_row(name: str, numbers: Mapping[str, float]) -> str:
     """mIoU, IoU_FG and AP at their best, as a row of a paper's table."""
     cells = [f"{numbers[key]:.1f}" if key in numbers else "--" for key in ("miou", "fgiou", "ap")]
@@ -111,9 +138,13 @@ def write_report(
     report = {
         "record": dict(record),
         "numbers": numbers,
-        "categories": {key: part.result().summary() for key, part in sorted(scores.categories.items())},
+        "categories": {
+            key: {"samples": len(part), **part.result().summary()}
+            for key, part in sorted(scores.categories.items())
+        },
         "report": scores.report.state_dict(),
     }
     (folder / f"{name}.json").write_text(json.dumps(report, indent=2, default=str))
-    (folder / f"{name}.md").write_text(table({name: numbers}, published) + "\n")
+    tables = [table({name: numbers}, published), *([breakdown(scores)] if scores.categories else [])]
+    (folder / f"{name}.md").write_text("\n\n".join(tables) + "\n")
     (folder / f"{name}.tex").write_text(latex_row(str(record.get("method", name)), numbers) + "\n")

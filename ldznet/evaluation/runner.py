@@ -1,9 +1,10 @@
 """Measuring a method on a dataset: samples in, predictions and scores out, one sample at a time.
 
-Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there.
-A dataset is measured in blocks of samples; those of one block that follow one another and share an image
-share its latent. Block b belongs to process b % world, and what each has counted is kept on disk, so that
-scores are bit for bit the same for any number of processes and interruptions.
+Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there;
+by PhraseCut's own protocol at the image's size, with the mask that it draws itself. A dataset is measured in
+blocks of samples; those of one block that follow one another and share an image share its latent. Block b
+belongs to process b % world, and what each has counted is kept on disk, so that scores are bit for bit the
+same for any number of processes and interruptions.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from ldznet.evaluation.metrics import (
     PhraseCutResult,
 )
 from ldznet.hosts.host import Context, Host
+from ldznet.image import to_image_size
 from ldznet.methods.method import Draw, Method, Picture, Prompts
 from ldznet.training.samples import Report, Sample, Samples, evaluation_example, usable
 
 Progress = Callable[[int], None]
+PROTOCOL = 2  # of what `Scores` counts: parts of another cannot be added
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,14 @@ class Scores:
     report: Report = field(default_factory=Report)
 
     def update(self, found: Prediction) -> None:
-        """Count one sample; PhraseCut's protocol at a threshold of 0.5."""
+        """Count one sample; by PhraseCut's protocol at a threshold of 0.5 and the image's size."""
         key = found.sample.key
         if not found.target.any() and not found.sample.mask.any():
             self.absent.update(found.probability, sample=key)
             return
         self.clipseg.update(found.probability, found.target, sample=key)
-        self.phrasecut.update(found.probability > 0.5, found.target, sample=key)
+        own = found.sample.mask if found.sample.own_mask is None else found.sample.own_mask
+        self.phrasecut.update(to_image_size(found.probability, own.shape) > 0.5, own, sample=key)
         for name, values in found.sample.categories.items():
             for value in values:
                 part = self.categories.setdefault(f"{name}: {value}", ClipSegMetrics())
@@ -110,6 +114,7 @@ class Scores:
                 "ap": 100 * clipseg.ap,
                 "phrasecut_mean_iou": 100 * phrasecut.mean_iou,
                 "phrasecut_cum_iou": 100 * phrasecut.cumulative_iou,
+                **{f"phrasecut_above_{level}": 100 * share for level, share in phrasecut.accuracy.items()},
             }
         if len(self.absent):
             absent: EmptyResult = self.absent.result()

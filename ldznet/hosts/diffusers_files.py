@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ldznet.errors import HostError, LdznetError, ShapeError
 from ldznet.hosts.diffusers import DiffusersHost, TextEncoder, tokenize_by_hash, tokenize_with
+from ldznet.hosts.diffusers_names import original_names
 from ldznet.hosts.host import FAMILY_NAMES, Family, HostInfo, Prediction, Schedule
 from ldznet.modeling.tensorfile import TensorFile, describe, open_tensors
 from ldznet.modeling.unet import UNetConfig
@@ -297,11 +298,17 @@ def unet_settings(unet: UNetConfig, family: Family) -> dict[str, Any]:
 
 
 def unet_state(path: Path) -> dict[str, Tensor]:
-    """The UNet's tensors of a checkpoint file by their original names, for a head to start from.
+    """The UNet's tensors of a checkpoint by their original names, in float32, for a head to start from.
+
+    `path` is a file in the original layout or a folder in diffusers'.
 
     Raises:
-        CheckpointError: the file cannot be read. HostError: it holds no UNet in the original layout.
+        CheckpointError: the file cannot be read. HostError: it holds no UNet that ldznet knows.
     """
+    if path.is_dir():
+        with open_tensors(_unet_file(path)) as file:
+            renamed = original_names(file.shapes)
+            return {renamed[name]: file.tensor(name).float() for name in file.shapes}
     with open_tensors(path) as file:
         names = [name for name in file.shapes if name.startswith(_UNET)]
         if not names:
@@ -310,6 +317,17 @@ def unet_state(path: Path) -> dict[str, Tensor]:
                 "start. Give the checkpoint as one .safetensors or .ckpt file, or start from random weights."
             )
         return {name.removeprefix(_UNET): file.tensor(name).float() for name in names}
+
+
+def _unet_file(folder: Path) -> Path:
+    """Where a folder in diffusers' layout holds its UNet's weights, in the order in which diffusers looks."""
+    for name in ("safetensors.index.json", "safetensors", "bin.index.json", "bin"):
+        if (path := folder / "unet" / f"diffusion_pytorch_model.{name}").is_file():
+            return path
+    raise HostError(
+        f"{folder} holds no UNet's weights (unet/diffusion_pytorch_model.safetensors), from which a head could "
+        "start. Fetch the whole model again, or start from random weights (--start random)."
+    )
 
 
 def _build_vae(file: TensorFile, family: Family, yaml: Mapping[str, Any]) -> Any:

@@ -7,7 +7,9 @@
 
 All three are the UNet of Stable Diffusion at timestep 0 with one output channel, brought to the image's
 size by three transposed convolutions. LD-ZNet adds, at five of the transformers, attention to the features
-that the host's UNet has at the same place. RGBNet puts three strided convolutions in front; the paper only
+that the host's UNet has at the same place; or, as in the paper's Table 4, joins them to its own channels right
+before the transformer, of which the paper says no more, so that the 1 x 1 convolution behind it is our own
+design. RGBNet puts three strided convolutions in front; the paper only
 says that they are learnable, so their widths are our own design.
 
     latent    (B, 4, h, w)        VAE output, scaled as the UNet expects it, without noise
@@ -35,6 +37,7 @@ from ldznet.errors import CheckpointError, FeatureError, HeadError, LdznetError,
 from ldznet.modeling.unet import UNet, UNetConfig
 
 Kind = Literal["ld-znet", "znet", "rgbnet"]
+Fusion = Literal["attention", "concat"]
 
 # The paper's blocks 6 to 10 of the 16 transformers of Stable Diffusion 1.x, with the side of the feature map
 # that a 384 x 384 image gives there.
@@ -55,12 +58,16 @@ class HeadConfig:
     unet: UNetConfig = field(default_factory=lambda: UNetConfig(out_channels=1))
     pool_grids: Mapping[str, int] = field(default_factory=lambda: dict(PAPER_POOL_GRIDS))
     stem_width: int = 64  # RGBNet: channels after the first strided convolution
+    fusion: Fusion = "attention"  # LD-ZNet: how features come in; "concat" uses the places of pool_grids alone
 
     def __post_init__(self) -> None:
         if self.kind not in ("ld-znet", "znet", "rgbnet"):
             raise HeadError(f"The kind of head {self.kind!r} is not known: use ld-znet, znet or rgbnet.")
+        if self.fusion not in ("attention", "concat"):
+            raise HeadError(f"The fusion of features {self.fusion!r} is not known: use attention or concat.")
         if self.kind != "ld-znet":
             object.__setattr__(self, "pool_grids", {})
+            object.__setattr__(self, "fusion", "attention")
         if not isinstance(self.pool_grids, Mapping) or not all(
             type(grid) is int and 1 <= grid <= 1024 for grid in self.pool_grids.values()
         ):
@@ -75,7 +82,10 @@ class HeadConfig:
 
     def to_json(self) -> str:
         """One line, as it stands in the header of a head's file."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        raw = dataclasses.asdict(self)
+        if self.fusion == "attention":  # as all were before there was a choice: the same text as then
+            del raw["fusion"]
+        return json.dumps(raw, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> HeadConfig:
@@ -101,7 +111,7 @@ class Head(UNet):
     """A UNet that answers with one logit per pixel of the image."""
 
     def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config.unet, config.pool_grids)
+        super().__init__(config.unet, config.pool_grids, concat=config.fusion == "concat")
         self.config = config
         self.out.append(nn.SiLU())
         self.final = nn.Sequential(
@@ -202,7 +212,7 @@ class Head(UNet):
 
 
 # Fusion of features, the way up to the image's size, RGBNet's stem.
-_HEAD_ONLY = re.compile(r"\.attentionpool2D\.|\.attn3\.|\.norm_sd\.|^final\.|^stem\.")
+_HEAD_ONLY = re.compile(r"\.attentionpool2D\.|\.attn3\.|\.norm_sd\.|\.concatenation\.|^final\.|^stem\.")
 
 
 @dataclass(frozen=True)

@@ -214,10 +214,34 @@ class AttentionPool(nn.Module):
         return self.c_proj(found.transpose(2, 3).flatten(1, 2)).mT
 
 
+class Concatenation(nn.Module):
+    """Channels of `x` and of a feature map side by side, brought back to those of `x` by a 1 x 1 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(2 * channels, channels, 1)
+        # Starts as `x` alone, so that it does not disturb weights that were trained without it.
+        nn.init.dirac_(self.proj.weight)
+        assert self.proj.bias is not None
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
+        """(1 or B, C, h, w), (1 or B, C, h', w') -> (B, C, h, w)."""
+        if feature.shape[-2:] != x.shape[-2:]:
+            # In float32: not every CPU enlarges in half precision.
+            wide = feature.to(torch.promote_types(feature.dtype, torch.float32))
+            wide = F.interpolate(wide, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            feature = wide.to(feature.dtype)
+        batch = max(len(x), len(feature))
+        both = torch.cat([part.expand(batch, -1, -1, -1) for part in (x, feature)], dim=1)
+        return self.proj(both)
+
+
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of `x`; with `pool_grid` they also read a feature map.
 
-    The feature has as many channels as `x`, as in the UNet that both come from.
+    The feature has as many channels as `x`, as in the UNet that both come from. With `concat` it is not
+    attended to but joined to `x` before all else.
     """
 
     def __init__(
@@ -228,9 +252,12 @@ class SpatialTransformer(nn.Module):
         depth: int = 1,
         *,
         pool_grid: int | None = None,
+        concat: bool = False,
         linear_projection: bool = False,
     ) -> None:
         super().__init__()
+        self.concatenation = Concatenation(channels) if concat and pool_grid is not None else None
+        pool_grid = None if concat else pool_grid
         feature_width = None if pool_grid is None else channels
         self.norm = GroupNorm(channels, eps=1e-6)
         self.linear_projection = linear_projection
@@ -247,6 +274,9 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, context: Tensor, feature: Tensor | None = None) -> Tensor:
         """(1 or B, C, h, w), (B, L, D), (B, C, h', w') -> (B, C, h, w)."""
         tokens = None
+        if self.concatenation is not None:
+            assert feature is not None
+            x = self.concatenation(x, feature)
         if self.attentionpool2D is not None:
             assert feature is not None
             tokens = self.attentionpool2D(feature)

@@ -316,7 +316,8 @@ def _unpickle(path: Path, source: Path, mapped: bool) -> Any:
                 ]
                 stack.enter_context(torch.serialization.safe_globals(stand_ins))
         try:
-            return torch.load(str(source), **options)
+            # Not torch.load: AUTOMATIC1111 has put another one there, which gives None for files it does not know.
+            return torch.serialization.load(str(source), **options)
         except pickle.UnpicklingError as why:
             named = re.search(r"GLOBAL (\S+)", str(why)) or re.search(r"global[: ]+`?([\w.]+)", str(why))
             if named is None and "Weights only load failed" not in str(why):

@@ -191,10 +191,12 @@ class UNet(nn.Module):
     """Encoder, middle and decoder of residual blocks and transformers, joined by skip connections.
 
     `pool_grids` names the transformers that also read a feature map, with the side of the square grid that
-    their table of positions was made for.
+    their table of positions was made for; with `concat` they have no such table, but join the feature to `x`.
     """
 
-    def __init__(self, config: UNetConfig, pool_grids: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, config: UNetConfig, pool_grids: Mapping[str, int] | None = None, *, concat: bool = False
+    ) -> None:
         super().__init__()
         self.unet_config = config
         self.compute_dtype: torch.dtype | None = None  # None: that of the weights; see storage.py
@@ -211,6 +213,7 @@ class UNet(nn.Module):
                 config.heads_for(channels),
                 depth,
                 pool_grid=grids.get(path),
+                concat=concat,
                 linear_projection=config.linear_projection,
             )
 

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -285,10 +286,24 @@ class Stage:
         flat = torch.cat([gradient.flatten() for gradient in (*gradients, said)])
         torch.distributed.all_reduce(flat)
         flat /= share_of_launch()[1]
-        *shares, said = flat.split([*(gradient.numel() for gradient in gradients), 2])
+        *shares, said = torch.split(flat, [*(gradient.numel() for gradient in gradients), 2])
         for gradient, share in zip(gradients, shares, strict=True):
             gradient.copy_(share.view_as(gradient))
         return float(said[0]), bool(said[1] > 0)
+
+
+def join_launch(device: str) -> None:
+    """Let the processes of a launch meet; the first prepares what all read, however long it takes."""
+    from accelerate import PartialState
+
+    PartialState(cpu=device == "cpu", timeout=timedelta(days=2))
+    wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Go on when every process of the launch has come so far."""
+    if share_of_launch()[1] > 1:
+        torch.distributed.barrier()
 
 
 def share_of_launch() -> tuple[int, int]:
@@ -454,8 +469,7 @@ def train_unet(config: TinyConfig, options: RunOptions, say: Callable[[str], Non
     start = time.monotonic()
     rank, processes = share_of_launch()
     cache = LatentCache.make(config, options, say) if not rank else None
-    if processes > 1:
-        torch.distributed.barrier()
+    wait_for_all()
     if rank and len((kept := LatentCache.read(options.folder)).captions) >= config.scenes:
         cache = LatentCache(kept.latents[: config.scenes], kept.captions[: config.scenes])
     if cache is None:

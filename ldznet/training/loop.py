@@ -22,13 +22,14 @@ import itertools
 import json
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,155 +39,30 @@ from ldznet.hosts.host import Context, Host, require_fit
 from ldznet.methods.learned import LearnedHead
 from ldznet.modeling.checkpoint import save_head
 from ldznet.modeling.head import Head
-from ldznet.segmenter import TEMPLATES
+from ldznet.training.cache import Frozen, Store, private_noise
 from ldznet.training.recipe import TrainOptions
-from ldznet.training.samples import Report, Sample, Samples, Skipped, random_crop, squares
+from ldznet.training.samples import Report, Samples
+from ldznet.training.stream import Item, Stream, collate
 
 FORMAT = 1  # of state.pt
 Say = Callable[[str], None]
 
 
-# --- what a step sees ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Cost:
+    """Of a step, of the fastest of some."""
 
-
-class Item(NamedTuple):
-    """One prompt of a step."""
-
-    pixels: Any  # (3, S, S) float32 in [-1, 1]; a Tensor after collation, as all of it
-    target: Any  # (S, S) bool
-    sentence: str
-    picture: str  # names the pixels where they come again, else empty
-    timestep: int
-    noise_seed: int
-    skipped: tuple[Skipped, ...]
-
-
-class Stream(torch.utils.data.Dataset[Item]):
-    """The prompt at each position of a training that never ends; a position's chance is its own."""
-
-    def __init__(self, samples: Samples, options: TrainOptions) -> None:
-        if not len(samples):
-            raise OptionError("There is nothing to train on: the dataset is empty.")
-        self.samples, self.options = samples, options
-        self._epoch: tuple[int, Any] | None = None
-
-    def __getitem__(self, position: int) -> Item:
-        options = self.options
-        rng = np.random.default_rng([options.seed, position])
-        sample, skipped = self._sample(position, rng)
-        if options.crop == "random":
-            rows, columns = random_crop(sample.mask, rng)
-            image, mask, name = sample.image[rows, columns], sample.mask[rows, columns], ""
-        else:
-            image, mask, name = sample.image, sample.mask, sample.source or sample.key
-        template = options.template or TEMPLATES[int(rng.integers(len(TEMPLATES)))]
-        pixels, target = squares(image, mask, options.size)
-        timestep = int(rng.integers(options.timesteps[0], options.timesteps[1] + 1))
-        sentence = template.replace("{}", sample.phrase)
-        return Item(pixels, target, sentence, name, timestep, int(rng.integers(2**62)), skipped)
-
-    def _sample(self, position: int, rng: np.random.Generator) -> tuple[Sample, tuple[Skipped, ...]]:
-        """The position's sample, or the next one that can be read."""
-        epoch, place = divmod(position, len(self.samples))
-        if self._epoch is None or self._epoch[0] != epoch:
-            order = np.random.default_rng([self.options.seed, 1, epoch]).permutation(len(self.samples))
-            self._epoch = (epoch, order)
-        order, skipped = self._epoch[1], list[Skipped]()
-        for more in range(min(100, len(order))):
-            index = int(order[(place + more) % len(order)])
-            found = self.samples[index]
-            if isinstance(found, Sample):
-                if rng.random() < self.options.negatives:
-                    found = self._negative(found, index, rng)
-                return found, tuple(skipped)
-            skipped.append(found)
-        raise OptionError(
-            f"{len(skipped)} samples one after the other cannot be read, the last one because: {skipped[-1].text}"
-        )
-
-    def _negative(self, sample: Sample, index: int, rng: np.random.Generator) -> Sample:
-        """The same image with a phrase for what is not there."""
-        if (make := getattr(self.samples, "negative", None)) is not None:
-            negative: Sample = make(index, rng)
-            return negative
-        for _ in range(20):
-            other = self.samples[int(rng.integers(len(self.samples)))]
-            if isinstance(other, Sample) and other.source != sample.source and other.phrase != sample.phrase:
-                return dataclasses.replace(sample, phrase=other.phrase, mask=np.zeros_like(sample.mask))
-        return sample
-
-
-def collate(items: Sequence[Item]) -> Item:
-    """Prompts as a batch."""
-    return Item(
-        torch.from_numpy(np.stack([item.pixels for item in items])),
-        torch.from_numpy(np.stack([item.target for item in items])),
-        [item.sentence for item in items],  # type: ignore[arg-type]
-        [item.picture for item in items],  # type: ignore[arg-type]
-        torch.tensor([item.timestep for item in items]),  # type: ignore[arg-type]
-        [item.noise_seed for item in items],  # type: ignore[arg-type]
-        tuple(skipped for item in items for skipped in item.skipped),
-    )
-
-
-class Frozen:
-    """What the Stable Diffusion model says of a batch; what comes again is computed once.
-
-    Latents are kept in half precision on the CPU: 2 bytes for each of their numbers, 18 KB at 384 pixels.
-    """
-
-    def __init__(
-        self, host: Host, options: TrainOptions, *, latents: int = 100_000, contexts: int = 20_000
-    ) -> None:
-        self.host, self.options = host, options
-        self._latents: OrderedDict[str, Tensor] = OrderedDict()
-        self._contexts: OrderedDict[str, Context] = OrderedDict()
-        self._most = (latents, contexts)
-
-    def latent(self, pixels: Tensor, names: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """(B, 3, S, S) -> (B, 4, S/8, S/8)."""
-        if self.options.posterior == "sample":
-            side = pixels.shape[-1] // 8
-            noise = torch.stack([_noise(seed + 1, (4, side, side)) for seed in seeds])
-            return self.host.encode_image(pixels, noise)
-        new = [i for i, name in enumerate(names) if not name or name not in self._latents]
-        if not new:
-            return torch.stack([self._latents[name] for name in names]).to(self.host.device, self.host.dtype)
-        fresh = dict(zip(new, self.host.encode_image(pixels[new]), strict=True))
-        found = [fresh[i] if i in fresh else self._latents[name] for i, name in enumerate(names)]
-        for i, latent in fresh.items():
-            if names[i]:
-                _keep(self._latents, names[i], latent.half().cpu(), self._most[0])
-        # What is kept is rounded: round what is fresh as well, so that an interruption changes nothing.
-        return torch.stack([latent.half().cpu() for latent in found]).to(self.host.device, self.host.dtype)
-
-    def context(self, sentences: Sequence[str]) -> Context:
-        """As many sentences as a batch has."""
-        if new := [text for text in dict.fromkeys(sentences) if text not in self._contexts]:
-            # One by one: the answer must not depend on which others were new.
-            for text in new:
-                _keep(self._contexts, text, self.host.encode_prompt([text]), self._most[1])
-        return Context.join([self._contexts[text] for text in sentences])
-
-
-def _keep(kept: OrderedDict[str, Any], name: str, value: Any, most: int) -> None:
-    kept[name] = value
-    while len(kept) > most:
-        kept.popitem(last=False)
-
-
-def _noise(seed: int, shape: Sequence[int]) -> Tensor:
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
-
-
-# --- training --------------------------------------------------------------------------------------
+    seconds: float  # nothing that it asks of the Stable Diffusion model is known yet
+    cached: float | None  # seconds when latents and contexts are read from disk
+    memory: float  # MB at the peak, nan where that cannot be found out
 
 
 class Trainer:
-    """One training on disk; `run` goes on where it stopped.
+    """One training on disk; `run` goes on where it stopped. `cache` is a folder for what the model says.
 
     Raises:
         HeadError: the head does not fit the host's model.
+        OptionError: the batch cannot be shared out, or the device does not compute in that precision.
         CheckpointError: the folder holds a training with other options.
     """
 
@@ -202,10 +78,13 @@ class Trainer:
         source: Mapping[str, Any] | None = None,
         accelerator: Any = None,
         workers: int = 0,
+        cache: Path | None = None,
     ) -> None:
         from accelerate import Accelerator
 
         require_fit(head.config, host.info)
+        if options.precision == "fp16" and host.device.type == "cpu":
+            raise OptionError("A CPU does not train in fp16. Give --precision bf16, or no.")
         self.accelerator = accelerator or Accelerator(
             mixed_precision=options.precision, cpu=host.device.type == "cpu"
         )
@@ -217,7 +96,7 @@ class Trainer:
                 f"A batch of {options.batch} cannot be shared by {world} processes in {options.accumulate} parts "
                 "each. Give a batch that is a multiple of their product."
             )
-        self.host, self.frozen = host, Frozen(host, options)
+        self.host, self.frozen = host, Frozen(host, options, Store(cache, host) if cache else None)
         self.stream = Stream(samples, options)
         head.train().requires_grad_(True)
         head.checkpointing = options.checkpointing
@@ -225,11 +104,13 @@ class Trainer:
         self.head, self.optimizer = self.accelerator.prepare(head, optimizer)
         self.average = copy.deepcopy(self.accelerator.unwrap_model(self.head)).eval().requires_grad_(False)
         self.step, self.rows = 0, list[dict[str, float]]()
+        self.logged = list[float]()  # losses since the last row
         self.report = Report()
         self.epoch_loss = [0.0, 0.0]  # sum and steps of this epoch
         self.plateau = {"factor": 1.0, "best": float("inf"), "bad": 0.0}
         self.best = -1.0
         self._resume()
+        self.report.merge(samples.report)
         self._board: Any = None
 
     # --- one step ------------------------------------------------------------------------------------
@@ -239,15 +120,12 @@ class Trainer:
         host, head = self.host, self.accelerator.unwrap_model(self.head)
         config = head.config
         with torch.no_grad():
-            context = self.frozen.context(batch.sentence)
-            x = batch.pixels
+            x, context = self._ask(batch)
             features: dict[str, Tensor] = {}
-            if config.kind != "rgbnet":
-                x = self.frozen.latent(batch.pixels, batch.picture, batch.noise_seed)  # type: ignore[arg-type]
             if config.kind == "ld-znet":
                 modules = host.feature_modules()
                 seeds: Sequence[int] = batch.noise_seed  # type: ignore[assignment]
-                noise = torch.stack([_noise(seed, x.shape[1:]) for seed in seeds])
+                noise = torch.stack([private_noise(seed, x.shape[1:]) for seed in seeds])
                 timesteps: Tensor = batch.timestep  # type: ignore[assignment]
                 noisy_latent = host.add_noise(x, noise, timesteps)
                 with capture({path: modules[path] for path in config.pool_grids}) as features:
@@ -260,6 +138,13 @@ class Trainer:
                 {path: feature.to(device).float() for path, feature in features.items()},
             )
         return F.binary_cross_entropy_with_logits(logits[:, 0].float(), batch.target.to(device).float())
+
+    def _ask(self, batch: Item) -> tuple[Tensor, Context]:
+        """What the head reads, the pixels or their latent, and the prompts' context."""
+        x: Tensor = batch.pixels
+        if self.accelerator.unwrap_model(self.head).config.kind != "rgbnet":
+            x = self.frozen.latent(x, batch.picture, batch.noise_seed)  # type: ignore[arg-type]
+        return x, self.frozen.context(batch.sentence)
 
     def _update(self, parts: Sequence[Item]) -> float:
         """One optimiser step over this process's share of a batch; the loss of the whole batch."""
@@ -313,11 +198,11 @@ class Trainer:
     def run(self, *, minutes: float | None = None, say: Say = print) -> bool:
         """Train until the last step or for so many minutes; True when it is done."""
         options, accelerator = self.options, self.accelerator
-        start, first, logged = time.monotonic(), self.step, list[float]()
+        start, first = time.monotonic(), self.step
         for parts in self._batches():
             epoch = (self.step * options.batch) // len(self.stream.samples)
             loss = self._update(parts)
-            logged.append(loss)
+            self.logged.append(loss)
             self.epoch_loss = [self.epoch_loss[0] + loss, self.epoch_loss[1] + 1]
             if (self.step * options.batch) // len(self.stream.samples) > epoch:
                 self._end_of_epoch()
@@ -328,8 +213,9 @@ class Trainer:
             if self.step % options.log_every == 0 or done:
                 seconds = time.monotonic() - start
                 rate = (self.step - first) * options.batch / seconds
-                self._log({"step": self.step, "loss": float(np.mean(logged)), "rate": self._rate()}, say, rate)
-                logged = []
+                mean = float(np.mean(self.logged))
+                self._log({"step": self.step, "loss": mean, "rate": self._rate()}, say, rate)
+                self.logged = []
             if self.validate and (self.step % options.validate_every == 0 or done):
                 self._validate(say)
             over = minutes is not None and time.monotonic() - start > 60 * minutes
@@ -341,26 +227,46 @@ class Trainer:
                 break
         return self.step >= options.steps
 
-    def try_steps(self, count: int) -> tuple[float, float]:
-        """Take some steps for nothing but their cost -> seconds of the fastest, MB at the peak.
+    def try_steps(self, count: int, cache: Path | None = None) -> Cost:
+        """Take some steps for nothing but their cost; with `cache` each again, after it was filled there.
 
-        Nothing is written, but the head is changed: throw the trainer away afterwards.
+        Nothing else is written, but the head is changed: throw the trainer away afterwards.
+
+        Raises:
+            OptionError: there is no step left.
         """
-        seconds = []
-        cuda = self.accelerator.device.type == "cuda"
+        if self.step >= self.options.steps:
+            raise OptionError(
+                f"The training in {self.folder} is done: there is no step to try. Give another folder."
+            )
+        plain, cached = [], []
+        store = Store(cache, self.host) if cache else None
         for parts in itertools.islice(self._batches(), count):
-            start = time.perf_counter()
-            self._update(parts)
-            if cuda:
-                torch.cuda.synchronize(self.accelerator.device)
-            seconds.append(time.perf_counter() - start)
-        if cuda:
-            return min(seconds), torch.cuda.max_memory_allocated(self.accelerator.device) / 1e6
+            self.frozen = Frozen(self.host, self.options)
+            plain.append(self._seconds(parts))
+            if store:
+                self.frozen = Frozen(self.host, self.options, store)
+                for part in parts:
+                    self._ask(part)
+                self.frozen = Frozen(self.host, self.options, store)  # whose memory is empty
+                cached.append(self._seconds(parts))
+        return Cost(min(plain), min(cached, default=None), self._peak_memory())
+
+    def _seconds(self, parts: Sequence[Item]) -> float:
+        start = time.perf_counter()
+        self._update(parts)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize(self.accelerator.device)
+        return time.perf_counter() - start
+
+    def _peak_memory(self) -> float:
+        if self.accelerator.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.accelerator.device) / 1e6
         try:
             import resource  # not on Windows
         except ImportError:
-            return min(seconds), float("nan")
-        return min(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+            return float("nan")
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
     def _batches(self) -> Iterator[list[Item]]:
         """This process's share of each step, in its parts."""
@@ -400,6 +306,13 @@ class Trainer:
                     board.add_scalar(name, value, self.step)
             board.flush()
 
+    def _show(self, picture: Path) -> None:
+        """The masks of a validation, as far as it has drawn them."""
+        if picture.exists() and (board := self._tensorboard()) is not None:
+            with Image.open(picture) as image:
+                board.add_image("masks", np.asarray(image.convert("RGB")), self.step, dataformats="HWC")
+            board.flush()
+
     def _tensorboard(self) -> Any:
         """A writer that forgets what an interrupted run wrote beyond this step; None without tensorboard."""
         if self._board is None:
@@ -413,8 +326,10 @@ class Trainer:
     def _validate(self, say: Say) -> None:
         assert self.validate is not None
         if self.accelerator.is_main_process:
-            found = self.validate(self.method(), self.folder / "pictures" / f"step-{self.step:07d}.jpg")
+            picture = self.folder / "pictures" / f"step-{self.step:07d}.jpg"
+            found = self.validate(self.method(), picture)
             self._keep_row({"step": self.step, **found})
+            self._show(picture)
             say(f"step {self.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
             if found["miou"] > self.best:
                 self.best = found["miou"]
@@ -428,9 +343,14 @@ class Trainer:
         return LearnedHead(copy.deepcopy(self.average), defaults=self.options.defaults, origin=f"step {self.step}")
 
     def save(self) -> None:
-        """Write the state and the last head; each file is under its name only when it is whole."""
+        """Write the last head, the metrics and the state; each file is under its name only when it is whole.
+
+        The state comes last: what it says is done lies on disk already, whenever the run is killed.
+        """
+        self._gather_report()
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._save_head("last")
+            self._write_rows()
             state = {
                 "format": FORMAT,
                 "options": json.dumps(dataclasses.asdict(self.options)),
@@ -441,6 +361,7 @@ class Trainer:
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
                 "step": self.step,
                 "rows": self.rows,
+                "logged": self.logged,
                 "epoch_loss": self.epoch_loss,
                 "plateau": self.plateau,
                 "best": self.best,
@@ -449,9 +370,15 @@ class Trainer:
             partial = self.folder / "state.partial"
             torch.save(state, partial)
             os.replace(partial, self.folder / "state.pt")
-            self._save_head("last")
-            self._write_rows()
         self.accelerator.wait_for_everyone()
+
+    def _gather_report(self) -> None:
+        """Each process meets other samples; all of them come to know of all that was left out."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            for state in gather_object([self.report.state_dict()]):
+                self.report.merge(Report.from_state(state))
 
     def _save_head(self, name: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -502,6 +429,7 @@ class Trainer:
         if self.accelerator.scaler and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         self.step, self.rows, self.best = saved["step"], saved["rows"], saved["best"]
+        self.logged = saved.get("logged", [])
         self.epoch_loss, self.plateau = saved["epoch_loss"], saved["plateau"]
         self.report = Report.from_state(json.loads(saved["report"]))
 

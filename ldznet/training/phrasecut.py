@@ -71,6 +71,7 @@ class PhraseCut(Reader):
     `split` may be several with "_" between them, such as "val_miniv" (the val file does not hold miniv's).
     `rasterizer`: "skimage" for training and CLIPSeg's protocol, "pillow" for PhraseCut's own. `exclude`: image
     ids to leave out, always, whatever `on_problem` says; without it the wrong sizes are met when they are read.
+    `both_masks`: give each sample, as `own_mask`, that of PhraseCut's own protocol as well.
     `keep_empty`: give samples whose polygons cover no pixel too, as the published codes do (their IoU is 0).
     """
 
@@ -83,6 +84,7 @@ class PhraseCut(Reader):
         on_problem: OnProblem = "skip",
         exclude: Collection[int] = WRONG_SIZES,
         keep_empty: bool = False,
+        both_masks: bool = False,
     ) -> None:
         super().__init__(on_problem, keep_empty)
         if rasterizer not in get_args(Rasterizer):
@@ -90,7 +92,7 @@ class PhraseCut(Reader):
                 f"rasterizer is {rasterizer!r}, but masks are drawn by one of two libraries: give "
                 '"skimage" (default) or "pillow".'
             )
-        self.rasterizer = rasterizer
+        self.rasterizer, self.both_masks = rasterizer, both_masks
         self._folder = Path(folder)
         self._files = [self._folder / f"refer_{name}.json" for name in _split_names(split)]
         self._images = _image_table(_found(self._folder))
@@ -178,7 +180,8 @@ class PhraseCut(Reader):
             polygons = [polygon for instance in task["Polygons"] for polygon in instance]
         except TypeError:
             polygons = [None]
-        raster = _RASTERIZERS[self.rasterizer](check_outlines(polygons, key), size)
+        outlines = check_outlines(polygons, key)
+        raster = _RASTERIZERS[self.rasterizer](outlines, size)
         return Sample(
             key=key,
             image=image,
@@ -187,6 +190,7 @@ class PhraseCut(Reader):
             categories=self._categories(task, raster.mask, known[2]),
             source=os.fspath(path),
             faults=tuple(map(str, raster.faults)),
+            own_mask=rasterize_pillow(outlines, size).mask if self.both_masks else None,
         )
 
     def _categories(self, task: Mapping[str, Any], mask: Mask, coco: bool) -> dict[str, tuple[str, ...]]:

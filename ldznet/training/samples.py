@@ -68,6 +68,7 @@ class Sample:
     categories: Mapping[str, tuple[str, ...]]  # to average by: "name" -> ("dog",), "attributes" -> ...
     source: str = ""  # the image's file; samples of one image follow one another
     faults: tuple[str, ...] = ()  # parts of the annotation that were left out or mean nothing
+    own_mask: Mask | None = None  # (H, W), where the dataset's own protocol draws another than `mask`
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class SceneSamples:
             image=scene.image,
             phrase=phrase.text,
             mask=phrase.mask,
-            categories={"kind": (phrase.kind,), "size": (_size_word(phrase.mask),)},
+            categories={"kind": (phrase.kind,), "size": (_size_word(phrase.mask),), "look": (self.look,)},
             source=f"{self.look}-{scene.seed}",
         )
 
