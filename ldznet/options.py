@@ -160,6 +160,11 @@ class SegmentOptions(Options):
         "posterior drawn anew for every prompt, as the released code does, from the first seed",
         choices=("fixed", "released"),
     )
+    refine: bool = option(
+        False,
+        "look again, at full resolution, at the parts of the image where something was found: finer edges and "
+        "small things, for another run of the network each",
+    )
     batch: int = option(0, "prompts that run at once; 0 is as many as fit", low=0, high=1024, step=1)
     background: str = option("#ffffff", "colour that shows through where the image is transparent")
 

@@ -6,7 +6,8 @@
     found.mask(MaskOptions(threshold=0.4))           # changing the threshold runs nothing again
 
 Probabilities are kept at the network's size and brought to the image's size one at a time, so that a
-hundred prompts on a large picture do not hold a hundred large maps.
+hundred prompts on a large picture do not hold a hundred large maps. What a second look has found (refine.py) is
+kept as patches, also at the network's size, and laid over when a map is enlarged.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from ldznet.image import (
 from ldznet.mask import area, bounding_box, make_mask, subtract_negatives
 from ldznet.methods.method import Draw, Method, Picture, Prompts
 from ldznet.options import MaskOptions, SegmentOptions, require_options
+from ldznet.refine import Patch, find_boxes, lay_over, merge
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Segmentation:
     maps: Tensor  # (prompts and negative prompts, h, w) float32 in [0, 1], at the network's size
     record: dict[str, Any]  # all that is needed to repeat it
     notes: tuple[str, ...]  # what a user should know, such as a prompt that was cut
+    patches: tuple[tuple[Patch, ...], ...] = ()  # per map what a second look has found, if there was one
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -87,7 +90,7 @@ class Segmentation:
         """Of one prompt: (H, W) float32 in [0, 1]."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self)} prompts; there is none with the index {index}.")
-        return to_image_size(self.maps[: len(self)][index], self.size)
+        return self._whole(index % len(self))
 
     def wanted(self, index: int) -> NDArray[np.float32]:
         """Of one prompt, what the negative prompts leave of it: (H, W) float32 in [0, 1]. Masks are made of it."""
@@ -118,7 +121,12 @@ class Segmentation:
         return make_mask(chosen, options, negatives=negatives, brush=brush)
 
     def _negatives(self) -> Iterator[NDArray[np.float32]]:
-        return (to_image_size(one, self.size) for one in self.maps[len(self) :])
+        return (self._whole(index) for index in range(len(self), len(self.maps)))
+
+    def _whole(self, index: int) -> NDArray[np.float32]:
+        """Of a prompt, or behind them of a negative prompt, at the image's size."""
+        whole = to_image_size(self.maps[index], self.size)
+        return lay_over(whole, self.patches[index]) if self.patches else whole
 
     def found(self, options: MaskOptions | None = None) -> list[dict[str, Any]]:
         """Per prompt its area in pixels, bounding box and mean probability inside its own mask.
@@ -222,7 +230,16 @@ class Segmenter:
         passes = _Passes(options, len(texts))
         picture = self._picture(options, passes.posterior_noise)
         passes.prepare(picture.latent)
-        maps, cut = self._run(texts, picture, passes, options.batch or self._batch_size(picture), progress)
+        batch = options.batch or self._batch_size(picture)
+        if options.refine:
+            # Twice as much is expected, until it is known how much there is to look at again.
+            maps, cut = self._run(
+                texts, picture, passes, batch, _behind(progress, 0, 2 * passes.count * len(texts))
+            )
+            patches = self._look_again(texts, maps, options, progress)
+        else:
+            maps, cut = self._run(texts, picture, passes, batch, progress)
+            patches = ()
         record = {
             "ldznet": __version__,
             "image_sha256": image_digest(image),
@@ -245,32 +262,62 @@ class Segmenter:
         )
         for note in notes:
             log.warning(note)
-        return Segmentation(wanted, unwanted, (image.height, image.width), maps, record, notes)
+        return Segmentation(wanted, unwanted, (image.height, image.width), maps, record, notes, patches)
 
     # --- one image ---------------------------------------------------------------------------------
 
     def _picture(self, options: SegmentOptions, posterior_noise: Callable[..., Tensor] | None) -> Picture:
-        image = self.image
-        multiple = 8 * max(8, self.host.info.unet.multiple)
-        size = network_size(
-            (image.height, image.width), options.resolution or self.method.defaults.resolution, multiple
-        )
+        size = self._network_size(self.image, options)
         key = size if posterior_noise is None else (size, options.seeds[0])
         if key not in self._pictures:
-            pixels = to_tensor(image, size)
-            noise = None if posterior_noise is None else posterior_noise((1, 4, size[0] // 8, size[1] // 8))
-            try:
-                latent = self.host.encode_image(pixels, noise)
-            except Exception as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self.host.clear_memory()
-                raise OutOfMemoryError(
-                    f"Encoding the image at {size[1]} x {size[0]} does not fit into memory. Give a lower "
-                    "resolution, or free memory on the device."
-                ) from error
-            self._pictures[key] = Picture(pixels, latent)
+            self._pictures[key] = self._encode(self.image, size, posterior_noise)
         return self._pictures[key]
+
+    def _network_size(self, image: Image.Image, options: SegmentOptions) -> tuple[int, int]:
+        resolution = options.resolution or self.method.defaults.resolution
+        multiple = 8 * max(8, self.host.info.unet.multiple)
+        return network_size((image.height, image.width), resolution, multiple)
+
+    def _encode(
+        self, image: Image.Image, size: tuple[int, int], posterior_noise: Callable[..., Tensor] | None
+    ) -> Picture:
+        pixels = to_tensor(image, size)
+        noise = None if posterior_noise is None else posterior_noise((1, 4, size[0] // 8, size[1] // 8))
+        try:
+            return Picture(pixels, self.host.encode_image(pixels, noise))
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            self.host.clear_memory()
+            raise OutOfMemoryError(
+                f"Encoding the image at {size[1]} x {size[0]} does not fit into memory. Give a lower "
+                "resolution, or free memory on the device."
+            ) from error
+
+    # --- a second look -------------------------------------------------------------------------------
+
+    def _look_again(
+        self, texts: Sequence[str], maps: Tensor, options: SegmentOptions, progress: Progress | None
+    ) -> tuple[tuple[Patch, ...], ...]:
+        """Per text what a pass over each part of the image that stands out has found of it."""
+        size = (self.image.height, self.image.width)
+        boxes = [find_boxes(one.numpy(), size, options.resolution) for one in maps]
+        each = _Passes(options, 1).count
+        done, total = each * len(texts), each * (len(texts) + sum(map(len, boxes)))
+        if progress is not None and done == total:
+            progress(done, total)
+        found = []
+        for text, coarse, parts in zip(texts, maps, boxes, strict=True):
+            patches = []
+            for box in parts:
+                passes, crop = _Passes(options, 1), self.image.crop(box)
+                picture = self._encode(crop, self._network_size(crop, options), passes.posterior_noise)
+                passes.prepare(picture.latent)
+                fine, _ = self._run([text], picture, passes, 1, _behind(progress, done, total))
+                patches.append(Patch(box, merge(coarse.numpy(), size, box, fine[0].numpy())))
+                done += each
+            found.append(tuple(patches))
+        return tuple(found)
 
     # --- prompts -----------------------------------------------------------------------------------
 
@@ -408,6 +455,11 @@ class _Passes:
             generator = torch.Generator().manual_seed(seed)
             self._noise[seed] = torch.randn((1, *latent.shape[1:]), generator=generator)
         return Draw(torch.full((part.stop - part.start,), timestep), self._noise[seed], seed)
+
+
+def _behind(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Tells of a part of the work, behind what was done before."""
+    return None if progress is None else lambda done, _part: progress(before + done, total)
 
 
 def _indices(part: slice) -> range:

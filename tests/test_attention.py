@@ -1,6 +1,7 @@
 """Attention computed again beside the host's own, and the masks that are made of it."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -15,14 +16,17 @@ from ldznet.hosts.diffusers_files import random_host
 from ldznet.hosts.host import Context
 from ldznet.hosts.probes import QueriesAndKeys, attention_rows, levels_of, probe_attention
 from ldznet.methods import attention as module
-from ldznet.methods.attention import AttentionMethod, AttentionOptions, Term, find_terms, refined
+from ldznet.methods.attention import AttentionMethod
+from ldznet.methods.attention_maps import calibrated, refined, shared_out
+from ldznet.methods.attention_options import PUBLISHED, SMALL, AttentionOptions
 from ldznet.methods.method import Draw, Picture, Prompts
+from ldznet.methods.words import Term, find_terms, name_rivals, put_into
 from ldznet.modeling.tensorfile import TensorFile
 from ldznet.modeling.unet import UNet, UNetConfig
 from ldznet.options import SegmentOptions
 from ldznet.segmenter import Segmenter
 
-TEMPLATE = AttentionMethod.defaults.template
+TEMPLATE = name_rivals(PUBLISHED.template, AttentionOptions().distractors)
 PREDICTION = {"sd1": "noise", "sd2": "v", "sdxl": "noise"}
 
 
@@ -185,6 +189,22 @@ def test_only_the_last_block_inside_a_transformer_is_read_where_that_is_asked_fo
         assert torch.equal(last.text[path][0], layers[1])
 
 
+def test_what_another_thread_runs_meanwhile_is_not_looked_at(host):
+    modules = host.feature_modules()
+    expected = probe_all(host)
+
+    with probe_attention(modules, text=modules, own=modules) as seen:
+        other = threading.Thread(target=host.predict_noise, args=a_pass(host, ("two dogs", "a cow"), seed=1))
+        other.start()
+        other.join()
+        assert seen.text == seen.own == {}
+        host.predict_noise(*a_pass(host))
+
+    for path, probabilities in expected.text.items():
+        assert torch.equal(seen.text[path][0], probabilities[0])
+        assert len(seen.own[path]) == len(expected.own[path])
+
+
 def test_the_pass_ends_after_the_last_transformer_that_is_needed(host):
     modules = host.feature_modules()
     ran = []
@@ -312,7 +332,7 @@ def counter(*text):
 
 
 def terms(count, template, *phrases, length=75):
-    return find_terms(count, *module.put_into(template, phrases), length)
+    return find_terms(count, *put_into(template, phrases), length)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +363,7 @@ def test_a_phrases_tokens_and_its_rivals_are_found(clip, template, phrases, expe
     def ids(text):
         return clip.tokenize([text])[0][0, 1 : 1 + count([text])[0]].tolist()
 
-    everything = [None, *ids(module.put_into(template, phrases)[0])]
+    everything = [None, *ids(put_into(template, phrases)[0])]
 
     found = [
         tuple([everything[place] for place in places] for places in (term.own, term.rivals))
@@ -378,7 +398,7 @@ def a_picture(host, height=64, width=128, seed=0):
     return Picture(pixels, host.encode_image(pixels))
 
 
-def probability(host, *phrases, picture=None, template=TEMPLATE, draw=None, **options):
+def probability(host, *phrases, picture=None, template=PUBLISHED.template, draw=None, **options):
     picture = picture or a_picture(host)
     noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(0))
     draw = draw or Draw(torch.full((len(phrases),), 100), noise)
@@ -462,7 +482,7 @@ def plain_map(host, picture, term, sentence, o):
             c = a @ c
             c = c - c.min()
             c = c / c.sum()
-    c = (c - c.min()) / np.ptp(c) * gate
+    c = ((c - c.min()) / np.ptp(c)) ** (np.log(0.5) / np.log(o.halfway)) * gate
     c = torch.from_numpy(c.reshape(1, 1, *size)).float()
     return torch.nn.functional.interpolate(c, size=picture.pixels.shape[2:], mode="bicubic")[0, 0].clamp(0, 1)
 
@@ -609,24 +629,34 @@ def test_what_wins_nowhere_against_the_other_words_is_absent():
     maps = torch.full((4, 2, 4), 0.01)
     maps[1, :, :2] = maps[2, :, 2:] = 0.04
     maps[3, 0, 0] = 0.0101
-    method = AttentionMethod(AttentionOptions(normalise="none", gate=(1.5, 2.5)))
+    options = AttentionOptions(normalise="none", gate=(1.5, 2.5))
 
-    shapes, gates = method._terms([(1.0, maps)], [Term((1,), (2, 3)), Term((3,), (1, 2))])
+    shares, gates = shared_out([(1.0, maps)], [Term((1,), (2, 3)), Term((3,), (1, 2))], options)
 
-    torch.testing.assert_close(shapes[0, 0], torch.tensor([2 / 3, 2 / 3, 1 / 6, 1 / 6]), atol=2e-3, rtol=0)
+    torch.testing.assert_close(shares[0, 0], torch.tensor([2 / 3, 2 / 3, 1 / 6, 1 / 6]), atol=2e-3, rtol=0)
     assert gates.tolist() == [1.0, 0.0]
     two = Term((1, 2), (3,))  # a phrase is one competitor, however many tokens it has
-    torch.testing.assert_close(method._terms([(1.0, maps)], [two])[0][0, 1], torch.full((4,), 0.025 / 0.035))
+    alone, _ = shared_out([(1.0, maps)], [two], options)
+    torch.testing.assert_close(alone[0, 1], torch.full((4,), 0.025 / 0.035))
 
 
 def test_without_a_rival_nothing_can_be_absent():
     maps = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    method = AttentionMethod(AttentionOptions(normalise="none"))
 
-    shapes, gates = method._terms([(1.0, maps)], [Term((1,), ())])
+    shares, gates = shared_out([(1.0, maps)], [Term((1,), ())], AttentionOptions(normalise="none"))
 
-    assert torch.equal(shapes[0], maps[1])
+    assert torch.equal(shares[0], maps[1])
     assert gates.tolist() == [1.0]
+
+
+def test_what_lies_halfway_has_a_probability_of_a_half():
+    maps = torch.tensor([[[2.0, 2.4, 3.0, 4.0]], [[5.0, 5.0, 5.0, 5.0]]])
+
+    plain, lower = calibrated(maps, 0.5), calibrated(maps, 0.2)
+
+    torch.testing.assert_close(plain[0, 0], torch.tensor([0.0, 0.2, 0.5, 1.0]))
+    torch.testing.assert_close(lower[0, 0, [0, 1, 3]], torch.tensor([0.0, 0.5, 1.0]))
+    assert not plain[1].any()
 
 
 def test_refining_fills_what_belongs_together():
@@ -681,6 +711,60 @@ def test_an_option_that_cannot_be_is_refused(options, said):
         AttentionOptions(**options)
 
 
+def test_a_small_model_gets_values_of_its_own_and_a_full_one_the_published(host):
+    full = dataclasses.replace(host.info, unet=UNetConfig())
+
+    small, published = AttentionMethod.for_host(host.info), AttentionMethod.for_host(full)
+
+    assert (published.options, published.defaults) == (AttentionOptions(), PUBLISHED)
+    assert (small.defaults, small.defaults.resolution) == (SMALL, 128)
+    assert set(small.options.distractors).isdisjoint(published.options.distractors)
+    bare = dataclasses.replace(host.info, unet=dataclasses.replace(host.info.unet, depths=(0, 0, 0, 0)))
+    AttentionMethod.for_host(bare).check(bare)  # levels that a model has not got are not asked for
+
+
+def test_rivals_are_named_behind_any_sentence(host, monkeypatch):
+    sentences = []
+    encode_prompt = host.encode_prompt
+    monkeypatch.setattr(host, "encode_prompt", lambda texts: sentences.extend(texts) or encode_prompt(texts))
+
+    probability(host, "cat", template="a photo of a {}.", distractors=("dog", "sky"))
+    probability(host, "cat", template="a photo of a {}.", distractors=())
+
+    assert sentences == ["a photo of a cat, dog, sky", "a photo of a cat."]
+
+
+def test_what_follows_the_sentence_is_read_where_that_is_asked_for(host):
+    """The start is place 0, "a cat" 1 and 2, the end 3; all behind it says what the sentence says."""
+    picture = a_picture(host)
+    prompts = Prompts(("cat",), ("a {}",), host.encode_prompt)
+    draw = Draw(torch.full((1,), 100), torch.zeros(picture.latent.shape))
+    method = AttentionMethod(AttentionOptions(tokens="padding", distractors=(), gate=()))
+
+    (stages,) = method.stages(host, picture.latent, prompts, draw)
+
+    assert stages.terms == (Term(tuple(range(3, 77)), (2,)),)
+    with pytest.raises(OptionError, match="tokens is 'padding', which stands for the whole sentence"):
+        AttentionOptions(tokens="padding")
+
+
+def test_the_stages_lead_to_the_map(host):
+    picture = a_picture(host)
+    prompts = Prompts(("cat", "dog"), (PUBLISHED.template,) * 2, host.encode_prompt)
+    draw = Draw(torch.full((2,), 100), torch.zeros(picture.latent.shape))
+    method = AttentionMethod(AttentionOptions(gate=(0.0, 2.0)))
+
+    stages = list(method.stages(host, picture.latent, prompts, draw))
+
+    found = method.probability(host, picture, prompts, draw)
+    assert [len(one.terms) for one in stages] == [1, 1]
+    for index, one in enumerate(stages):
+        assert list(one.levels) == [2, 4]
+        assert one.shares.shape == one.refined.shape == one.found.shape == (1, 8, 16)
+        enlarged = torch.nn.functional.interpolate(one.found[None], size=(64, 128), mode="bicubic")
+        torch.testing.assert_close(enlarged[0, 0].clamp(0, 1), found[index])
+
+
 def test_merged_tokens_are_an_error(host):
     attention = host.feature_modules()["output_blocks.4.1"].transformer_blocks[0].attn2
     hook = attention.register_forward_pre_hook(
@@ -729,7 +813,7 @@ def test_it_runs_through_the_segmenter(hosts, name):
     assert found.probabilities().shape == (4, 64, 96)
     assert found.maps[0].std() > 0.01
     assert (found.record["method"], found.record["method_options"]["emphasis"]) == ("attention", 1.6)
-    assert (found.record["timesteps"], found.record["template"]) == ((100,), TEMPLATE)
+    assert (found.record["timesteps"], found.record["template"]) == ((100,), PUBLISHED.template)
     assert len(found.notes) == 1
     for more in ({"average_templates": True}, {"randomness": "released"}, {"timesteps": (50, 150)}):
         assert segmenter.segment(["cat", "dog"], SegmentOptions(resolution=64, **more)).maps.isfinite().all()

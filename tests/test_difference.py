@@ -1,5 +1,7 @@
 """The coarse map of the paper: conditional minus unconditional noise prediction."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from ldznet.errors import OptionError
 from ldznet.hosts.diffusers_files import random_host
 from ldznet.methods.difference import DifferenceMethod, DifferenceOptions, blurred
 from ldznet.methods.method import Draw, Picture, Prompts
+from ldznet.modeling.unet import UNetConfig
 from ldznet.options import SegmentOptions
 from ldznet.segmenter import Segmenter
 
@@ -177,6 +180,14 @@ def test_it_runs_through_the_segmenter(host):
     assert (found.record["timesteps"], found.record["template"]) == ((400,), "a picture of a {}.")
     released = segmenter.segment(["cat", "dog"], SegmentOptions(resolution=64, randomness="released"))
     assert released.maps.isfinite().all()
+
+
+def test_a_small_model_sees_small_pictures(plain_host):
+    full = dataclasses.replace(plain_host.info, unet=UNetConfig())
+
+    resolutions = [DifferenceMethod.for_host(info).defaults.resolution for info in (plain_host.info, full)]
+
+    assert resolutions == [128, 512]
 
 
 def test_an_option_out_of_its_range_is_refused():

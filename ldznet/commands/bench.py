@@ -8,20 +8,16 @@ its own. Both ways run in one process and in turn, so that their ratio holds on 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import gc
 import json
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldznet.commands.arguments import Subparsers, add_model, device_and_dtype, load_model
+from ldznet.commands.timing import Timing, Work, in_rounds, machine, said, timing_rows
 from ldznet.errors import OptionError
 
 if TYPE_CHECKING:
@@ -47,6 +43,12 @@ def add(commands: Subparsers) -> None:
         help="Stable Diffusion 1.5 and the released head at their full sizes with random weights: nothing is "
         "downloaded, and speed does not depend on what the weights are",
     )
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="measure the attention method instead: what it takes above a plain pass of the UNet, and several "
+        "prompts one each and together",
+    )
     add_model(parser)
     parser.add_argument(
         "--checkpoint",
@@ -59,7 +61,7 @@ def add(commands: Subparsers) -> None:
         "--prompts", type=int, nargs="+", default=[1, 8], metavar="N", help="numbers of prompts (default: 1 8)"
     )
     parser.add_argument(
-        "--resolution", type=int, default=384, metavar="N", help="side of the image (default: 384)"
+        "--resolution", type=int, metavar="N", help="side of the image (default: 384, with --attention 768)"
     )
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="timed runs of each step (default: 3)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a CPU (default: PyTorch's choice)")
@@ -77,28 +79,11 @@ def add(commands: Subparsers) -> None:
     parser.set_defaults(run=run)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one step."""
-
-    step: str
-    prompts: int
-    first: float  # the cold run
-    median: float
-    least: float
-    memory: float | None  # MB at the peak, above what was there before
-
-    @classmethod
-    def of(cls, step: str, prompts: int, seconds: Sequence[float], memory: float | None) -> Timing:
-        """The first run is the cold one; the rest are warm."""
-        warm = seconds[1:]
-        return cls(step, prompts, seconds[0], statistics.median(warm), min(warm), memory)
-
-
 def run(parsed: argparse.Namespace) -> int:
     """Measure and print."""
     import torch
 
+    parsed.resolution = parsed.resolution or (768 if parsed.attention else 384)
     if parsed.resolution % 64 or not 64 <= parsed.resolution <= 2048:
         raise OptionError(f"--resolution is {parsed.resolution}, but it must be a multiple of 64 from 64 to 2048.")
     if min(parsed.prompts) < 1 or parsed.repeat < 1:
@@ -107,13 +92,16 @@ def run(parsed: argparse.Namespace) -> int:
         raise OptionError(f"--threads is {parsed.threads}, but it must be at least 1.")
     if parsed.method in ("attention", "difference"):
         raise OptionError(f"bench times a head, and --method {parsed.method} has none: leave it out.")
-    if device_and_dtype(parsed)[0].type == "meta":
-        raise OptionError("The device meta computes nothing. Leave --device out, or give cpu.")
+    device_and_dtype(parsed)  # refused before anything is built
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
+    if parsed.attention:
+        from ldznet.commands.attention_bench import measure_attention
+
+        return measure_attention(parsed)
     host, method = _models(parsed)
     result: dict[str, Any] = {
-        "machine": _machine(host.device),
+        "machine": machine(host.device),
         "dtype": str(host.dtype).removeprefix("torch."),
         "head_storage": parsed.head_storage,
         "resolution": parsed.resolution,
@@ -123,12 +111,12 @@ def run(parsed: argparse.Namespace) -> int:
     }
     bench = _Bench(host, method, parsed.resolution, parsed.repeat)
     timings = bench.steps(max(parsed.prompts))
-    works: list[tuple[str, int, Callable[[], object]]] = []
+    works: list[Work] = []
     works += [("whole", count, partial(bench.whole, count)) for count in parsed.prompts]
     if not parsed.no_plain:
         plain = _Plain(host, method, bench, shared=not _tuned(parsed, host))
         works += [("whole, plain way", count, partial(plain.whole, count)) for count in parsed.prompts]
-    timings += bench.rounds(works)
+    timings += in_rounds(host.device, parsed.repeat, works)
     result["timings"] = [asdict(timing) for timing in timings]
     result["ratios"] = _ratios(timings, parsed.prompts)
     print(json.dumps(result, indent=2) if parsed.json else _table(result, timings))
@@ -196,21 +184,6 @@ class _Bench:
         """Prompts of which each is encoded for itself."""
         return [f"a photo of thing number {number}" for number in range(count)]
 
-    def rounds(self, works: Sequence[tuple[str, int, Callable[[], object]]]) -> list[Timing]:
-        """Time each work once cold and `repeat` times warm, in turn, so that noise meets all of them."""
-        seconds: list[list[float]] = [[] for _ in works]
-        peaks: list[list[float]] = [[] for _ in works]
-        for _ in range(self.repeat + 1):
-            for index, (_step, _prompts, work) in enumerate(works):
-                with _peak(self.host.device) as peak:
-                    seconds[index].append(_seconds(self.host.device, work))
-                    if (megabytes := peak()) is not None:
-                        peaks[index].append(megabytes)
-        return [
-            Timing.of(step, prompts, times, max(peak, default=None))
-            for (step, prompts, _work), times, peak in zip(works, seconds, peaks, strict=True)
-        ]
-
     def steps(self, most: int) -> list[Timing]:
         """Each step alone, for one prompt and for the largest number of them."""
         import torch
@@ -222,7 +195,7 @@ class _Bench:
 
         host, head = self.host, self.method.head
         latent = host.encode_image(self.pixels)
-        works: list[tuple[str, int, Callable[[], object]]] = []
+        works: list[Work] = []
         works.append(("image encoding", 1, lambda: host.encode_image(self.pixels)))
         for count in dict.fromkeys((1, most)):
             context = host.encode_prompt(self.texts(count))
@@ -260,7 +233,7 @@ class _Bench:
         map_ = torch.rand(self.side, self.side, generator=torch.Generator().manual_seed(0))
         options = MaskOptions(smallest_area=50, grow=8, feather=4)
         works.append(("mask", 1, lambda: make_mask(to_image_size(map_, size), options)))
-        return self.rounds(works)
+        return in_rounds(self.host.device, self.repeat, works)
 
     def whole(self, count: int) -> None:
         """From one image and `count` prompts to a mask, nothing kept from before."""
@@ -334,53 +307,6 @@ def _plain_copies(host: DiffusersHost, method: LearnedHead) -> tuple[DiffusersHo
     return copied, LearnedHead(head)
 
 
-# --- measuring -----------------------------------------------------------------------------------
-
-
-def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    _finish(device)
-    start = time.perf_counter()
-    work()
-    _finish(device)
-    return time.perf_counter() - start
-
-
-def _finish(device: torch.device) -> None:
-    """Wait for what was only begun."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-@contextlib.contextmanager
-def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """Megabytes at the peak above what was there before; None where the system does not tell."""
-    import torch
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield lambda: (torch.cuda.max_memory_allocated(device) - before) / 1e6
-        return
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-    def resident(field: str) -> float:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-        return float(line.split()[1]) * 1024 / 1e6
-
-    try:
-        clear.write_text("5")  # Linux: the peak starts anew
-        start = resident("VmRSS")
-    except (OSError, StopIteration):
-        yield lambda: None
-        return
-    yield lambda: max(0.0, resident("VmHWM") - start)
-
-
 def _weights(host: DiffusersHost, method: LearnedHead) -> dict[str, float]:
     """Megabytes of weights: what the host has already, and what we add to it."""
 
@@ -393,24 +319,6 @@ def _weights(host: DiffusersHost, method: LearnedHead) -> dict[str, float]:
         "borrowed from the host": borrowed,
         "added by us": size(method.head),
         "added by the plain way": plain + 2 * size(method.head, 4),  # raw weights and their average
-    }
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    import torch
-
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    return {
-        "device": name,
-        "kind": device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 
@@ -439,19 +347,13 @@ def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float
 
 
 def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
-    machine = result["machine"]
     lines = [
-        f"{machine['device']} ({machine['kind']}, {machine['threads']} threads), torch {machine['torch']}, "
-        f"{result['dtype']}, {result['resolution']} px",
+        f"{said(result['machine'])}, {result['dtype']}, {result['resolution']} px",
         f"{result['model']}; head {result['head']}"
         + (f", resting in {result['head_storage']}" if result["head_storage"] else ""),
         "",
-        "| step | prompts | first, s | median, s | least, s | peak, MB |",
-        "|---|---:|---:|---:|---:|---:|",
+        *timing_rows(timings),
     ]
-    for t in timings:
-        memory = "" if t.memory is None else f"{t.memory:,.0f}"
-        lines.append(f"| {t.step} | {t.prompts} | {t.first:.3f} | {t.median:.3f} | {t.least:.3f} | {memory} |")
     lines += ["", "| ratio of the least times | |", "|---|---:|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in result["ratios"].items()]
     lines += ["", "| weights | MB |", "|---|---:|"]

@@ -16,11 +16,11 @@ from ldznet.evaluation.published import TABLES, Row
 
 if TYPE_CHECKING:
     from ldznet.evaluation.runner import Part, Scores
-    from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.hosts.host import Host
     from ldznet.methods.method import Method
     from ldznet.training.samples import Samples
 
+STUDY_NAMES = ("features", "ablation", "refine", "steps", "samples")
 _BLOCK = 64  # samples that are measured before they are kept
 
 
@@ -30,26 +30,35 @@ def add(commands: Subparsers) -> None:
         "evaluate",
         help="measure masks on a dataset",
         description="Measure masks on a dataset, by CLIPSeg's protocol (the paper's) and PhraseCut's: percent; "
-        "the best of all thresholds, and at 0.5. `features` measures which of the UNet's features know where "
-        "things are.",
+        "the best of all thresholds, and at 0.5. Instead of a dataset a name makes a study of the model: "
+        "`features`, which of the UNet's features know where things are; `ablation`, what each step of a method "
+        "without a head is worth; `refine`, what a second look gains; `steps`, pictures of the methods' steps; "
+        "`samples`, pictures that the model makes of captions of scenes.",
         epilog="examples:\n"
         "  python -m ldznet evaluate scenes\n"
         "  python -m ldznet evaluate scenes --method attention --looks cartoon,sketch\n"
         "  python -m ldznet evaluate features --out runs/features\n"
+        "  python -m ldznet evaluate ablation --method attention --scenes 25 --out runs/ablation\n"
         "  python -m ldznet evaluate VGPhraseCut_v0/ --checkpoint sd15.safetensors --head ld-znet.safetensors",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="scenes; features; samples, pictures that the model makes of captions of scenes; PhraseCut's folder; "
-        "a folder of images with a mask per caption, a COCO or labelme JSON (as AIGI may come)",
+        help="scenes; PhraseCut's folder; a folder of images with a mask per caption, a COCO or labelme JSON (as "
+        f"AIGI may come); or one of {', '.join(STUDY_NAMES)}",
     )
     parser.add_argument("--split", default="test", help="of PhraseCut (default: %(default)s)")
     parser.add_argument(
         "--looks", default="photo,cartoon,sketch,painting", metavar="LIST", help="of scenes (default: %(default)s)"
     )
     parser.add_argument("--scenes", type=int, default=100, metavar="N", help="of each look (default: %(default)s)")
+    parser.add_argument(
+        "--on-problem",
+        choices=("skip", "refuse"),
+        default="skip",
+        help="what is damaged in a dataset is left out, named and counted, or ends the run (default: %(default)s)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="measure the first N samples only")
     parser.add_argument("--out", "-o", type=Path, metavar="FOLDER", help="also write a report and pictures there")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
@@ -60,6 +69,16 @@ def add(commands: Subparsers) -> None:
         metavar="FOLDER",
         help="measure CLIPSeg instead, from a folder as transformers writes it",
     )
+    group = parser.add_argument_group("studies")
+    group.add_argument(
+        "--greedy", action="store_true", help="ablation: search step by step for what suits the model"
+    )
+    group.add_argument(
+        "--sizes", default="256,384,512", metavar="LIST", help="refine: sides of the scenes (default: %(default)s)"
+    )
+    group.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="steps: of the scene (default: %(default)s)"
+    )
     add_model(parser)
     parser.set_defaults(run=run)
 
@@ -68,9 +87,9 @@ def run(parsed: argparse.Namespace) -> int:
     """Measure and print."""
     if parsed.scenes < 1 or (parsed.limit is not None and parsed.limit < 1):
         raise OptionError("--scenes and --limit must be at least 1.")
-    if parsed.data not in ("scenes", "features", "samples") and not Path(parsed.data).exists():
+    if parsed.data not in ("scenes", *STUDY_NAMES) and not Path(parsed.data).exists():
         raise OptionError(
-            f"{parsed.data} does not exist. Give scenes, features, samples, a dataset's folder or its JSON."
+            f"{parsed.data} does not exist. Give scenes, {', '.join(STUDY_NAMES)}, a dataset's folder or its JSON."
         )
     from ldznet.evaluation.report import table
 
@@ -83,10 +102,10 @@ def run(parsed: argparse.Namespace) -> int:
         from ldznet.methods.choose import Choice
 
         choice = Choice(ClipSeg.load(parsed.clipseg, device=host.device), "a baseline")
-    if parsed.data == "samples":
-        return _samples(parsed, host)
-    if parsed.data == "features":
-        return _features(parsed, host, choice.method)
+    if parsed.data in STUDY_NAMES:
+        from ldznet.commands.studies import STUDIES
+
+        return STUDIES[parsed.data](parsed, host, choice.method)
     record = {
         "method": choice.method.name,
         "reason": choice.reason,
@@ -121,14 +140,16 @@ def _datasets(parsed: argparse.Namespace, method: Method) -> list[tuple[str, Seq
     from ldznet.training.scene_samples import SceneSamples
 
     if parsed.data == "scenes":
-        size = _size(parsed, method) or method.defaults.resolution
+        size = method.defaults.resolution
         looks = [look.strip() for look in parsed.looks.split(",") if look.strip()]
         return [(look, (), SceneSamples(look, parsed.scenes, size=size)) for look in looks]
     path = Path(parsed.data)
     if path.is_dir() and any(path.glob("refer_*.json")):
         name = f"PhraseCut-{parsed.split}"
-        return [(name, TABLES["phrasecut"] if parsed.split == "test" else (), PhraseCut(path, parsed.split))]
-    return [(path.stem, TABLES["aigi"] if path.name.lower().startswith("aigi") else (), Aigi(path))]
+        phrasecut = PhraseCut(path, parsed.split, on_problem=parsed.on_problem, both_masks=True)
+        return [(name, TABLES["phrasecut"] if parsed.split == "test" else (), phrasecut)]
+    aigi = Aigi(path, on_problem=parsed.on_problem)
+    return [(path.stem, TABLES["aigi"] if path.name.lower().startswith("aigi") else (), aigi)]
 
 
 def _measure(
@@ -143,13 +164,12 @@ def _measure(
 ) -> Scores | None:
     """The scores of a dataset; None where another process reports them."""
     from ldznet.evaluation.report import Store
-    from ldznet.evaluation.runner import Part, measure
+    from ldznet.evaluation.runner import PROTOCOL, Part, measure
 
-    count, size = min(len(samples), parsed.limit or len(samples)), _size(parsed, method)
-    work = {"size": size, "limit": parsed.limit, "block": _BLOCK}
+    count, size = min(len(samples), parsed.limit or len(samples)), method.defaults.resolution
     if parsed.out:
         key = hashlib.sha256(
-            json.dumps([record, str(parsed.data), name, count, size, _BLOCK]).encode()
+            json.dumps([PROTOCOL, record, str(parsed.data), name, count, size, _BLOCK]).encode()
         ).hexdigest()
         store = Store(parsed.out, name, key, process)
         done = store.done()
@@ -160,7 +180,8 @@ def _measure(
         host,
         method,
         samples,
-        **work,
+        limit=parsed.limit,
+        block=_BLOCK,
         process=process,
         done=done,
         save=store.save if store else None,
@@ -174,7 +195,7 @@ def _measure(
     opened.scores.report.merge(samples.report)
     whole.merge(opened)
     if parsed.out:
-        _write(parsed.out, name, whole, record, published, host, method, samples, size)
+        _write(parsed.out, name, whole, record, published, host, method, samples)
     return whole.scores
 
 
@@ -187,7 +208,6 @@ def _write(
     host: Host,
     method: Method,
     samples: Samples,
-    size: int | None,
 ) -> None:
     from ldznet.evaluation.pictures import save_sheet
     from ldznet.evaluation.report import write_report
@@ -197,60 +217,4 @@ def _write(
     write_report(out, name, whole.scores, record, published)
     indices = [one.index for one in whole.extremes]
     if indices:
-        save_sheet(list(predict(host, method, usable(samples, Report(), indices), size=size)), out / f"{name}.jpg")
-
-
-def _size(parsed: argparse.Namespace, method: Method) -> int | None:
-    """The embedded model's scenes are small; a method without a head has no size of its own."""
-    return 128 if parsed.data == "scenes" and method.name in ("attention", "difference") else None
-
-
-def _samples(parsed: argparse.Namespace, host: DiffusersHost) -> int:
-    from PIL import Image
-
-    from ldznet.evaluation.generated import generate
-    from ldznet.training.scenes import LOOK_NAMES, caption_cells, make_scene
-
-    if not parsed.out:
-        raise OptionError("The pictures need a place: give a folder with --out.")
-    captions = [make_scene(seed, look=LOOK_NAMES[seed % 4], objects=1 + seed % 3).caption for seed in range(16)]
-    pictures = generate(host, captions)
-    parsed.out.mkdir(parents=True, exist_ok=True)
-    path = parsed.out / "samples.jpg"
-    enlarged = [picture.repeat(2, axis=0).repeat(2, axis=1) for picture in pictures]
-    Image.fromarray(caption_cells(enlarged, captions, 4)).save(path, quality=88)
-    print(path)
-    return 0
-
-
-def _features(parsed: argparse.Namespace, host: Host, method: Method) -> int:
-    from PIL import Image
-
-    from ldznet.evaluation.features import draw_scores, measure_features
-    from ldznet.training.diffusion import TRAIN_SEEDS
-    from ldznet.training.samples import Sample
-    from ldznet.training.scene_samples import SceneSamples
-
-    def samples(scenes: int, start: int) -> list[Sample]:
-        chosen = SceneSamples("photo", scenes, start=start, absent=False)
-        return [chosen[index] for index in range(len(chosen))]
-
-    training, validation = samples(2 * parsed.scenes, 2 * TRAIN_SEEDS), samples(parsed.scenes // 2, 0)
-
-    def say(text: str) -> None:
-        if not parsed.quiet and not parsed.json:
-            print(text, flush=True)
-
-    scores = measure_features(host, training, validation, size=128, say=say)
-    best = max(scores, key=lambda score: score.ap)
-    rows = [{"path": score.path, "timestep": score.timestep, "ap": score.ap} for score in scores]
-    if parsed.out:
-        parsed.out.mkdir(parents=True, exist_ok=True)
-        title = f"AP of a small decoder on one feature: {host.info.name}"
-        Image.fromarray(draw_scores(scores, title)).save(parsed.out / "features.png")
-        (parsed.out / "features.json").write_text(json.dumps(rows, indent=1))
-    if parsed.json:
-        print(json.dumps(rows))
-    else:
-        print(f"best: {best.path} at timestep {best.timestep}, AP {best.ap:.1f}")
-    return 0
+        save_sheet(list(predict(host, method, usable(samples, Report(), indices))), out / f"{name}.jpg")

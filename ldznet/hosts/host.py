@@ -69,6 +69,11 @@ class HostInfo:
     unet: UNetConfig
     fingerprint: str = ""  # tells one set of weights from another
 
+    @property
+    def is_small(self) -> bool:
+        """Whether its UNet is narrower than any published one: a model of our own, or one for tests."""
+        return self.unet.model_channels < UNetConfig().model_channels
+
 
 class Host(Protocol):
     """A loaded Stable Diffusion model; using it leaves it, and the random states, as they were."""

@@ -3,6 +3,7 @@
 Hooks read what goes into chosen attention layers and apply the layers' own `to_q` and `to_k` to it; the host's
 computation and its result are not touched. Two layouts are known, the original one (ours, A1111's) and that
 of diffusers: both have `transformer_blocks`, in each an `attn1` (to the map itself) and an `attn2` (to the text).
+A hook fires for every thread that runs the UNet; what is not of the thread that opened the probe is let pass.
 
     q            (1 or B, N, heads * d)   one query per pixel of the map, N = h * w, row by row
     k            (1 or B, L, heads * d)   one key per token of the text, or per pixel
@@ -13,6 +14,7 @@ Source: Vaswani et al., https://arxiv.org/abs/1706.03762, eq. 1; Rombach et al.,
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -106,7 +108,8 @@ def probe_attention(
 
     `transformers` are all of them, in the order in which they run: the pass ends after the last that is needed,
     and with it the block (see `capture`). With `last_block` only the last block inside each is read. The hooks
-    come off however it ends. Queries and keys are held of `own`, probabilities of `text`.
+    come off however it ends, and what other threads run meanwhile is not looked at. Queries and keys are held of
+    `own`, probabilities of `text`.
 
     Raises:
         FeatureError: the block ended, but some layers were never called.
@@ -122,11 +125,13 @@ def probe_attention(
                 layers.append((path, f"{inside}.attn1", blocks[number].attn1))
             if path in text:
                 layers.append((path, f"{inside}.attn2", blocks[number].attn2))
-    probes, silent = Probes(), {layer for _, layer, _ in layers}
+    probes, silent, thread = Probes(), {layer for _, layer, _ in layers}, threading.get_ident()
     with ExitStack() as undo:
         for path, layer, module in layers:
 
             def keep(attention: Any, args: Any, kwargs: Any, path: str = path, layer: str = layer) -> None:
+                if threading.get_ident() != thread:
+                    return
                 seen = _queries_and_keys(attention, args, kwargs)
                 if layer.endswith("attn1"):
                     probes.own.setdefault(path, []).append(seen)

@@ -83,9 +83,9 @@ def choose_method(
         CheckpointError: the head's file is damaged.
     """
     if wanted == "attention":
-        return Choice(AttentionMethod(), "asked for")
+        return Choice(AttentionMethod.for_host(host), "asked for")
     if wanted == "difference":
-        return Choice(DifferenceMethod(), "asked for")
+        return Choice(DifferenceMethod.for_host(host), "asked for")
     if wanted not in METHODS:
         raise OptionError(f"The method {wanted!r} is not known: give one of {', '.join(METHODS)}.")
     info = best_head(heads, host)
@@ -100,4 +100,4 @@ def choose_method(
             "needs none."
         )
     what = f"none of {len(heads)} heads fits {host.name}" if heads else f"there is no head for {host.name}"
-    return Choice(AttentionMethod(), what)
+    return Choice(AttentionMethod.for_host(host), what)

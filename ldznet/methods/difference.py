@@ -50,14 +50,26 @@ class DifferenceOptions(Options):
     )
 
 
+PUBLISHED = Defaults(resolution=512, timesteps=(400,), template="a picture of a {}.")
+SMALL = dataclasses.replace(PUBLISHED, resolution=128)  # the size of the scenes that the embedded model knows
+
+
 class DifferenceMethod:
-    """Conditional minus unconditional noise prediction; noises (P + 1) passes through the UNet for P prompts."""
+    """Conditional minus unconditional noise prediction; noises (P + 1) passes through the UNet for P prompts.
+
+    Without arguments with the published values; `for_host` takes those that suit a model.
+    """
 
     name = "difference"
-    defaults = Defaults(resolution=512, timesteps=(400,), template="a picture of a {}.")
 
-    def __init__(self, options: DifferenceOptions | None = None) -> None:
+    def __init__(self, options: DifferenceOptions | None = None, defaults: Defaults = PUBLISHED) -> None:
         self.options = options or DifferenceOptions()
+        self.defaults = defaults
+
+    @classmethod
+    def for_host(cls, info: HostInfo) -> DifferenceMethod:
+        """With the defaults that suit a model."""
+        return cls(defaults=SMALL if info.is_small else PUBLISHED)
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -70,22 +82,26 @@ class DifferenceMethod:
     @torch.no_grad()
     def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
         """-> (P, h, w) float32 in [0, 1], at the size of the picture's pixels; see the module for its level."""
-        context = prompts.encode(["", *prompts.sentences])
-        if len(draw.noise) == 1 and len(set(draw.timesteps.tolist())) == 1:
-            heat = self._heat(host, picture.latent, context, draw.timesteps[:1], self._noises(draw, draw.noise))
-        else:  # a noise and timestep for each prompt
-            single = []
-            for index in range(len(prompts)):
-                pair = Context.join([context[:1], context[index + 1 : index + 2]])
-                first = draw.noise[index : index + 1] if len(draw.noise) > 1 else draw.noise
-                timestep = draw.timesteps[index : index + 1]
-                single.append(self._heat(host, picture.latent, pair, timestep, self._noises(draw, first)))
-            heat = torch.cat(single)
+        heat = self.heat(host, picture, prompts, draw)
         relative = self.options.clamp * heat.mean(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         heat = (heat / (self.options.level or relative)).clamp(max=1)
         heat = blurred(heat, self.options.blur)
         heat = F.interpolate(heat[:, None], size=picture.pixels.shape[-2:], mode="bicubic", align_corners=False)
         return heat[:, 0].clamp(0, 1)
+
+    @torch.no_grad()
+    def heat(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+        """The mean norm of the difference -> (P, h', w') float32, at the size of the latent."""
+        context = prompts.encode(["", *prompts.sentences])
+        if len(draw.noise) == 1 and len(set(draw.timesteps.tolist())) == 1:
+            return self._heat(host, picture.latent, context, draw.timesteps[:1], self._noises(draw, draw.noise))
+        single = []  # a noise and timestep for each prompt
+        for index in range(len(prompts)):
+            pair = Context.join([context[:1], context[index + 1 : index + 2]])
+            first = draw.noise[index : index + 1] if len(draw.noise) > 1 else draw.noise
+            timestep = draw.timesteps[index : index + 1]
+            single.append(self._heat(host, picture.latent, pair, timestep, self._noises(draw, first)))
+        return torch.cat(single)
 
     def _noises(self, draw: Draw, first: Tensor) -> Tensor:
         """(1, 4, h, w) -> (noises, 4, h, w), on the CPU; `first` and more of the seed's own generator."""

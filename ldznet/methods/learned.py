@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,13 +27,14 @@ from ldznet.options import SegmentOptions
 
 
 class LearnedHead:
-    """A head as a method; it lives on the host's device while it works."""
+    """A head as a method; it works where it lives (`to`), or where it comes for each step (`visit`)."""
 
     def __init__(self, head: Head, *, defaults: Defaults | None = None, origin: str = "") -> None:
         self.head = head.eval().requires_grad_(False)
         self._defaults = defaults or Defaults()  # the paper's
         self._origin = origin  # the SHA-256 of its file, or what else tells it from others
         self._running = threading.Lock()  # weights that rest narrow are widened in place while they run
+        self._visits: tuple[torch.device, Callable[[], None]] | None = None
 
     @classmethod
     def load(
@@ -75,6 +77,38 @@ class LearnedHead:
             "head_storage": str(resting).removeprefix("torch."),
         }
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are now."""
+        return next(self.head.parameters()).device
+
+    def to(self, device: torch.device | str) -> None:
+        """Live on a device from now on."""
+        self._visits = None
+        self.head.to(device)
+
+    def visit(self, device: torch.device | str, make_room: Callable[[], None] = lambda: None) -> None:
+        """From now on live in the CPU's memory, and be on a device for the head's own step only.
+
+        `make_room` is called before the head comes, when the UNet has done its part.
+        """
+        self.head.to("cpu")
+        self._visits = torch.device(device), make_room
+
+    @contextmanager
+    def _at_work(self) -> Iterator[torch.device]:
+        """-> where the head works; it is at home again however the block ends, and half a head never stays."""
+        if self._visits is None:
+            yield self.device
+            return
+        device, make_room = self._visits
+        make_room()
+        try:
+            self.head.to(device)
+            yield device
+        finally:
+            self.head.to("cpu")
+
     def check(self, host: HostInfo) -> None:
         """Refuse a model that the head was not made for."""
         require_fit(self.head.config, host)
@@ -91,9 +125,8 @@ class LearnedHead:
             with capture({path: modules[path] for path in self.head.config.pool_grids}) as features:
                 host.predict_noise(noisy_latent, draw.timesteps, context)
         x = picture.pixels if kind == "rgbnet" else picture.latent
-        device = next(self.head.parameters()).device
-        on_device = {path: feature.to(device) for path, feature in features.items()}
-        with self._running:
+        with self._running, self._at_work() as device:
+            on_device = {path: feature.to(device) for path, feature in features.items()}
             logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
         return logits[:, 0].float().sigmoid()
 

@@ -114,3 +114,8 @@ def put_into(template: str, phrases: Sequence[str]) -> tuple[str, list[tuple[int
         spans.append((len(sentence), len(sentence) + len(phrase)))
         sentence += phrase
     return sentence + rest, spans
+
+
+def name_rivals(template: str, words: Sequence[str]) -> str:
+    """The template with more words of a list behind it."""
+    return ", ".join([template.rstrip(" .,"), *words]) if words else template

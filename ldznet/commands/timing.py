@@ -1,0 +1,132 @@
+"""Timing works in turn, with their peaks of memory: what the benches share."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Work = tuple[str, int, Callable[[], object]]  # step, prompts, what to do
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one step."""
+
+    step: str
+    prompts: int
+    first: float  # the cold run
+    median: float
+    least: float
+    memory: float | None  # MB at the peak, above what was there before
+
+    @classmethod
+    def of(cls, step: str, prompts: int, seconds: Sequence[float], memory: float | None) -> Timing:
+        """The first run is the cold one; the rest are warm."""
+        warm = seconds[1:]
+        return cls(step, prompts, seconds[0], statistics.median(warm), min(warm), memory)
+
+
+def in_rounds(device: torch.device, repeat: int, works: Sequence[Work]) -> list[Timing]:
+    """Time each work once cold and `repeat` times warm, in turn, so that noise meets all of them."""
+    seconds: list[list[float]] = [[] for _ in works]
+    peaks: list[list[float]] = [[] for _ in works]
+    for _ in range(repeat + 1):
+        for index, (_step, _prompts, work) in enumerate(works):
+            with _peak(device) as peak:
+                seconds[index].append(_seconds(device, work))
+                if (megabytes := peak()) is not None:
+                    peaks[index].append(megabytes)
+    return [
+        Timing.of(step, prompts, times, max(peak, default=None))
+        for (step, prompts, _work), times, peak in zip(works, seconds, peaks, strict=True)
+    ]
+
+
+def timing_rows(timings: Sequence[Timing]) -> list[str]:
+    """A table of timings, as lines of Markdown."""
+    lines = [
+        "| step | prompts | first, s | median, s | least, s | peak, MB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for t in timings:
+        memory = "" if t.memory is None else f"{t.memory:,.0f}"
+        lines.append(f"| {t.step} | {t.prompts} | {t.first:.3f} | {t.median:.3f} | {t.least:.3f} | {memory} |")
+    return lines
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    _finish(device)
+    start = time.perf_counter()
+    work()
+    _finish(device)
+    return time.perf_counter() - start
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for what was only begun."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextlib.contextmanager
+def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
+    """Megabytes at the peak above what was there before; None where the system does not tell."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: (torch.cuda.max_memory_allocated(device) - before) / 1e6
+        return
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+    def resident(field: str) -> float:
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        return float(line.split()[1]) * 1024 / 1e6
+
+    try:
+        clear.write_text("5")  # Linux: the peak starts anew
+        start = resident("VmRSS")
+    except (OSError, StopIteration):
+        yield lambda: None
+        return
+    yield lambda: max(0.0, resident("VmHWM") - start)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What it was measured on."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": name,
+        "kind": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def said(machine: dict[str, Any]) -> str:
+    """The machine in a line."""
+    return f"{machine['device']} ({machine['kind']}, {machine['threads']} threads), torch {machine['torch']}"

@@ -1,0 +1,140 @@
+"""The steps from attention to a map, on tensors: nothing here runs a model or knows of prompts.
+
+    maps      (L, h, w)   attention to each token of the sentence, at the size of the map that refines
+    shares    (T, h, w)   one map for each phrase of a sentence
+    affinity  (N, N)      attention of the N = h w pixels to each other; rows sum to 1
+
+Sources: see attention.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldznet.errors import FeatureError
+from ldznet.hosts.probes import Level, Probes, QueriesAndKeys, attention_rows, one_of
+from ldznet.methods.attention_options import AttentionOptions
+from ldznet.methods.words import Term
+
+_TINY = 1e-12
+
+
+def refined(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, options: AttentionOptions) -> Tensor:
+    """(T, N) -> (T, N): each pixel's value becomes that of the pixels to which it attends.
+
+    The affinity is the mean over heads and layers. It is only formed where it is needed whole: 4 N^2 bytes.
+    """
+    if not options.iterations:
+        return maps
+    if options.iterations == 1 and not options.column_max and not options.eta:
+        return torch.cat([rows @ maps.mT for rows in attention_rows(layers, index)]).mT
+    affinity = maps.new_empty(maps.shape[1], maps.shape[1])
+    start = 0
+    for rows in attention_rows(layers, index):
+        affinity[start : start + len(rows)] = rows
+        start += len(rows)
+    if options.column_max:
+        affinity /= affinity.amax(dim=0).clamp_min(_TINY)
+    if options.eta:
+        for rows in torch.split(affinity, 256):  # views: changed where they are
+            entropy = rows.clamp_min(_TINY).mul_(math.e).log10_()
+            rows.add_(entropy, alpha=options.eta).clamp_(min=0)
+        # A pixel without any link keeps its own value.
+        affinity.diagonal().masked_fill_(affinity.sum(dim=1) == 0, 1)
+    affinity /= affinity.sum(dim=1, keepdim=True)
+    found = maps.mT
+    for _ in range(options.iterations):
+        found = affinity @ found
+        found = found - found.amin(dim=0)
+        found = found / found.sum(dim=0).clamp_min(_TINY)
+    return found.mT
+
+
+def shared_out(
+    maps: Sequence[tuple[float, Tensor]], terms: Sequence[Term], options: AttentionOptions
+) -> tuple[Tensor, Tensor]:
+    """Weighted maps (L, h, w) of the levels -> per term its map (T, h, w), and how much it is there (T,).
+
+    A phrase is one competitor, however many tokens it has: they are reduced to one map before it is shared out.
+    What says whether it is there goes by the plain weights, since normalising takes their level away.
+    """
+    plain = torch.stack([weight * level for weight, level in maps]).sum(dim=0)
+    normal = torch.stack([weight * normalised(level, options.normalise) for weight, level in maps]).sum(dim=0)
+    shares, gates = [], []
+    for term in terms:
+        own, rivals = list(term.own), list(term.rivals)
+        share, weight = (
+            m[own].amax(dim=0) if options.tokens == "max" else m[own].mean(dim=0) for m in (normal, plain)
+        )
+        gate = torch.ones_like(weight[0, 0])
+        if options.rescale and rivals:
+            share = share / (share + normal[rivals].sum(dim=0)).clamp_min(_TINY)
+        if options.gate and rivals:
+            low, high = options.gate
+            highest = (weight / plain[rivals].mean(dim=0).clamp_min(_TINY)).max()
+            gate = ((highest - low) / (high - low)).clamp(0, 1)
+        shares.append(share)
+        gates.append(gate)
+    return torch.stack(shares), torch.stack(gates)
+
+
+def text_maps(probes: Probes, level: Level, sides: tuple[int, int], size: tuple[int, int], index: int) -> Tensor:
+    """The attention of one prompt's map to its L tokens on one level, mean over the layers -> (L, h, w)."""
+    layers = [one_of(layer, index) for path in level.paths for layer in probes.text[path]]
+    mean = torch.stack(layers).mean(dim=0).mT
+    mean = mean.reshape(-1, *map_size(level, sides))
+    smaller = mean.shape[1] > size[0]
+    return F.interpolate(mean[None], size=size, mode="bilinear", align_corners=False, antialias=smaller)[0]
+
+
+def map_size(level: Level, sides: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a level's map, from those of the latent."""
+    return sides[0] // level.factor, sides[1] // level.factor
+
+
+def normalised(maps: Tensor, how: str) -> Tensor:
+    """Each map (L, h, w) on a scale of its own; all weigh the same then."""
+    if how == "sum":
+        return maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(_TINY)
+    return spread(maps) if how == "minmax" else maps
+
+
+def spread(maps: Tensor) -> Tensor:
+    """Each map (T, h, w) from 0 to 1; one that is the same everywhere is 0."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(_TINY)
+
+
+def calibrated(maps: Tensor, halfway: float) -> Tensor:
+    """Each map (T, h, w) from 0 to 1, such that what lies so far between its least and largest value is 0.5."""
+    return spread(maps) ** (math.log(0.5) / math.log(halfway))
+
+
+def check_probes(probes: Probes, levels: Sequence[Level], sides: tuple[int, int], rows: int) -> None:
+    """Refuse what was not seen over the whole map, or not of all prompts.
+
+    Raises:
+        FeatureError: says at which path, and what may be the cause.
+    """
+    for level in levels:
+        height, width = map_size(level, sides)
+        for path in level.paths:
+            seen = [t for layer in probes.own.get(path, ()) for t in (layer.q, layer.k)]
+            for layer in seen + probes.text.get(path, []):
+                if layer.shape[1] != height * width:
+                    raise FeatureError(
+                        f"The attention at {path} ran over {layer.shape[1]} pixels, but its map has {height} x "
+                        f"{width} = {height * width}. Token merging or a tiling of attention such as hypertile is "
+                        "switched on. Switch it off and try again."
+                    )
+                if len(layer) not in (1, rows):
+                    raise FeatureError(
+                        f"The attention at {path} ran over a batch of {len(layer)}, but {rows} prompts were "
+                        "given. This webui, or another extension, runs the UNet in its own way. Switch other "
+                        "extensions off and try again."
+                    )
