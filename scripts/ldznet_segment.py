@@ -6,7 +6,7 @@ import gradio as gr
 from modules import script_callbacks, scripts
 
 try:
-    from ldznet.webui import panel, process
+    from ldznet.webui import api, axes, infotext, panel, process, runs, settings
     from ldznet.webui.controls import TITLE
 except Exception as why:
     logging.getLogger(__name__).exception("ldznet cannot be loaded")
@@ -32,7 +32,9 @@ class LdznetSegment(scripts.Script):
             with gr.Accordion(TITLE, open=False):
                 gr.HTML(f"ldznet cannot be loaded: {BROKEN}. The log has the whole story.")
             return []
-        return panel.build(self.elem_id)
+        components = panel.build(self.elem_id)
+        self.infotext_fields = infotext.fields(components)
+        return components
 
     def setup(self, p, *args):
         """Before there are pictures."""
@@ -52,3 +54,8 @@ class LdznetSegment(scripts.Script):
 
 if panel is not None:
     script_callbacks.on_after_component(panel.remember)
+    script_callbacks.on_before_ui(axes.add)
+    script_callbacks.on_ui_settings(settings.declare)
+    script_callbacks.on_infotext_pasted(infotext.complete)
+    script_callbacks.on_app_started(lambda _demo, app: api.register(app))
+    script_callbacks.on_model_loaded(lambda _model: runs.RUNS.forget_model())

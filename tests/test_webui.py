@@ -24,6 +24,7 @@ from ldznet.methods.method import Defaults
 from ldznet.modeling.checkpoint import save_head
 from ldznet.options import MaskOptions, SegmentOptions
 from ldznet.webui import found as finds
+from ldznet.webui import heads as heads_of
 from ldznet.webui import process, runs
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_settings, split_prompts
 
@@ -135,6 +136,7 @@ OTHERS = {
     "area": "only masked",
     "padding": 0,
     "mask_blur": 0,
+    "refine": True,
 }
 
 
@@ -148,7 +150,7 @@ def test_every_control_reaches_the_settings_by_place_and_by_name():
         threshold=0.25, grow=-3, feather=2.5, invert=True, smallest_area=9, largest_only=True, fill_holes=True,
         combine="difference", brush="subtract",
     )  # fmt: skip
-    assert by_place.segment == SegmentOptions(resolution=512, timesteps=(300, 400), seeds=(1, 2))
+    assert by_place.segment == SegmentOptions(resolution=512, timesteps=(300, 400), seeds=(1, 2), refine=True)
     assert (by_place.fill, by_place.only_masked, by_place.padding, by_place.mask_blur) == (3, True, 0, 0)
     assert (by_place.method, by_place.head) == ("attention", "one.safetensors")
     assert (by_place.on_nothing, by_place.append) == ("empty mask", True)
@@ -460,7 +462,7 @@ def test_the_size_fits_the_webuis_sliders(size, expected):
 def heads(webui, tmp_path, monkeypatch):
     """A head that fits, in the webui's folder."""
     monkeypatch.setattr(runs, "RUNS", runs.Runs())
-    monkeypatch.setattr(runs, "ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr(heads_of, "ROOT", tmp_path / "nowhere")
     folder = tmp_path / "ldznet"
     folder.mkdir()
     host = runs.A1111Host(webui.model)
@@ -473,7 +475,7 @@ def test_a_head_of_the_folder_is_used_and_named(webui, heads):
 
     found = runs.RUNS.find(webui.model, half(), settings)
 
-    assert runs.head_names() == ["automatic", "one.safetensors"]
+    assert heads_of.head_names() == ["automatic", "one.safetensors"]
     assert found.reason == "ld-znet, one.safetensors fits sd1.safetensors [0123456789]"
     assert runs.RUNS.why_not(webui.model, settings) == ""
 
@@ -506,7 +508,7 @@ def test_the_folder_and_precision_of_the_command_line_are_used(webui, heads, tmp
         ldznet_heads=str(other), ldznet_device="cpu", ldznet_precision="float32"
     )
 
-    assert runs.head_names() == ["automatic", "moved.safetensors"]
+    assert heads_of.head_names() == ["automatic", "moved.safetensors"]
     assert runs.RUNS.find(webui.model, half(), read_settings(args(resolution=64))).reason.startswith(
         "ld-znet, moved"
     )

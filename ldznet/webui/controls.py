@@ -168,6 +168,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("area", "Inpaint area", "choice", AS_IN_THE_TAB, choices=(AS_IN_THE_TAB, *AREAS)),
     Control("padding", "Only masked padding (px)", "slider", -1, f"-1: {AS_IN_THE_TAB}", -1, 256, 1),
     Control("mask_blur", "Mask blur (px)", "slider", -1, f"-1: {AS_IN_THE_TAB}", -1, 64, 1),
+    _drawn("refine", "Refine small things"),
 )
 BY_NAME: Mapping[str, Control] = {control.name: control for control in CONTROLS}
 
@@ -192,33 +193,61 @@ class Settings:
 
 
 def read_settings(args: Sequence[Any]) -> Settings:
-    """The script's arguments -> Settings; what is missing at the end has its default.
+    """The script's arguments -> Settings, without what the webui's settings say; see `read_values`."""
+    return settings_of(read_values(args))
 
-    Over the API a single object with names, {"prompt": "bucket"}, will do too; it is enabled unless it says not.
+
+def read_values(args: Sequence[Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The script's arguments -> the checked value of every control, by name.
+
+    What is missing or None has its default: of `defaults`, where that has the control, else of CONTROLS. Over the
+    API a single object with names, {"prompt": "bucket"}, will do too; it is enabled unless it says not.
 
     Raises:
         OptionError: a value cannot be used; the text names its control.
     """
-    values = _named(args)
-    own = {name: control.read(values.get(name)) for name, control in BY_NAME.items()}
+    given = {name: value for name, value in _named(args).items() if value is not None}
+    values = {**(defaults or {}), **given}
+    return {name: control.read(values.get(name)) for name, control in BY_NAME.items()}
+
+
+def read_value(name: str, value: Any) -> Any:
+    """One control's value, checked as a whole: numbers in a text too.
+
+    Raises:
+        OptionError: it cannot be used; the text names the control.
+    """
+    checked = BY_NAME[name].read(value)
+    settings_of({**{control.name: control.default for control in CONTROLS}, name: checked})
+    return checked
+
+
+def settings_of(values: Mapping[str, Any], *, template: str = "") -> Settings:
+    """Checked values of all controls -> Settings; `template` as in SegmentOptions.
+
+    Raises:
+        OptionError: numbers in a text cannot be read.
+    """
     return Settings(
-        enabled=own["enabled"],
-        prompts=split_prompts(own["prompt"]),
-        negatives=split_prompts(own["negative_prompt"]),
-        method=own["method"],
-        head=own["head"],
-        mask=MaskOptions(**{name: own[name] for name in _names(MaskOptions)}),
+        enabled=values["enabled"],
+        prompts=split_prompts(values["prompt"]),
+        negatives=split_prompts(values["negative_prompt"]),
+        method=values["method"],
+        head=values["head"],
+        mask=MaskOptions(**{name: values[name] for name in _names(MaskOptions)}),
         segment=SegmentOptions(
-            resolution=own["resolution"],
-            timesteps=_integers(BY_NAME["timesteps"], own["timesteps"]),
-            seeds=_integers(BY_NAME["seeds"], own["seeds"]) or (0,),
+            resolution=values["resolution"],
+            timesteps=_integers(BY_NAME["timesteps"], values["timesteps"]),
+            seeds=_integers(BY_NAME["seeds"], values["seeds"]) or (0,),
+            refine=values["refine"],
+            template=template,
         ),
-        on_nothing=own["on_nothing"],
-        append=own["append"],
-        fill=None if own["fill"] == AS_IN_THE_TAB else FILLS.index(own["fill"]),
-        only_masked=None if own["area"] == AS_IN_THE_TAB else own["area"] == AREAS[1],
-        padding=None if own["padding"] < 0 else own["padding"],
-        mask_blur=None if own["mask_blur"] < 0 else own["mask_blur"],
+        on_nothing=values["on_nothing"],
+        append=values["append"],
+        fill=None if values["fill"] == AS_IN_THE_TAB else FILLS.index(values["fill"]),
+        only_masked=None if values["area"] == AS_IN_THE_TAB else values["area"] == AREAS[1],
+        padding=None if values["padding"] < 0 else values["padding"],
+        mask_blur=None if values["mask_blur"] < 0 else values["mask_blur"],
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor
 
 from ldznet.errors import ImageError
-from ldznet.mask import SoftMask
+from ldznet.mask import SoftMask, area, bounding_box
 from ldznet.options import MaskOptions
 from ldznet.render import Picture, color_map, heat_map, overlay
 from ldznet.segmenter import Segmentation
@@ -27,6 +28,7 @@ class Found:
     segmentation: Segmentation
     image: Picture
     reason: str  # which method ran, and why
+    encoding: float = 0.0  # seconds that encoding the image took; 0 where it was encoded before
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,19 @@ def describe(found: Found, options: MaskOptions) -> list[str]:
         for one in found.segmentation.found(dataclasses.replace(options, invert=False))
     ]
     return [*lines, f"Method: {found.reason}", *found.segmentation.notes]
+
+
+def answer(found: Found, options: MaskOptions, mask: SoftMask | None = None) -> dict[str, Any]:
+    """For programs, fit for JSON: by which method, of each prompt area, box and probabilities, and the mask's."""
+    height, width = found.segmentation.size
+    told: dict[str, Any] = {
+        "method": found.reason,
+        "size": [width, height],
+        "prompts": found.segmentation.found(dataclasses.replace(options, invert=False)),
+    }
+    if mask is not None:
+        told["mask"] = {"area": area(mask), "box": bounding_box(mask)}
+    return told
 
 
 def to_picture(mask: SoftMask) -> Image.Image:

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ldznet.errors import ImageError, LdznetError, PromptError
 from ldznet.render import overlay
-from ldznet.webui import runs
-from ldznet.webui.controls import TITLE, Settings, is_enabled, read_settings
-from ldznet.webui.found import brush_of, is_something, nothing, to_picture
+from ldznet.webui import axes, heads, infotext, runs
+from ldznet.webui import settings as page
+from ldznet.webui.controls import TITLE, Settings, is_enabled
+from ldznet.webui.found import answer, brush_of, is_something, nothing, to_picture
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,17 @@ def apply(p: Any, args: Sequence[Any]) -> None:
 
     An exception would not do: the webui reports what a hook raises, and goes on without the mask.
     """
-    if not is_enabled(args) or hasattr(p, "_ad_inner"):
+    if hasattr(p, "_ad_inner"):
+        return
+    infotext.clear(p.extra_generation_params)  # of the file before in a batch, or the cell before in a plot
+    changes = axes.changes(p)
+    if not is_enabled(args) and not changes:
         return
     try:
-        _mask_run(p, read_settings(args))
+        values, settings = page.read(args, changes)
+        values["head"] = heads.chosen_name(values["head"])  # a checkpoint goes by what it is converted to
+        p.extra_generation_params |= infotext.written(values, settings.segment.template)
+        _mask_run(p, settings)
     except LdznetError as why:
         stop(p, str(why))
     except Exception as why:
@@ -50,10 +59,12 @@ def _mask_run(p: Any, settings: Settings) -> None:
     _set_inpainting(p, settings)
     given = None if kept.given is None else brush_of(kept.given, image.size)
     mask = found.segmentation.mask(settings.mask, brush=given)
+    p.extra_generation_params[infotext.FOUND] = infotext.Answer(answer(found, settings.mask, mask))
     if is_something(found, settings.mask) and mask.any():
         p.image_mask = kept.made = to_picture(mask)
-        if settings.append:
-            kept.extra = [p.image_mask, Image.fromarray(overlay(found.image, mask))]
+        kept.append, kept.save = settings.append, page.setting("save")
+        if kept.append or kept.save:
+            kept.pictures = {"mask": p.image_mask, "overlay": Image.fromarray(overlay(found.image, mask))}
         return
     why = nothing(found, settings.mask)
     if settings.on_nothing == "stop":
@@ -75,7 +86,9 @@ class _Kept:
     settings: dict[str, Any]
     batch: bool = False
     made: Image.Image | None = None
-    extra: list[Image.Image] = dataclasses.field(default_factory=list)
+    pictures: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)  # mask and overlay
+    append: bool = False
+    save: bool = False
     first: Any = None  # what the page shows of a batch: the first file's results, to which others are added
     skipped: bool = False
 
@@ -115,7 +128,7 @@ def _clean(p: Any) -> _Kept:
         setattr(p, name, value)
     for name in ("image_mask", *_STALE):
         setattr(p, name, None)
-    kept.made, kept.extra = None, []
+    kept.made, kept.pictures = None, {}
     return kept
 
 
@@ -179,10 +192,12 @@ def finish(p: Any, processed: Any) -> None:
     kept: _Kept | None = getattr(p, _OURS, None)
     if kept is None:
         return
-    for picture in kept.extra:
+    if kept.save:
+        _save(p, processed, kept.pictures)
+    for picture in kept.pictures.values() if kept.append else ():
         processed.images.append(picture)
         processed.infotexts.append(processed.infotexts[0] if processed.infotexts else "")
-    kept.extra = []
+    kept.pictures = {}
     for name in ("n_iter", "do_not_save_grid"):
         if name in kept.settings:
             setattr(p, name, kept.settings.pop(name))
@@ -192,3 +207,35 @@ def finish(p: Any, processed: Any) -> None:
         kept.first = kept.first or processed
         kept.first.comments = "".join(f"{text}\n" for text in p.comments)
         kept.skipped = False
+
+
+def _save(p: Any, processed: Any, pictures: Mapping[str, Image.Image]) -> None:
+    """Beside the first picture that the webui has saved, under its name: 00012-1.png, 00012-1-ldznet-mask.png.
+
+    Where it has saved none, by its settings or those of an API's call, nothing is saved.
+    """
+    from modules import images, shared  # type: ignore[import-not-found]
+
+    saved = (
+        getattr(image, "already_saved_as", None) for image in processed.images[processed.index_of_first_image :]
+    )
+    beside = next((Path(name) for name in saved if name), None)
+    if beside is None:
+        return
+    text = processed.infotexts[0] if processed.infotexts else None
+    try:
+        for name, picture in pictures.items():
+            images.save_image(
+                picture,
+                str(beside.parent),
+                "",
+                extension=shared.opts.samples_format,
+                info=text,
+                p=p,
+                forced_filename=f"{beside.stem}-ldznet-{name}",
+                save_to_dirs=False,
+            )
+    except OSError as why:
+        told = f"Mask and overlay could not be saved beside {beside.name} ({why.strerror or why}). Check the disk."
+        log.warning("%s", told)
+        processed.comments += f"{told}\n"

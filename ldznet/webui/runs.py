@@ -3,51 +3,66 @@
     found = RUNS.find(sd_model, image, settings)     # the networks run
     look = show(found, settings.mask)                # found.py: heat map, mask, overlay; nothing runs again
 
-The caller holds the webui's `queue_lock` around `find`. `modules` is the webui's, and is imported when something
-is done.
+The caller holds the webui's `queue_lock` around `find` and `unload`. Whatever goes wrong in `find`, the next one
+works. `modules` is the webui's, and is imported when something is done.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ldznet.errors import HeadError, LdznetError, OptionError, PromptError
+from ldznet.errors import LdznetError, OptionError, OutOfMemoryError, PromptError
 from ldznet.hosts.a1111 import A1111Host
 from ldznet.image import image_digest
-from ldznet.methods.choose import choose_method, find_heads
+from ldznet.methods.choose import best_head, choose_method
+from ldznet.methods.learned import LearnedHead
 from ldznet.modeling.checkpoint import HeadInfo
-from ldznet.segmenter import Progress, Segmenter
+from ldznet.segmenter import Progress, Segmenter, memory_explained
+from ldznet.webui import heads as files
+from ldznet.webui import settings as page
 from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
 from ldznet.webui.found import Found, flattened
+from ldznet.webui.memory import Usage, bytes_of, device_memory, measured, megabytes
+from ldznet.webui.progress import StoppedError, shown, stop_if_asked
 
-ROOT = Path(__file__).parents[2]
+__all__ = ["RUNS", "Runs", "StoppedError", "UnforeseenError"]
+
+log = logging.getLogger(__name__)
+
 KEPT = 8  # segmentations that stay at hand for the sliders of all who have the page open
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class StoppedError(LdznetError):
-    """The user has pressed Interrupt or Skip."""
+class UnforeseenError(LdznetError):
+    """What is no fault of the user's, such as another extension's exception in the model."""
 
 
 class Runs:
     """Keeps the segmenter of the loaded model, and the last segmentations."""
 
     def __init__(self) -> None:
-        self._host: A1111Host | None = None
+        self.make_host: Callable[[Any], Any] = (
+            A1111Host  # what is loaded -> a host with `borrowed` and `is_current`
+        )
+        self._host: Any = None
         self._model: Any = None
         self._segmenter: Segmenter | None = None
         self._chosen: tuple[Any, ...] = ()
         self._reason = ""
+        self._head = ""  # the name of its file
         self._image = ""
+        self._last: Usage | None = None
         self._found: OrderedDict[str, Found] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -65,36 +80,123 @@ class Runs:
                 f"Or close {TITLE}, which switches it off."
             )
         picture = flattened(image)
-        segmenter = self._segmenter_for(sd_model, settings)
+        host = self._host_for(sd_model)
+        if checkpoint := files.waiting_checkpoint(settings):
+            with shown(f"converting {checkpoint.name}, once") as report:
+                files.convert_checkpoint(checkpoint, host.info, report)
+        heads, rest, (device, dtype) = files.wanted_heads(settings), page.setting("rest"), _where()
+        chosen = (settings.method, files.chosen_name(settings.head), _identities(heads), str(device), dtype)
         digest = image_digest(picture)
-        question = (
-            digest,
-            settings.prompts,
-            settings.negatives,
-            settings.segment,
-            self._chosen,
-            segmenter.host.info.fingerprint,
-        )
+        words = (settings.prompts, settings.negatives, settings.segment)
+        question = (digest, *words, chosen, host.info.fingerprint)
         key = hashlib.sha256(repr(question).encode()).hexdigest()[:32]
         if known := self._look_up(key):
+            self._rest(host, device, rest)
             return known
-        assert self._host is not None
-        with self._host.borrowed():
-            if self._image != digest:
-                self._image = ""
-                segmenter.set_image(picture, settings.segment)
-                self._image = digest
-            segmentation = segmenter.segment(
-                settings.prompts,
-                settings.segment,
-                negative_prompts=settings.negatives,
-                progress=_watching(settings.prompts, progress),
-            )
-        return self._keep(Found(key, segmentation, np.asarray(picture), self._reason))
+        said, encoding = ", ".join(settings.prompts), 0.0
+        with measured(host.device) as usage, self._survived(host, rest), shown(said, progress) as report:
+            segmenter = self._segmenter_for(host, settings, heads, chosen)
+            self._settle(segmenter.method, device, rest)
+            with host.borrowed():
+                if self._image != digest:
+                    self._image = ""
+                    start = time.perf_counter()
+                    segmenter.set_image(picture, settings.segment)
+                    self._image, encoding = digest, time.perf_counter() - start
+                    stop_if_asked()
+                segmentation = segmenter.segment(
+                    settings.prompts,
+                    settings.segment,
+                    negative_prompts=settings.negatives,
+                    progress=report,
+                )
+        self._last = usage
+        log.info("%s in %s by %s: %s.", said, host.info.name, self._reason, usage)
+        return self._keep(Found(key, segmentation, np.asarray(picture), self._reason, encoding))
 
     def kept(self, key: str) -> Found | None:
         """What was found before under this key, if it is still there."""
         return self._look_up(key)
+
+    def why_not(self, sd_model: Any, settings: Settings) -> str:
+        """Why the chosen method and head cannot run with the loaded checkpoint; empty if they can."""
+        try:
+            info = self.make_host(sd_model).info
+            if files.waiting_checkpoint(settings):
+                return ""
+            heads = files.wanted_heads(settings)
+            asked_for = settings.method == "head" or (settings.method == "auto" and settings.head != AUTOMATIC)
+            if asked_for and best_head(heads, info) is None:
+                choose_method("head", info, heads)  # says why, and loads none
+        except LdznetError as why:
+            return str(why)
+        return ""
+
+    # --- memory --------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What is loaded and where, fit for JSON; sizes in MB, None where there is nothing or nobody counts."""
+        segmenter, host, last = self._segmenter, self._host, self._last
+        method = None if segmenter is None else segmenter.method
+        head = method if isinstance(method, LearnedHead) else None
+        device = _webuis_device()
+        return {
+            "model": None if host is None else host.info.name,
+            "method": None if method is None else method.name,
+            "head": None if head is None else self._head,
+            "head_device": None if head is None else str(head.device),
+            "head_dtype": None if head is None else str(head.head.dtype).removeprefix("torch."),
+            "head_mb": None if head is None else megabytes(bytes_of(head.head)),
+            "rest": page.first_value("rest"),
+            "kept": len(self._found),
+            "last_run": None if last is None else last.as_dict(),
+            "device": str(device),
+            **device_memory(device),
+        }
+
+    def unload(self) -> dict[str, Any]:
+        """Let go of all that is ours: head, contexts, the picture's latent, what was found; -> `status`."""
+        host = self._host
+        self.forget_model()
+        with self._lock:
+            self._found.clear()
+        if host is not None:
+            host.clear_memory()
+        return self.status()
+
+    def forget_model(self) -> None:
+        """The webui has loaded another one: let go of the head, and of what the one before has encoded."""
+        self._forget()
+        self._host = self._model = None
+
+    def _forget(self) -> None:
+        self._segmenter, self._chosen, self._image, self._head = None, (), "", ""
+
+    @contextmanager
+    def _survived(self, host: Any, rest: str) -> Iterator[None]:
+        """Whatever happens inside, the next run works; and what shall not stay does not."""
+        keep = rest != "unloaded"
+        try:
+            with memory_explained("The segmentation"):
+                yield
+        except OutOfMemoryError:
+            keep = False
+            raise
+        except LdznetError:
+            raise
+        except Exception as why:
+            keep = False
+            log.exception("The segmentation broke off")
+            raise UnforeseenError(
+                f"The segmentation broke off ({type(why).__name__}: {why}). Another extension that works on the "
+                "model may be the cause. Switch other extensions off and try again; the log has the whole story."
+            ) from why
+        finally:
+            if not keep:
+                self._forget()
+                host.clear_memory()
+
+    # --- what was found ------------------------------------------------------------------------------
 
     def _look_up(self, key: str) -> Found | None:
         with self._lock:
@@ -110,98 +212,90 @@ class Runs:
                 self._found.popitem(last=False)
         return found
 
-    def _segmenter_for(self, sd_model: Any, settings: Settings) -> Segmenter:
+    # --- the model and the method --------------------------------------------------------------------
+
+    def _host_for(self, sd_model: Any) -> Any:
+        if self._host is None or not self._host.is_current or self._model is not sd_model:
+            self._forget()
+            self._host, self._model = self.make_host(sd_model), sd_model
+        return self._host
+
+    def _segmenter_for(
+        self, host: Any, settings: Settings, heads: Sequence[HeadInfo], chosen: tuple[Any, ...]
+    ) -> Segmenter:
         """The one there is, as long as the webui's model, the method and the files of heads are the same."""
-        host = self._host_for(sd_model)
-        heads = _wanted_heads(settings)
-        chosen = (settings.method, settings.head, tuple((info.path, info.sha256) for info in heads))
         if self._segmenter is None or chosen != self._chosen:
             self._forget()
             wanted = "head" if settings.head != AUTOMATIC and settings.method == "auto" else settings.method
-            device, dtype = _where()
-            choice = choose_method(wanted, host.info, heads, device=device, dtype=dtype)
+            choice = choose_method(wanted, host.info, heads, dtype=chosen[-1])
+            reason = f"{choice.method.name}, {choice.reason}"
+            if isinstance(choice.method, LearnedHead):
+                self._head = next(i.path.name for i in heads if i.sha256 == choice.method.record["head"])
+            elif wanted == "auto" and (waiting := files.unconverted(files.head_folders())):
+                reason += f"; {waiting[0].name} can be converted to one: choose it as the head"
             self._segmenter = Segmenter(host, choice.method)
-            self._chosen, self._reason = chosen, f"{choice.method.name}, {choice.reason}"
+            self._chosen, self._reason = chosen, reason
         return self._segmenter
 
-    def _host_for(self, sd_model: Any) -> A1111Host:
-        if self._host is None or not self._host.is_current or self._model is not sd_model:
+    def _rest(self, host: Any, device: torch.device, rest: str) -> None:
+        """What the settings say of the head holds where nothing has to run, too."""
+        if self._segmenter is None:
+            return
+        if rest == "unloaded":
             self._forget()
-            self._host, self._model = A1111Host(sd_model), sd_model
-        return self._host
+            host.clear_memory()
+        else:
+            self._settle(self._segmenter.method, device, rest)
 
-    def _forget(self) -> None:
-        self._segmenter, self._chosen, self._image = None, (), ""
+    def _settle(self, head: Any, device: torch.device, rest: str) -> None:
+        """Where a head lives, by the settings, and with --medvram and --lowvram never beside the UNet."""
+        if not isinstance(head, LearnedHead):
+            return
+        saving = bool(getattr(self._model, "lowvram", False))
+        if device.type == "cpu" or (rest == "GPU" and not saving):
+            head.to(device)
+        elif saving:
+            from modules import lowvram  # type: ignore[import-not-found,unused-ignore]
 
-    def why_not(self, sd_model: Any, settings: Settings) -> str:
-        """Why the chosen method and head cannot run with the loaded checkpoint; empty if they can."""
-        try:
-            host = self._host_for(sd_model)
-            heads = _wanted_heads(settings)
-            if settings.method == "head" or (settings.method == "auto" and settings.head != AUTOMATIC):
-                choose_method("head", host.info, heads)
-        except LdznetError as why:
-            return str(why)
-        return ""
+            head.visit(device, lowvram.send_everything_to_cpu)
+        else:
+            head.visit(device)
 
 
 RUNS = Runs()
 
 
-# --- heads, device, progress -------------------------------------------------------------------------
+def loaded_model() -> Any:
+    """The model that the webui's page names; the caller holds `queue_lock`.
+
+    A run with another checkpoint of its own leaves that one loaded until the next run begins as this does.
+    """
+    from modules import sd_models, shared  # type: ignore[import-not-found,unused-ignore]
+
+    sd_models.reload_model_weights()
+    return shared.sd_model
 
 
-def head_folders() -> list[Path]:
-    """Where heads are looked for: in the extension, in the webui, and where the command line says."""
-    from modules import paths, shared  # type: ignore[import-not-found]
-
-    given = getattr(shared.cmd_opts, "ldznet_heads", None)
-    folders = [ROOT / "models", Path(paths.models_path) / "ldznet"]
-    return [*folders, Path(given)] if given else folders
+def _identities(heads: Sequence[HeadInfo]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(info.path), info.sha256) for info in heads)
 
 
-def head_names() -> list[str]:
-    """Choices for the drop-down."""
-    return [AUTOMATIC, *dict.fromkeys(info.path.name for info in find_heads(head_folders()))]
+def _webuis_device() -> torch.device:
+    from modules import devices  # type: ignore[import-not-found,unused-ignore]
 
-
-def _wanted_heads(settings: Settings) -> list[HeadInfo]:
-    heads = find_heads(head_folders())
-    if settings.head == AUTOMATIC:
-        return heads
-    chosen = [info for info in heads if info.path.name == settings.head]
-    if not chosen and settings.method in ("auto", "head"):
-        known = ", ".join(info.path.name for info in heads) or "none"
-        raise HeadError(
-            f"There is no head {settings.head!r} (there: {known}). Put the file into models/ldznet of the webui, "
-            f'or choose "{AUTOMATIC}".'
-        )
-    return chosen[:1]
+    return torch.device(devices.device)
 
 
 def _where() -> tuple[torch.device, torch.dtype | None]:
-    """Device and precision of heads, by the command line."""
-    from modules import devices, shared
+    """Device and precision of heads; a CPU computes in float32 unless it is told otherwise."""
+    from modules import shared  # type: ignore[import-not-found,unused-ignore]
 
-    device = getattr(shared.cmd_opts, "ldznet_device", None) or devices.device
-    precision = getattr(shared.cmd_opts, "ldznet_precision", None) or "auto"
+    given = getattr(shared.cmd_opts, "ldznet_device", None)
     try:
-        return torch.device(device), DTYPES.get(precision)
+        device = _webuis_device() if given is None else torch.device(given)
     except RuntimeError as why:
-        raise OptionError(f"--ldznet-device is {device!r}, which PyTorch does not know ({why}).") from why
-
-
-def _watching(prompts: Sequence[str], progress: Progress | None) -> Callable[[int, int], None]:
-    """Tells the webui how far it is, and ends the work if the user has pressed Interrupt."""
-    from modules import shared
-
-    state = shared.state
-    state.textinfo = f"{TITLE}: {', '.join(prompts)}"[:80]
-
-    def report(done: int, total: int) -> None:
-        if state.interrupted or state.skipped or state.stopping_generation:
-            raise StoppedError("The segmentation was interrupted. Nothing was generated.")
-        if progress is not None:
-            progress(done, total)
-
-    return report
+        raise OptionError(f"--ldznet-device is {given!r}, which PyTorch does not know ({why}).") from why
+    precision = page.precision()
+    if precision == "auto" and device.type == "cpu":
+        return device, torch.float32
+    return device, DTYPES.get(precision)

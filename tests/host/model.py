@@ -5,6 +5,7 @@ drawn from the global random state. `webui` is the stand-in of the modules aroun
 """
 
 import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -13,29 +14,14 @@ from torch import nn
 from ldznet.modeling.unet import UNet, UNetConfig
 
 VOCABULARY, WIDTH = 1000, 32
+_SMALL = UNetConfig(
+    model_channels=32, channel_mult=(1, 2), depths=(1, 0), res_blocks=1, heads=4, context_width=WIDTH
+)
+_SMALL_2 = replace(_SMALL, depths=(1, 1), heads=8, head_channels=16, linear_projection=True)
 CONFIGS = {
-    "sd1": UNetConfig(
-        model_channels=32, channel_mult=(1, 2), depths=(1, 0), res_blocks=1, heads=4, context_width=WIDTH
-    ),
-    "sd2": UNetConfig(
-        model_channels=32,
-        channel_mult=(1, 2),
-        depths=(1, 1),
-        res_blocks=1,
-        head_channels=16,
-        context_width=WIDTH,
-        linear_projection=True,
-    ),
-    "sdxl": UNetConfig(
-        model_channels=32,
-        channel_mult=(1, 2),
-        depths=(1, 2),
-        middle_depth=2,
-        res_blocks=1,
-        head_channels=16,
-        context_width=2 * WIDTH,
-        linear_projection=True,
-    ),
+    "sd1": _SMALL,
+    "sd2": _SMALL_2,
+    "sdxl": replace(_SMALL_2, depths=(1, 2), middle_depth=2, context_width=2 * WIDTH),
 }
 SIZES = 8  # numbers that say one side, of Stable Diffusion XL; 256 in the real one
 

@@ -5,6 +5,7 @@ order, swallows what they raise, and says with which mask the picture would have
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 from PIL import Image
@@ -32,6 +33,7 @@ class Processing:
     overlay_images: object = None
     mask_for_overlay: object = None
     paste_to: object = None
+    outpath_samples: str = ""
     comments: dict = field(default_factory=dict)
     extra_generation_params: dict = field(default_factory=dict)
 
@@ -56,6 +58,12 @@ class Processing:
             self.overlay_images, self.mask, self.nmask, self.paste_to = ["stale"], "stale", "stale", (0, 0, 1, 1)
 
 
+def save_image(image, path, basename, *, extension="png", forced_filename, **_more):
+    """images.save_image: the file's name stays with the image."""
+    image.already_saved_as = str(Path(path) / f"{forced_filename}.{extension}")
+    image.save(image.already_saved_as)
+
+
 class Run:
     """The hooks of one extension, called as the webui does."""
 
@@ -72,9 +80,13 @@ class Run:
         self.hook(self.hooks.apply, p, args)
         p.init()
         count = p.n_iter * p.batch_size
-        images = [Image.new("RGB", (8, 8))] * count
+        images = [Image.new("RGB", (8, 8)) for _ in range(count)]
         processed = SimpleNamespace(images=list(images), infotexts=["text"] * max(count, 1))
         processed.comments = "".join(f"{text}\n" for text in p.comments)
+        processed.extra_generation_params, processed.index_of_first_image = p.extra_generation_params, 0
+        for number, image in enumerate(images):
+            if p.outpath_samples:  # where there is none, the webui's user wants nothing saved
+                save_image(image, p.outpath_samples, "", forced_filename=f"{number:05}-1")
         self.hook(self.hooks.finish, p, processed)
         return processed
 
@@ -109,13 +121,15 @@ def furnish(webui, monkeypatch, folder):
     from types import ModuleType
 
     state = SimpleNamespace(interrupted=False, skipped=False, stopping_generation=False, textinfo=None, jobs=[])
-    state.begin = state.jobs.append
+    vars(state).update(job_count=-1, job_no=0, sampling_step=0, sampling_steps=0)
+    state.begin = lambda job=None: state.jobs.append(job)
     state.end = lambda: state.jobs.append("end")
     webui.shared.state = state
     webui.shared.cmd_opts = SimpleNamespace(ldznet_heads=None, ldznet_device=None, ldznet_precision="auto")
-    webui.shared.opts.img2img_background_color = "#ffffff"
+    vars(webui.shared.opts).update(img2img_background_color="#ffffff", samples_format="png")
     paths, call_queue = ModuleType("modules.paths"), ModuleType("modules.call_queue")
-    paths.models_path, call_queue.queue_lock = str(folder), Lock()
-    for name, module in (("paths", paths), ("call_queue", call_queue)):
+    images = ModuleType("modules.images")
+    paths.models_path, call_queue.queue_lock, images.save_image = str(folder), Lock(), save_image
+    for name, module in (("paths", paths), ("call_queue", call_queue), ("images", images)):
         setattr(sys.modules["modules"], name, module)
         monkeypatch.setitem(sys.modules, f"modules.{name}", module)

@@ -55,6 +55,7 @@ class Webui:
         self.sd_hijack_open_clip.tokenizer = SimpleNamespace(encode=word_ids)
         self.sd_unet.current_unet = None
         self.sd_models.apply_token_merging = self._apply_token_merging
+        self.sd_models.reload_model_weights = lambda: None
         self.lowvram.module_in_gpu = None
         self.lowvram.send_everything_to_cpu = self._send_everything_to_cpu
         self.networks.loaded_networks = []

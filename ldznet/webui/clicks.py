@@ -1,0 +1,223 @@
+"""What a click or a slider of the panel does; panel.py says which.
+
+The answers are values for the page's components, in the order in which panel.py lists them.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from PIL import Image
+
+from ldznet.errors import ImageError, LdznetError
+from ldznet.mask import SoftMask
+from ldznet.options import MaskOptions
+from ldznet.webui import found as finds
+from ldznet.webui import heads, runs
+from ldznet.webui import settings as page
+from ldznet.webui.controls import AUTOMATIC, Settings
+
+log = logging.getLogger(__name__)
+
+# The pictures of the tabs, in the order in which a button receives them after the open tab's number.
+PICTURES = (
+    "img2img_image",
+    "img2img_sketch",
+    "img2maskimg",
+    "inpaint_sketch",
+    "img_inpaint_base",
+    "img_inpaint_mask",
+)
+UPLOAD_TAB, BATCH_TAB = 4, 5
+
+
+def segment(*asked: Any) -> list[Any]:
+    """Find what is asked for in the picture of the open tab, and show it."""
+    try:
+        found, brush, settings = _find(asked)
+        return [found.key, brush, _head(settings), *_shown(found, settings.mask, brush)]
+    except LdznetError as why:
+        return ["", None, gr.update(), *_refused(why)]
+
+
+def send(*asked: Any) -> list[Any]:
+    """The same, into the tab Inpaint upload; if nothing is found, that tab stays as it is."""
+    try:
+        found, brush, settings = _find(asked)
+        shown = [found.key, brush, _head(settings), *_shown(found, settings.mask, brush)]
+        mask = finds.to_picture(found.segmentation.mask(settings.mask, brush=brush))
+        if not finds.is_something(found, settings.mask) or not mask.getbbox():
+            return [*[gr.update()] * 4, *shown]
+        width, height = finds.fitting_size(mask.size)
+        return [Image.fromarray(found.image), mask, width, height, *shown]
+    except LdznetError as why:
+        return [*[gr.update()] * 4, "", None, gr.update(), *_refused(why)]
+
+
+def redraw(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
+    """Show what was found with other options of the mask: from the kept probabilities."""
+    found = runs.RUNS.kept(key) if key else None
+    if found is None:
+        return [gr.update()] * 6
+    try:
+        return _shown(found, page.read(args)[1].mask, brush)
+    except LdznetError as why:
+        return _refused(why)
+
+
+def explain(status: str, *args: Any) -> Any:
+    """Why the chosen method and head cannot run with the loaded checkpoint, or that one will be converted."""
+    from modules import shared  # type: ignore[import-not-found,unused-ignore]
+
+    try:
+        settings = page.read(args)[1]
+        if checkpoint := heads.waiting_checkpoint(settings):
+            return lines(
+                [f"{checkpoint.name} is converted when you press Segment: once, which takes some minutes."]
+            )
+        if why := runs.RUNS.why_not(shared.sd_model, settings):
+            return error(why)
+    except LdznetError as why:
+        return error(str(why))
+    return "" if "ldznet-error" in (status or "") else gr.update()
+
+
+def unload() -> str:
+    """Let go of the head and of all that was found."""
+    from modules.call_queue import queue_lock  # type: ignore[import-not-found,unused-ignore]
+
+    try:
+        with queue_lock:
+            status = runs.RUNS.unload()
+    except LdznetError as why:
+        return error(str(why))
+    free = status["free_mb"]
+    room = "" if free is None else f" {free / 1024:.1f} of {status['total_mb'] / 1024:.1f} GB of the GPU are free."
+    return lines([f"Unloaded: nothing of LD-ZNet is in memory.{room}"])
+
+
+def refresh() -> Any:
+    """Look for heads again."""
+    return gr.update(choices=head_choices())
+
+
+def fresh() -> list[Any]:
+    """What the page shows when it is opened: of the settings page, and the heads that there are by now."""
+    return [*map(page.first_value, page.OF_CONTROLS), gr.update(choices=head_choices())]
+
+
+def head_choices() -> list[str]:
+    """For the drop-down; a folder that cannot be read does not keep the page from opening."""
+    try:
+        return heads.head_names()
+    except Exception:
+        log.exception("The folders of heads cannot be read")
+        return [AUTOMATIC]
+
+
+# --- finding -----------------------------------------------------------------------------------------
+
+
+def _find(asked: tuple[Any, ...]) -> tuple[finds.Found, SoftMask | None, Settings]:
+    from modules import shared
+    from modules.call_queue import queue_lock
+
+    task, tab, *rest = asked
+    pictures, args = rest[: len(PICTURES)], rest[len(PICTURES) :]
+    with _explained(), _progress_bar(task) as begin:
+        settings = page.read(args)[1]
+        image, mask = _source(int(tab), pictures)
+        if not settings.prompts:
+            # Before the lock: another run may hold it for long.
+            return runs.RUNS.find(None, image, settings), None, settings
+        with queue_lock:
+            begin()
+            shared.state.begin(job="ldznet")
+            try:
+                found = runs.RUNS.find(runs.loaded_model(), image, settings)
+            finally:
+                shared.state.end()
+        return found, None if mask is None else finds.brush_of(mask, image.size), settings
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What nobody foresaw is shown on the page as well."""
+    try:
+        yield
+    except LdznetError:
+        raise
+    except Exception as why:
+        log.exception("The mask could not be made")
+        raise LdznetError(
+            f"The mask could not be made ({type(why).__name__}: {why}). The log has the whole story."
+        ) from why
+
+
+@contextmanager
+def _progress_bar(task: str) -> Iterator[Any]:
+    """The webui's own bar, which the page has asked for by a task's name, follows; it goes when the block ends."""
+    if not task:
+        yield lambda: None
+        return
+    from modules import progress  # type: ignore[import-not-found,unused-ignore]
+
+    progress.add_task_to_queue(task)
+    try:
+        yield lambda: progress.start_task(task)
+    finally:
+        progress.pending_tasks.pop(task, None)
+        progress.finish_task(task)
+
+
+def _source(tab: int, pictures: list[Any]) -> tuple[Image.Image, Image.Image | None]:
+    """-> the open tab's picture, and what is painted or uploaded as its mask."""
+    if tab == BATCH_TAB:
+        raise ImageError(
+            "The tab Batch shows no picture. When you press Generate, every file gets a mask of its own; to look "
+            "at one beforehand, put it into the tab img2img."
+        )
+    image, mask = pictures[tab], pictures[tab + 1] if tab == UPLOAD_TAB else None
+    if isinstance(image, dict):
+        image, mask = image["image"], image["mask"]
+    if image is None:
+        raise ImageError("There is no picture. Put one into the open tab of img2img.")
+    return image, mask
+
+
+# --- what the page shows -----------------------------------------------------------------------------
+
+
+def _shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
+    look = finds.show(found, options, brush)
+    status = lines(finds.describe(found, options))
+    if not finds.is_something(found, options):
+        status = error(finds.nothing(found, options))
+    several = gr.update(value=look.colors, visible=look.colors is not None)
+    return [status, gr.update(visible=True), look.overlay, look.mask, look.heat, several]
+
+
+def _head(settings: Settings) -> Any:
+    """A checkpoint that was converted meanwhile goes by the name of its head."""
+    if not settings.head.removesuffix(heads.TO_CONVERT).endswith(".ckpt"):
+        return gr.update()
+    return gr.update(choices=head_choices(), value=heads.chosen_name(settings.head))
+
+
+def _refused(why: LdznetError) -> list[Any]:
+    return [error(str(why)), *[gr.update()] * 5]
+
+
+def error(text: str) -> str:
+    """A message that cannot be overlooked."""
+    return f'<div class="ldznet-error">{html.escape(text)}</div>'
+
+
+def lines(texts: list[str]) -> str:
+    """Several lines for the status."""
+    return "".join(f"<div>{html.escape(text)}</div>" for text in texts)

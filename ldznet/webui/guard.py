@@ -1,0 +1,152 @@
+"""What stands before each of our routes: the host's name and password, the length of a body, errors that say why.
+
+`GuardedRoute` knows nothing of what the routes do. A body is read after all that its head alone can refuse.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBasic
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from ldznet.errors import LdznetError, OutOfMemoryError
+from ldznet.webui import runs
+from ldznet.webui.limits import LONGEST_BODY
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class GuardedRoute(APIRoute):
+    """A route that refuses with 401, 409, 413, 422 or 503 and a text, and is never the end of the server."""
+
+    def get_route_handler(self) -> Answer:
+        """FastAPI asks for it once."""
+        handle: Answer = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                authorize(request.headers.get("authorization", ""))
+                return await handle(_bounded(request))
+            except AnyHTTPException:  # FastAPI's is one of them
+                raise
+            except Exception as why:
+                raise _refusal(why) from why
+
+        return guarded
+
+
+class ShownBasic(HTTPBasic):
+    """Basic authentication for the schema, and for the log-in of /docs, alone: FastAPI's takes ASCII only."""
+
+    def __init__(self) -> None:
+        super().__init__(scheme_name="HTTPBasic", auto_error=False)
+
+    async def __call__(self) -> None:  # type: ignore[override]
+        """The guard has looked already."""
+
+
+def authorize(header: str) -> None:
+    """By `--api-auth` of the webui, which is user:password, several with commas between them.
+
+    Raises:
+        HTTPException: 401, name or password is wrong or missing.
+    """
+    from modules import shared  # type: ignore[import-not-found]
+
+    known = getattr(shared.cmd_opts, "api_auth", None)
+    if not known:
+        return
+    scheme, _, token = header.partition(" ")
+    try:
+        given = base64.b64decode(token, validate=True) if scheme.lower() == "basic" else b""
+    except ValueError:
+        given = b""
+    # All are compared, in constant time: how long it takes tells nothing.
+    if sum([secrets.compare_digest(given, one.encode()) for one in known.split(",") if ":" in one]):
+        return
+    raise HTTPException(
+        401,
+        "Name or password is wrong or missing. This webui was started with --api-auth: send one of its pairs by "
+        "HTTP basic authentication.",
+        headers={"WWW-Authenticate": "Basic"},
+    )
+
+
+def _bounded(request: Request) -> Request:
+    """The same request, whose body may not be longer than LONGEST_BODY, whatever its head says."""
+    _require_length(_length(request))
+    read = 0
+
+    async def receive() -> Any:
+        nonlocal read
+        message = await request.receive()
+        read += len(message.get("body", b""))
+        _require_length(read)
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _length(request: Request) -> int:
+    text = request.headers.get("content-length", "0")
+    if not text.isdecimal() or len(text) > 18:
+        raise HTTPException(400, f"The Content-Length is {sayable(text[:40])!r}, which is no length of a body.")
+    return int(text)
+
+
+def _require_length(length: int) -> None:
+    if length > LONGEST_BODY:
+        raise HTTPException(
+            413,
+            f"The request has {length:,} bytes or more, but at most {LONGEST_BODY:,} are read. Send a smaller "
+            "picture, or the same as JPEG or WebP.",
+        )
+
+
+def _refusal(why: Exception) -> HTTPException:
+    if isinstance(why, RequestValidationError):
+        return HTTPException(422, sayable(_named(why)))
+    if isinstance(why, OutOfMemoryError):
+        return HTTPException(503, sayable(str(why)))
+    if isinstance(why, runs.StoppedError):
+        return HTTPException(409, "The segmentation was interrupted in the webui. Ask again.")
+    if isinstance(why, runs.UnforeseenError):
+        return HTTPException(500, sayable(str(why)))
+    if isinstance(why, LdznetError):
+        return HTTPException(422, sayable(str(why)))
+    log.error("A request failed", exc_info=why)
+    return HTTPException(
+        500,
+        f"The request failed by a fault of ldznet ({type(why).__name__}). The webui's log has the whole story.",
+    )
+
+
+def _named(why: RequestValidationError) -> str:
+    """Which fields are wrong; their values are not repeated, they can be whole pictures."""
+    problems: dict[str, list[str]] = {}
+    for error in why.errors():
+        place = [part for part in error["loc"] if part != "body"]
+        name = str(place[0])[:80] if place and isinstance(place[0], str) else "the body"
+        text = "is no field of this request" if "extra" in error["type"] else str(error["msg"])
+        found = problems.setdefault(name, [])
+        if text not in found:
+            found.append(text)
+    listed = [f"{name}: {', or '.join(texts[:4])}" for name, texts in problems.items()]
+    more = f"; and {len(listed) - 10} more" if len(listed) > 10 else ""
+    return f"{'; '.join(listed[:10])}{more}. The fields are listed in /docs of the webui."
+
+
+def sayable(text: str) -> str:
+    """A text that fits into JSON, whatever strangers have put into it, and is not endless."""
+    plain = text.encode(errors="backslashreplace").decode()
+    return plain if len(plain) <= 2000 else f"{plain[:2000]} ..."

@@ -1,0 +1,87 @@
+"""The webui's API around our routes, as far as clients touch it, and a server for it.
+
+After api.py of 1.10.1: the same paths, the same error bodies, the same order of arguments; nothing is painted.
+"""
+
+import base64
+import io
+import json
+import threading
+from contextlib import contextmanager
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBasic
+from PIL import Image
+
+from host.process import Processing, Run
+from ldznet.webui import api, process
+from ldznet.webui.controls import CONTROLS
+from ldznet.webui.guard import authorize
+
+
+def application(webui, *, api_auth=None, with_api=True):
+    """What `create_api` and the callback `on_app_started` make."""
+    webui.shared.cmd_opts.api, webui.shared.cmd_opts.api_auth = with_api, api_auth
+    app = FastAPI()
+
+    @app.exception_handler(HTTPException)
+    async def refused(_request, why):
+        body = {"error": "HTTPException", "detail": why.detail, "body": "", "errors": str(why)}
+        return JSONResponse(body, why.status_code, headers=why.headers)
+
+    def allowed(request: Request):
+        authorize(request.headers.get("authorization", ""))
+
+    asked = [Depends(allowed), Depends(HTTPBasic(auto_error=False))] if api_auth else []
+
+    @app.get("/sdapi/v1/scripts", dependencies=asked)
+    def scripts():
+        return {"txt2img": [], "img2img": ["ld-znet segment"]}
+
+    @app.post("/sdapi/v1/img2img", dependencies=asked)
+    def img2img(body: dict):
+        from modules.call_queue import queue_lock
+
+        defaults = [control.default for control in CONTROLS]
+        named = {name.lower(): value for name, value in body.get("alwayson_scripts", {}).items()}
+        given = named.get("ld-znet segment", {}).get("args", [])
+        p = Processing(webui.model, [picture(text) for text in body["init_images"]], is_api=True)
+        with queue_lock:
+            processed = Run(process).once(p, [*given, *defaults[len(given) :]])
+        info = {"extra_generation_params": processed.extra_generation_params, "infotexts": processed.infotexts}
+        return {"images": [base64_of(one) for one in processed.images], "parameters": {}, "info": json.dumps(info)}
+
+    api.register(app)
+    return app
+
+
+def picture(text):
+    """base64, or a data URL, as the webui reads it."""
+    return Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2])))
+
+
+def base64_of(image, kind="PNG", **more):
+    file = io.BytesIO()
+    image.save(file, kind, **more)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@contextmanager
+def serve(app):
+    """The address of a real server for this application, as long as the block lasts."""
+    import socket
+
+    import uvicorn
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
