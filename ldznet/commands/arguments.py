@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
+import logging
 import os
 import typing
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.methods.choose import Choice
+
+log = logging.getLogger(__name__)
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Kind = TypeVar("Kind", bound=Options)
@@ -195,12 +199,22 @@ def process_of_launch() -> tuple[int, int]:
     Raises:
         OptionError: the environment's RANK and WORLD_SIZE are no such numbers.
     """
+    if "RANK" not in os.environ and "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True":
+        _say_one_process()
     texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
         return int(texts[0]), int(texts[1])
     raise OptionError(
         f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
         "Unset both, or start with accelerate launch."
+    )
+
+
+@functools.cache
+def _say_one_process() -> None:
+    log.warning(
+        "accelerate launch --cpu starts one process on a machine, however many are asked for. For several on a "
+        "CPU: torchrun --nproc_per_node N -m ldznet ..."
     )
 
 

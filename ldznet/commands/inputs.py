@@ -213,6 +213,7 @@ def _standard_input() -> bytes:
         raise ImageError(f"Standard input cannot be read: {why.strerror}. Pipe an image into it.") from why
     if len(given) > MOST_PIPED:
         raise ImageError(
-            f"Standard input holds more than {MOST_PIPED >> 20:,} MB, which is no image file. Pipe a single one into it."
+            f"Standard input holds more than {MOST_PIPED >> 20:,} MB, which is no image file. Pipe a single one "
+            "into it."
         )
     return given

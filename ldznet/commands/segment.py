@@ -18,9 +18,10 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ldznet import __version__
+from ldznet.commands import remote
 from ldznet.commands.arguments import (
     EMBEDDED,
     MODELS,
@@ -51,6 +52,8 @@ from ldznet.options import MaskOptions, SegmentOptions
 if TYPE_CHECKING:
     from ldznet.segmenter import Segmentation, Segmenter
 
+    AnySegmenter: TypeAlias = Segmenter | remote.RemoteSegmenter
+
 OUTPUTS = {
     "mask": "the mask of all prompts together, white is selected",
     "overlay": "the picture with the mask on it",
@@ -70,7 +73,8 @@ def add(commands: Subparsers) -> None:
         epilog="examples:\n"
         '  python -m ldznet segment photo.jpg "bucket"\n'
         '  python -m ldznet segment photos/ -p dog -p "red car" -n grass --save mask,each,npz\n'
-        '  cat photo.jpg | python -m ldznet segment - "bucket" --out - > mask.png',
+        '  cat photo.jpg | python -m ldznet segment - "bucket" --out - > mask.png\n'
+        '  python -m ldznet segment --url http://127.0.0.1:7860 photo.jpg "bucket"',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -113,6 +117,7 @@ def add(commands: Subparsers) -> None:
         "transparent is not",
     )
     add_model(parser)
+    remote.add_server(parser)
     add_options(parser, MaskOptions, "from probabilities to the mask")
     add_options(parser, SegmentOptions, "from the image to probabilities")
     parser.set_defaults(run=run)
@@ -260,9 +265,11 @@ def _to_standard_output(parsed: argparse.Namespace, jobs: Sequence[Job], setting
     return 0
 
 
-def _segmenter(parsed: argparse.Namespace, voice: Voice) -> Segmenter:
+def _segmenter(parsed: argparse.Namespace, voice: Voice) -> AnySegmenter:
     from ldznet.segmenter import Segmenter
 
+    if parsed.url:
+        return remote.connect(parsed, voice)
     host, choice = load_model(parsed)
     if not parsed.random_weights:
         voice.note(f"method: {choice.method.name} ({choice.reason})")
@@ -280,7 +287,12 @@ def _settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Settings:
     """
     from ldznet.segmenter import check_prompts
 
-    require_model(parsed)
+    if parsed.url:
+        remote.require_remote(parsed)
+    elif parsed.url_auth:
+        raise OptionError("--url-auth is for a webui, but no --url says which. Give one, or leave both out.")
+    else:
+        require_model(parsed)
     texts, negatives = check_prompts(prompts, parsed.negative)
     mask = read_options(parsed, MaskOptions)
     if (parsed.brush_mask is None) != (mask.brush == "replace"):
@@ -328,6 +340,8 @@ def _model_key(parsed: argparse.Namespace) -> list[Any]:
     """Tells one model, and the way it computes, from another without loading it."""
     from ldznet.hosts.diffusers_files import model_files
 
+    if parsed.url:
+        return remote.model_key(parsed)
     device, dtype = device_and_dtype(parsed)
     key: list[Any] = [parsed.random_weights, device.type, str(dtype), parsed.head_storage]
     key += [parsed.prediction, parsed.method]
@@ -371,7 +385,9 @@ def _image_file(source: Source) -> dict[str, str]:
 # --- one image -----------------------------------------------------------------------------------
 
 
-def _segment(segmenter: Segmenter, work: Work, settings: Settings, parsed: argparse.Namespace) -> dict[str, Any]:
+def _segment(
+    segmenter: AnySegmenter, work: Work, settings: Settings, parsed: argparse.Namespace
+) -> dict[str, Any]:
     """Segment one image and write its results, the report last."""
     from ldznet.segmenter import memory_explained
 
@@ -389,7 +405,7 @@ def _segment(segmenter: Segmenter, work: Work, settings: Settings, parsed: argpa
             **found.record,
             "mask_options": dataclasses.asdict(settings.mask),
             "brush_mask": _brush_record(settings.brush),
-            "checkpoint": None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED),
+            **_origin(parsed),
             "key": work.key,
         }
         outputs = _outputs(job, settings)
@@ -397,6 +413,13 @@ def _segment(segmenter: Segmenter, work: Work, settings: Settings, parsed: argpa
             _draw(segmenter, found, settings, brush, {kind: staged / name for kind, name in outputs.items()})
             report["seconds"] = round(time.perf_counter() - start, 3)
             return publish(job.target, staged, list(outputs.values()), report, overwrite=parsed.force)
+
+
+def _origin(parsed: argparse.Namespace) -> dict[str, str | None]:
+    """Where the model came from."""
+    if parsed.url:
+        return {"checkpoint": None, "url": remote.Server.of(parsed).shown}
+    return {"checkpoint": None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED)}
 
 
 def _outputs(job: Job, settings: Settings) -> dict[str, str]:
@@ -420,7 +443,7 @@ def _outputs(job: Job, settings: Settings) -> dict[str, str]:
 
 
 def _draw(
-    segmenter: Segmenter, found: Segmentation, settings: Settings, brush: Any, outputs: dict[str, Path]
+    segmenter: AnySegmenter, found: Segmentation, settings: Settings, brush: Any, outputs: dict[str, Path]
 ) -> None:
     import numpy as np
 

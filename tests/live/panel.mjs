@@ -1,6 +1,6 @@
 // node panel.mjs: drives the panel in a headless Chromium as a user would; prints what it has seen as JSON.
-// URL, SCENES (comma-separated files), PHRASE, PHRASES (several), THRESHOLD (a lower one), BATCH_THRESHOLD,
-// SHOTS (a folder for screenshots), CHROMIUM, PLAYWRIGHT (its index.mjs).
+// URL, SCENES (comma-separated files), PHRASE, PHRASES (several), FIRST_THRESHOLD, THRESHOLD (a lower one),
+// WIDTH, HEIGHT (the scenes'), LOG (the webui's), SHOTS (a folder for screenshots), CHROMIUM, PLAYWRIGHT (its index.mjs).
 import { readFileSync } from 'node:fs';
 const { chromium } = await import(process.env.PLAYWRIGHT || 'playwright-core');
 const { URL: address, PHRASE, SHOTS } = process.env;
@@ -10,7 +10,7 @@ const seen = { errors: [] };
 const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
   '--disable-background-networking', '--disable-component-update'];
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || '/usr/bin/chromium', args: flags });
-const page = await browser.newPage({ viewport: { width: 1400, height: 1600 } });
+const page = await browser.newPage({ viewport: { width: 1400, height: 1420 } });
 page.setDefaultTimeout(60000);
 page.on('pageerror', error => seen.errors.push(error.message));
 
@@ -20,7 +20,7 @@ async function open(theme = 'light') {
   await page.waitForTimeout(2000);
   await page.evaluate(() => switch_to_img2img());
   await page.waitForSelector('#img2img_generate', { state: 'visible' });
-  for (const [name, value] of [['width', 192], ['height', 128], ['steps', 3], ['denoising_strength', 0.9]]) {
+  for (const [name, value] of [['width', process.env.WIDTH], ['height', process.env.HEIGHT], ['steps', 3], ['denoising_strength', 0.9]]) {
     await setNumber(`#img2img_${name}`, value);
   }
   await page.locator('#img2img_prompt textarea').fill('a green star');
@@ -36,6 +36,8 @@ const shot = async (name, part) => {
   if (part) await page.locator(part).screenshot({ path: `${SHOTS}/${name}.png` });
   else await page.screenshot({ path: `${SHOTS}/${name}.png` });
 };
+// The whole page is the picture: tabs and result at the top, the panel below.
+const top = () => page.evaluate(() => scrollTo(0, 0));
 const upload = async (id, file) => {
   await page.locator(`${id} input[type=file]`).setInputFiles(file);
   await page.waitForSelector(`${id} img`);
@@ -67,6 +69,31 @@ async function changes(read, before, limit = 60000) {
   }
   throw new Error(`nothing changed within ${limit} ms: ${String(before).slice(0, 80)}`);
 }
+async function choose(name, option) {
+  const box = page.locator(`${ours(name)} input`);
+  await box.click();
+  await box.fill(option);
+  await page.locator(`${ours(name)} ul.options li`).filter({ hasText: option }).first().click();
+  await box.blur();
+}
+async function segmented() {
+  const old = await source(ours('overlay'));
+  await page.locator(ours('segment')).click();
+  await changes(() => source(ours('overlay')), old);
+  return pixels(await source(ours('mask_picture')), 1);
+}
+// A stroke from one point to another, given as parts of the picture's sides.
+async function stroke(id, from, to) {
+  await page.locator(id).scrollIntoViewIfNeeded();
+  const box = await page.locator(`${id} canvas`).first().boundingBox();
+  const at = ([x, y]) => [box.x + x * box.width, box.y + y * box.height];
+  await page.mouse.move(...at(from));
+  await page.mouse.down();
+  await page.mouse.move(...at(to), { steps: 12 });
+  await page.mouse.up();
+  await page.waitForTimeout(600);
+}
+const share_of = mask => mask.data.filter(level => level > 127).length / mask.data.length;
 async function generate() {
   const info = await page.locator('#html_log_img2img').last().innerText();
   await page.locator('#img2img_generate').click();
@@ -90,6 +117,7 @@ function compare(one, other, mask) {
   });
   return [outside, inside / Math.max(count, 1)];
 }
+const starts = () => readFileSync(process.env.LOG, 'utf8').split('Startup time:').length - 1;
 const dataUrl = file => 'data:image/png;base64,' + readFileSync(file).toString('base64');
 
 try {
@@ -107,6 +135,7 @@ try {
   seen.withoutPrompt = await changes(status, welcome);
 
   await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
+  await setNumber(ours('threshold'), process.env.FIRST_THRESHOLD);
   let start = Date.now();
   await page.locator(ours('segment')).click();
   await page.waitForSelector(`${ours('mask_picture')} img`);
@@ -114,16 +143,17 @@ try {
   await page.waitForTimeout(500);
   seen.status = await status();
   seen.share = await share(ours('mask_picture'));
-  await page.locator(ours('enabled')).scrollIntoViewIfNeeded();
+  await top();
   await shot('panel-2-segment');
 
   const before = await source(ours('mask_picture'));
   start = Date.now();
-  await setNumber(ours('threshold'), process.env.THRESHOLD || 0.3);
+  await setNumber(ours('threshold'), process.env.THRESHOLD);
   await changes(() => source(ours('mask_picture')), before);
   seen.thresholdMs = Date.now() - start;
   seen.shareLower = await share(ours('mask_picture'));
-  await shot('panel-3-threshold');
+  await shot('panel-3-threshold', ours('enabled'));
+  seen.downloads = await page.locator(`${ours('mask_picture')} a[download], ${ours('overlay')} a[download]`).count();
 
   // Generate in the img2img tab: the script makes the mask.
   const made = await generate();
@@ -131,6 +161,7 @@ try {
   const mask = await pixels(await source(ours('mask_picture')), 1);
   const scene = await pixels(dataUrl(scenes[0]));
   seen.img2img = compare(await pixels(made.pictures[0]), scene, mask);
+  await top();
   await shot('panel-4-generate');
 
   await page.locator(ours('send')).click();
@@ -141,7 +172,7 @@ try {
     await page.locator('#img2img_height input[type=number]').inputValue()];
   seen.sentShare = await share('#img_inpaint_mask');
   seen.ownTabKept = (await source('#img2img_image')) !== null;
-  await page.evaluate(() => scrollTo(0, 0));
+  await top();
   await shot('panel-5-send');
 
   // Generate there with the script off: only what was sent counts.
@@ -151,25 +182,45 @@ try {
   const sent = await generate();
   seen.inpaintLog = sent.log;
   seen.inpaint = compare(await pixels(sent.pictures[0]), scene, mask);
+  await top();
   await shot('panel-6-inpaint');
 
-  // The other tabs: Segment sees their picture, Generate paints in it.
+  // The other tabs: Segment sees their picture, Generate paints in it; what is painted is combined with the words.
   await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
   seen.tabs = {};
   for (const [tab, name, id, scene] of [[1, 'sketch', '#img2img_sketch', scenes[1]],
-    [2, 'inpaint', '#img2maskimg', scenes[2]]]) {
+    [2, 'inpaint', '#img2maskimg', scenes[2]], [3, 'inpaint sketch', '#inpaint_sketch', scenes[0]]]) {
     await page.evaluate(tab => switch_to_img2img_tab(tab), tab);
     await page.locator(`${id} input[type=file]`).setInputFiles(scene);
     await page.waitForSelector(`${id} canvas`);
     await page.waitForTimeout(1500);
-    const old = await source(ours('overlay'));
-    await page.locator(ours('segment')).click();
-    await changes(() => source(ours('overlay')), old);
-    const masked = await share(ours('mask_picture'));
+    const masked = share_of(await segmented());
     const run = await generate();
     const picture = run.pictures[0] && await pixels(run.pictures[0]);
     seen.tabs[name] = { masked, log: run.log, same: picture && compareAll(picture, await pixels(dataUrl(scene))) };
   }
+  await page.evaluate(() => switch_to_img2img_tab(2));
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await choose('brush', 'add');
+  await stroke('#img2maskimg', [0.05, 0.62], [0.9, 0.62]);
+  seen.brush = { add: share_of(await segmented()) };
+  for (const mode of ['replace', 'subtract', 'intersect']) { // live; nothing changes where nothing would
+    const old = await source(ours('mask_picture'));
+    await choose('brush', mode);
+    await changes(() => source(ours('mask_picture')), old, 8000).catch(() => null);
+    seen.brush[mode] = await share(ours('mask_picture'));
+  }
+  await choose('brush', 'add');
+  await page.waitForTimeout(4000);
+  const added = await pixels(await source(ours('mask_picture')), 1);
+  await shot('panel-b-brush');
+  const painted = await generate();
+  seen.brushed = compare(await pixels(painted.pictures[0]), await pixels(dataUrl(scenes[2])), added);
+  await choose('brush', 'replace');
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await page.evaluate(() => switch_to_img2img_tab(3));
+  await stroke('#inpaint_sketch', [0.1, 0.1], [0.5, 0.1]);
+  seen.sketched = (await generate()).log;
   await page.evaluate(() => switch_to_img2img_tab(0));
 
   // Several prompts, with the colour map.
@@ -177,8 +228,7 @@ try {
   await page.locator(ours('segment')).click();
   await page.waitForSelector(`${ours('colors')} img`, { state: 'visible' });
   await page.waitForTimeout(1000);
-  await page.locator(ours('enabled')).scrollIntoViewIfNeeded();
-  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await top();
   await shot('panel-7-several');
   await shot('panel-7-several-part', ours('enabled'));
 
@@ -189,10 +239,11 @@ try {
   await setNumber(ours('grow'), -500);
   const none = await generate();
   seen.nothing = none.log;
+  await top();
   await shot('panel-8-nothing');
 
   // Three files in Batch: every file has a mask of its own.
-  await setNumber(ours('threshold'), process.env.BATCH_THRESHOLD || 0.3);
+  await setNumber(ours('threshold'), process.env.THRESHOLD);
   await setNumber(ours('grow'), 0);
   await page.evaluate(() => switch_to_img2img_tab(5));
   await page.waitForTimeout(1000);
@@ -205,30 +256,35 @@ try {
     const picture = batch.pictures[at] && await pixels(batch.pictures[at]);
     seen.batch.push(picture && compareAll(picture, await pixels(dataUrl(file))));
   }
+  await top();
   await shot('panel-9-batch');
 
   await open('dark');
   await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
   await upload('#img2img_image', scenes[0]);
+  await setNumber(ours('threshold'), process.env.THRESHOLD);
   await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
   await page.locator(ours('segment')).click();
   await page.waitForSelector(`${ours('mask_picture')} img`);
-  await page.locator(ours('enabled')).scrollIntoViewIfNeeded();
+  await page.waitForTimeout(500);
+  await top();
   await shot('panel-a-dark');
 
   // Reload UI: the scripts are loaded anew, our modules are not.
   await page.evaluate(() => gradioApp().querySelector('#settings_restart_gradio').click());
-  await page.waitForTimeout(8000);
+  for (let waited = 0; process.env.LOG && starts() < 2 && waited < 180; waited++) await page.waitForTimeout(1000);
+  await page.waitForTimeout(2000);
   await open();
   await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
   await upload('#img2img_image', scenes[0]);
   await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
+  await setNumber(ours('threshold'), process.env.THRESHOLD);
   const fresh = await status();
   await page.locator(ours('segment')).click();
   seen.reloaded = await changes(status, fresh);
 } catch (error) {
   seen.failed = String(error.stack || error);
-  await shot('panel-failed');
+  await shot('panel-failed').catch(() => null);
 }
 await browser.close();
 console.log(JSON.stringify(seen, null, 1));

@@ -1,39 +1,32 @@
 """The panel inside a real AUTOMATIC1111: through its API, and in a headless Chromium (panel.mjs).
 
-WEBUI_DIR as in test_host.py. For the browser: node, PLAYWRIGHT (playwright-core's index.mjs; by default that of
-WEBUI_DIR/browser) and CHROMIUM (/usr/bin/chromium). SHOTS is a folder for screenshots of each step. The extension
-is a copy of this checkout in a temporary data folder; its head has random weights, so masks mean nothing here.
+WEBUI_DIR as in running.py. For the browser: node, PLAYWRIGHT (playwright-core's index.mjs; by default that of
+WEBUI_DIR/browser) and CHROMIUM (/usr/bin/chromium). SHOTS is a folder for screenshots of each step.
 """
 
-import base64
-import io
 import json
 import os
-import shutil
 import subprocess
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import LOG, PORT, SIZE, WEBUI, Client, ask, decoded, furnish, start, stop
 
-from ldznet.hosts.diffusers import DiffusersHost
-from ldznet.methods.learned import random_head
-from ldznet.modeling.checkpoint import save_head
 from ldznet.training.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
 
-WEBUI = Path(os.environ.get("WEBUI_DIR", ""))
-PORT = "7873"
-ROOT = Path(__file__).parents[2]
-# A folder with tiny.safetensors and its .yaml
-CHECKPOINTS = Path(os.environ.get("CHECKPOINTS", WEBUI / "webui" / "models" / "Stable-diffusion"))
 PLAYWRIGHT = WEBUI / "browser" / "node_modules" / "playwright-core" / "index.mjs"
-EXTENSION = ("ldznet", "scripts", "localizations", "install.py", "preload.py", "metadata.ini", "style.css")
 SOFT_INPAINTING = {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}
-SIZE = (192, 128)
+PHRASE = {
+    "prompt": "orange circle",
+    "negative_prompt": "",
+    "method": "auto",
+    "head": "automatic",
+    "threshold": 0.15,
+}
+NOTHING = PHRASE | {"threshold": 1.0, "grow": -512}
 
 pytestmark = [
     pytest.mark.webui,
@@ -51,67 +44,18 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory):
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    furnish(folder, others=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def log(data):
     """A webui with the extension runs meanwhile -> its log's path."""
-    data = tmp_path_factory.mktemp("data")
-    extension = data / "extensions" / "ldznet"
-    extension.mkdir(parents=True)
-    for name in EXTENSION:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, extension / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, extension)
-    heads = data / "models" / "ldznet"
-    heads.mkdir(parents=True)
-    checkpoint = CHECKPOINTS / "tiny.safetensors"
-    head = random_head(DiffusersHost.load(checkpoint).info.unet).head
-    save_head(head, heads / "random.safetensors", source={})
-    own = ["--data-dir", data, "--ckpt-dir", CHECKPOINTS, "--ckpt", checkpoint]
-    started = subprocess.run(
-        [WEBUI / "start.sh", *map(str, own)],
-        env=os.environ | {"PORT": PORT},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert started.returncode == 0, started.stdout
-    yield WEBUI / "run" / "webui.log"
-    subprocess.run([WEBUI / "stop.sh"], check=True, capture_output=True)
-
-
-def ask(route, body=None):
-    """-> status, answer."""
-    data = None if body is None else json.dumps(body).encode()
-    url, kind = f"http://127.0.0.1:{PORT}/sdapi/v1/{route}", {"Content-Type": "application/json"}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, kind), timeout=300) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as refused:
-        return refused.code, json.load(refused)
-
-
-def encoded(image):
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def decoded(text):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")).astype(int)
-
-
-class Client:
-    def __init__(self, scene):
-        self.scene = Image.open(scene)
-        self.pixels = np.asarray(self.scene).astype(int)
-
-    def run(self, *args, others=None, **more):
-        """One img2img at the scene's size -> status, answer."""
-        body = {"init_images": [encoded(self.scene)], "prompt": "a green star", "steps": 3, "seed": 1}
-        body |= {"width": SIZE[0], "height": SIZE[1], "denoising_strength": 0.9, "save_images": False}
-        body |= {"sampler_name": "Euler a", "inpainting_fill": 1, "mask_blur": 0, "inpaint_full_res": False}
-        scripts = {"LD-ZNet segment": {"args": list(args)}} if args else {}
-        return ask("img2img", body | {"alwayson_scripts": scripts | (others or {})} | more)
+    start(data)
+    yield LOG
+    stop()
 
 
 @pytest.fixture(scope="module")
@@ -135,25 +79,23 @@ def test_script_info_lists_every_control_with_its_range(client):
 
 
 def test_only_what_is_masked_is_repainted(client):
-    status, found = client.run({"prompt": "orange circle", "append": True})
+    status, found = client.run(PHRASE | {"append": True})
 
     assert status == 200
-    picture, mask = decoded(found["images"][0]), decoded(found["images"][1])[..., 0]
-    apart = np.abs(picture - client.pixels).max(axis=-1)
-    assert 0.005 < (mask > 127).mean() < 0.9
-    assert apart[mask == 0].max() == 0
-    assert apart[mask == 255].mean() > 20
+    outside, inside, share = client.outside(found)
+    assert 0.005 < share < 0.9
+    assert (outside, inside > 20) == (0, True)
 
 
 def test_by_place_and_by_name_is_the_same(client):
-    by_place, by_name = client.run(True, "orange circle"), client.run({"prompt": "orange circle"})
+    by_place, by_name = client.run(True, *PHRASE.values()), client.run(PHRASE)
 
     assert by_place[1]["images"] == by_name[1]["images"]
 
 
 def test_a_run_without_us_is_the_same_before_and_after(client):
     before = client.run()[1]["images"]
-    client.run({"prompt": "orange circle"})
+    client.run(PHRASE)
 
     assert client.run()[1]["images"] == before
     assert client.run(False, "orange circle")[1]["images"] == before
@@ -162,7 +104,7 @@ def test_a_run_without_us_is_the_same_before_and_after(client):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([{"prompt": "orange circle", "threshold": 1.0, "grow": -512}], "Nothing to inpaint"),
+        ([NOTHING], "Nothing to inpaint"),
         ([True, ""], "There is no prompt"),
         ([True, "orange circle", "", "magic"], "Method is 'magic'"),
         ([{"prompt": "orange circle", "head": "two.safetensors"}], "There is no head 'two.safetensors'"),
@@ -177,21 +119,19 @@ def test_a_run_that_cannot_be_masked_is_refused_and_paints_nothing(client, given
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_empty_mask_leaves_the_picture_as_it_is(client, whole):
-    nothing = {"prompt": "orange circle", "threshold": 1.0, "grow": -512, "on_nothing": "empty mask"}
-
-    _, found = client.run(nothing, inpaint_full_res=not whole)
+    _, found = client.run(NOTHING | {"on_nothing": "empty mask"}, inpaint_full_res=not whole)
 
     assert np.array_equal(decoded(found["images"][0]), client.pixels)
 
 
 def test_soft_inpainting_sees_the_mask(client):
-    _, found = client.run({"prompt": "orange circle"}, others={"Soft inpainting": SOFT_INPAINTING})
+    _, found = client.run(PHRASE, others={"Soft inpainting": SOFT_INPAINTING})
 
     assert json.loads(found["info"])["extra_generation_params"]["Soft inpainting enabled"] is True
 
 
 def test_batch_count_and_size_share_the_mask(client):
-    _, found = client.run({"prompt": "orange circle", "append": True}, batch_size=2, n_iter=2)
+    _, found = client.run(PHRASE | {"append": True}, batch_size=2, n_iter=2)
 
     *pictures, mask, _ = (decoded(image) for image in found["images"])
     assert len(pictures) in (4, 5)  # the grid, by the webui's settings
@@ -202,10 +142,38 @@ def test_batch_count_and_size_share_the_mask(client):
 @pytest.mark.parametrize("fill", ["fill", "original", "latent noise", "latent nothing"])
 @pytest.mark.parametrize("area", ["whole picture", "only masked"])
 def test_every_fill_and_area_paints_inside_only(client, fill, area):
-    _, found = client.run({"prompt": "orange circle", "append": True, "fill": fill, "area": area})
+    _, found = client.run(PHRASE | {"append": True, "fill": fill, "area": area})
 
-    picture, mask = decoded(found["images"][0]), decoded(found["images"][1])[..., 0]
-    assert np.abs(picture - client.pixels)[mask == 0].max() == 0
+    assert client.outside(found)[0] == 0
+
+
+def test_other_extensions_see_the_mask(client):
+    _, found = client.run(PHRASE)
+
+    seen = json.loads(found["info"])["extra_generation_params"]
+    assert (seen["Seen by ControlNet"], seen["Seen by ADetailer"]) == ("True", "True")
+
+
+def test_a_large_picture_is_masked_at_its_size(client, scenes):
+    large = Client(client.scene.resize((2048, 1368), Image.Resampling.BICUBIC))
+
+    _, found = large.run(PHRASE | {"append": True, "area": "only masked"})
+
+    assert decoded(found["images"][0]).shape == (1368, 2048, 3)
+    outside, inside, share = large.outside(found)
+    assert (outside, inside > 10) == (0, True)
+    assert 0.005 < share < 0.9
+
+
+def test_an_inpainting_checkpoint_is_masked_by_attention(client):
+    nine = {"override_settings": {"sd_model_checkpoint": "nine.safetensors"}}
+
+    status, found = client.run(PHRASE | {"append": True, "threshold": 0.5}, **nine)
+    refused, why = client.run(PHRASE | {"method": "head"}, **nine)
+
+    assert (status, client.outside(found)[0]) == (200, 0)
+    assert refused == 422
+    assert "not the 9 of an inpainting model" in why["detail"]
 
 
 # --- the browser -----------------------------------------------------------------------------------------
@@ -219,8 +187,11 @@ def seen(log, scenes):
         "SCENES": ",".join(map(str, scenes)),
         "PHRASE": os.environ.get("PHRASE", "orange circle"),
         "PHRASES": os.environ.get("PHRASES", "orange circle | purple circle"),
-        "THRESHOLD": "0.3",
-        "BATCH_THRESHOLD": "0.13",  # just above what a random head says of most pixels
+        "FIRST_THRESHOLD": "0.2",
+        "THRESHOLD": "0.1",
+        "WIDTH": str(SIZE[0]),
+        "HEIGHT": str(SIZE[1]),
+        "LOG": str(LOG),
         "PLAYWRIGHT": os.environ.get("PLAYWRIGHT", str(PLAYWRIGHT)),
     }
     script = Path(__file__).with_name("panel.mjs")
@@ -241,6 +212,7 @@ def test_the_page_has_no_errors(seen):
 def test_segment_shows_the_mask_and_says_what_was_found(seen):
     assert seen["withoutPrompt"].startswith("There is no prompt")
     assert seen["status"].startswith("orange circle: ")
+    assert "fits tiny.safetensors" in seen["status"]  # though the run before had another checkpoint
     assert 0.005 < seen["share"] < 0.9
 
 
@@ -266,9 +238,22 @@ def test_generate_in_inpaint_upload_paints_inside_only(seen):
 
 
 def test_segment_and_generate_work_in_other_tabs(seen):
-    for name in ("sketch", "inpaint"):
+    for name in ("sketch", "inpaint", "inpaint sketch"):
         assert 0.001 < seen["tabs"][name]["masked"] < 0.999
         assert 0.05 < seen["tabs"][name]["same"] < 0.9999, seen["tabs"][name]
+
+
+def test_what_is_painted_is_combined_by_the_brush_mode(seen):
+    shares = seen["brush"]
+    assert 0 < shares["intersect"] < shares["replace"] < shares["add"]
+    assert shares["subtract"] == pytest.approx(shares["add"] - shares["replace"])  # painted, and not named
+    outside, inside = seen["brushed"]
+    assert (outside, inside > 5) == (0, True)
+    assert "Error" not in seen["sketched"]
+
+
+def test_mask_and_overlay_can_be_downloaded(seen):
+    assert seen["downloads"] == 2
 
 
 def test_nothing_found_is_told_on_the_page(seen):

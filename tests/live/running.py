@@ -1,0 +1,154 @@
+"""A real AUTOMATIC1111, started for a test with a copy of this checkout as its extension, and asked over its API.
+
+WEBUI_DIR is a folder with start.sh and stop.sh, which start and stop a webui on $PORT with what arguments they are
+given. The webui itself is not touched: its data folder is a temporary one, with the embedded model and its head.
+"""
+
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ldznet.commands.arguments import EMBEDDED
+
+WEBUI = Path(os.environ.get("WEBUI_DIR", ""))
+LOG = WEBUI / "run" / "webui.log"
+PORT = os.environ.get("WEBUI_PORT", "7877")
+ROOT = Path(__file__).parents[2]
+EXTENSION = (
+    "ldznet",
+    "scripts",
+    "localizations",
+    "models",
+    "install.py",
+    "preload.py",
+    "metadata.ini",
+    "style.css",
+)
+SIZE = (192, 128)  # width, height
+
+# Extensions that look in `process` whether the run is one with a mask, under the names of those that do.
+OTHERS = {
+    "sd-webui-controlnet/scripts/controlnet.py": ("Script", "ControlNet"),
+    "adetailer/scripts/!adetailer.py": ("AfterDetailerScript", "ADetailer"),
+}
+OTHER = """
+from modules import scripts
+
+class {kind}(scripts.Script):
+    def title(self):
+        return "{name}"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def process(self, p, *args):
+        p.extra_generation_params["Seen by {name}"] = str(getattr(p, "image_mask", None) is not None)
+"""
+
+
+def furnish(data, *, others=False):
+    """The data folder of a webui: extension, checkpoints, settings -> the folder of checkpoints."""
+    for name in EXTENSION:
+        target = data / "extensions" / "ldznet" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+    for path, (kind, name) in OTHERS.items() if others else ():
+        script = data / "extensions" / path
+        script.parent.mkdir(parents=True)
+        script.write_text(OTHER.format(kind=kind, name=name))
+    (data / "config.json").write_text(json.dumps({"img2img_editor_height": 300}))
+    folder = data / "checkpoints"
+    folder.mkdir()
+    text = EMBEDDED.with_suffix(".yaml").read_text()
+    words = next(line for line in text.splitlines() if line.strip().startswith("version:"))
+    text = text.replace(words.strip(), f"version: {EMBEDDED.with_suffix('')}")
+    shutil.copy(EMBEDDED, folder / "tiny.safetensors")
+    (folder / "tiny.yaml").write_text(text)
+    _write_inpainting(folder / "nine", text)
+    return folder
+
+
+def _write_inpainting(path, text):
+    """The same model as one for inpainting, which reads a mask and a picture too, and makes nothing of them."""
+    tensors = load_file(EMBEDDED)
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    first = tensors[name]
+    tensors[name] = torch.cat([first, first.new_zeros(first.shape[0], 5, *first.shape[2:])], dim=1)
+    save_file(tensors, path.with_suffix(".safetensors"))
+    text = text.replace("LatentDiffusion", "LatentInpaintDiffusion").replace("crossattn", "hybrid")
+    text = text.replace("in_channels: 4", "in_channels: 9", 1)
+    path.with_suffix(".yaml").write_text(text.replace("use_ema: false", "use_ema: false\n    finetune_keys: null"))
+
+
+def start(data, *flags):
+    folder = data / "checkpoints"
+    own = ["--data-dir", data, "--ckpt-dir", folder, "--ckpt", folder / "tiny.safetensors", *flags]
+    done = subprocess.run(
+        [WEBUI / "start.sh", *map(str, own)],
+        env=os.environ | {"PORT": PORT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def stop():
+    subprocess.run([WEBUI / "stop.sh"], check=True, capture_output=True)
+
+
+def ask(route, body=None):
+    """-> status, answer."""
+    data = None if body is None else json.dumps(body).encode()
+    url, kind = f"http://127.0.0.1:{PORT}/sdapi/v1/{route}", {"Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, kind), timeout=600) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)
+
+
+def encoded(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def decoded(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")).astype(int)
+
+
+class Client:
+    """Asks for img2img of one picture."""
+
+    def __init__(self, scene):
+        self.scene = scene if isinstance(scene, Image.Image) else Image.open(scene)
+        self.pixels = np.asarray(self.scene).astype(int)
+
+    def run(self, *args, others=None, **more):
+        """-> status, answer; `args` are our script's."""
+        body = {"init_images": [encoded(self.scene)], "prompt": "a green star", "steps": 3, "seed": 1}
+        body |= {"width": SIZE[0], "height": SIZE[1], "denoising_strength": 0.9, "save_images": False}
+        body |= {"sampler_name": "Euler a", "inpainting_fill": 1, "mask_blur": 0, "inpaint_full_res": False}
+        scripts = {"LD-ZNet segment": {"args": list(args)}} if args else {}
+        return ask("img2img", body | {"alwayson_scripts": scripts | (others or {})} | more)
+
+    def outside(self, found):
+        """How much the first picture of an answer differs where its mask, the second, is black; and in it."""
+        picture, mask = decoded(found["images"][0]), decoded(found["images"][1])[..., 0]
+        apart = np.abs(picture - self.pixels).max(axis=-1)
+        return apart[mask == 0].max(), apart[mask == 255].mean(), (mask > 127).mean()

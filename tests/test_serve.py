@@ -1,0 +1,221 @@
+"""python -m ldznet serve: what it refuses, and the page itself, driven in a headless Chromium as a user would."""
+
+import importlib.metadata
+import importlib.util
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldznet.__main__ import main
+from ldznet.commands import serve
+from ldznet.training.scenes import make_scene
+
+ROOT = Path(__file__).parents[1]
+SIZE = (192, 128)  # width, height
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+
+# --- what is refused -------------------------------------------------------------------------------------
+
+
+def said(capsys, *arguments):
+    code = main(["serve", "--no-browser", *arguments])
+    return code, capsys.readouterr().err
+
+
+def test_without_gradio_it_says_how_to_install_it(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+    code, text = said(capsys)
+
+    assert code == 1
+    assert (
+        text == 'error: gradio is not installed, which draws the page. Install it: pip install "ldznet[serve]"\n'
+    )
+
+
+def test_the_webuis_gradio_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
+    monkeypatch.setattr(serve, "version", lambda _name: "3.41.2")
+
+    code, text = said(capsys)
+
+    assert code == 1
+    assert text.startswith(
+        "error: gradio 3.41.2 is installed, but the page needs gradio 6. Install it in an environ"
+    )
+
+
+@pytest.fixture
+def gradio(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
+    monkeypatch.setattr(serve, "version", lambda _name: "6.31.0")
+
+
+def test_a_port_that_is_none_is_refused(capsys, gradio):
+    code, text = said(capsys, "--port", "70000")
+
+    assert (code, text.startswith("error: --port is 70000, but a port is a number from 1 to 65535")) == (2, True)
+
+
+def test_a_port_that_another_program_has_is_told_before_a_model_is_loaded(capsys, gradio):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        code, text = said(capsys, "--port", str(port))
+
+    assert (code, text.startswith(f"error: The page cannot be opened at 127.0.0.1, port {port}: ")) == (1, True)
+    assert text.endswith("If another program has the port, give another one with --port.\n")
+
+
+def test_a_folder_of_heads_that_is_none_is_refused(capsys, gradio):
+    code, text = said(capsys, "--heads", "nowhere")
+
+    assert (code, text) == (
+        2,
+        "error: --heads is nowhere, which is no folder. Give the folder where the heads are.\n",
+    )
+
+
+def test_without_the_embedded_model_a_checkpoint_is_asked_for(capsys, gradio, monkeypatch, tmp_path):
+    monkeypatch.setattr(serve, "EMBEDDED", tmp_path / "tiny.safetensors")
+
+    code, text = said(capsys)
+
+    assert (code, "Give a Stable Diffusion model with --checkpoint." in text) == (2, True)
+
+
+# --- the page --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        importlib.metadata.version("gradio")
+        from playwright.sync_api import sync_playwright
+    except ImportError as why:
+        pytest.skip(f'{why.name} is not installed: pip install -e ".[dev]"')
+    if not CHROMIUM:
+        pytest.skip("there is no Chromium: apt-get install chromium, or name one in CHROMIUM")
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def address(browser):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ldznet", "serve", "--no-browser", "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as served:
+        line = served.stdout.readline()
+        assert line == f"http://127.0.0.1:{port}/  (Ctrl-C ends it)\n"
+        yield line.split()[0]
+        served.terminate()
+        assert served.wait(60) == 128 + 15
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scene") / "scene.png"
+    Image.fromarray(make_scene(1, size=SIZE[::-1]).image).save(path)
+    return path
+
+
+@pytest.fixture
+def page(browser, address, scene):
+    """The page with a scene as its picture; whatever happens, no error of its own."""
+    errors = []
+    page = browser.new_page(viewport={"width": 1200, "height": 1300})
+    page.set_default_timeout(120_000)
+    page.on("pageerror", lambda error: errors.append(error.message))
+    page.goto(address, wait_until="domcontentloaded")
+    page.locator("#img_inpaint_base input[type=file]").set_input_files(scene)
+    page.wait_for_selector("#img_inpaint_base img")
+    yield page
+    if shots := os.environ.get("SHOTS"):
+        page.screenshot(path=f"{shots}/serve.png", full_page=True)
+    page.close()
+    assert errors == []
+
+
+def ask(page, words, *, by_key=False):
+    box = page.locator("#ldznet_prompt textarea")
+    box.fill(words)
+    if by_key:
+        box.press("Enter")
+    else:
+        page.locator("#ldznet_segment").click()
+
+
+def set_threshold(page, value):
+    box = page.locator("#ldznet_threshold input[type=number]")
+    box.fill(str(value))
+    box.blur()
+
+
+def picture(page, name, unlike=None):
+    """The address of a picture of the preview, as soon as it is another one."""
+    script = (
+        "([id, old]) => { const now = document.querySelector(id)?.src; return now && now !== old ? now : null; }"
+    )
+    return page.wait_for_function(script, arg=[f"#ldznet_{name} img", unlike]).json_value()
+
+
+def pixels(page, url):
+    answer = page.request.get(url)
+    path = url.rsplit("/", 1)[-1]
+    assert path.endswith(".png")  # a mask that is downloaded is exact
+    return np.asarray(Image.open(io.BytesIO(answer.body())))
+
+
+def test_words_give_a_mask_and_the_threshold_moves_it_without_the_model(page):
+    set_threshold(page, 0.2)
+    ask(page, "orange circle")
+    first = picture(page, "mask_picture")
+    mask = pixels(page, first)
+
+    set_threshold(page, 0.1)
+    lower = pixels(page, picture(page, "mask_picture", unlike=first))
+
+    assert mask.shape == lower.shape == SIZE[::-1]
+    assert set(np.unique(lower)) == {0, 255}
+    assert 0.005 < (mask > 127).mean() < (lower > 127).mean() < 0.9
+    status = page.locator("#ldznet_status").inner_text()
+    assert status.startswith("orange circle: ")
+    assert "ld-znet.safetensors fits tiny.safetensors" in status
+
+
+def test_enter_after_several_prompts_gives_a_colour_map(page):
+    set_threshold(page, 0.1)
+    ask(page, "orange circle | purple circle", by_key=True)
+
+    assert pixels(page, picture(page, "colors")).ndim == 3
+
+
+def test_without_words_it_says_what_to_do(page):
+    ask(page, "")
+
+    page.wait_for_selector("#ldznet_status .ldznet-error")
+    assert page.locator("#ldznet_status").inner_text().startswith("There is no prompt.")
+
+
+def test_what_is_for_a_run_of_the_webui_is_out_of_sight(page):
+    page.get_by_role("button", name="Advanced").click()
+    page.wait_for_selector("#ldznet_brush", state="visible")
+
+    for name in ("send", "enabled", "fill", "area", "on_nothing", "append"):
+        assert not page.locator(f"#ldznet_{name}").is_visible()
