@@ -396,7 +396,16 @@ def test_a_program_gets_json_for_an_error_too(folder, capsys):
     assert json.loads(capsys.readouterr().out)["error"].startswith("No file matches none.tif*")
 
 
+@pytest.fixture
+def heard_ctrl_c():
+    """A shell's background job ignores Ctrl-C, and so does all that it starts, unless it says otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_ctrl_c_stops_cleanly_and_leaves_no_half_written_file(folder):
     for n in range(300):
         picture(folder / "in" / f"{n:03}.png", seed=n)
@@ -501,7 +510,7 @@ def test_help_reads_well_and_names_every_default(name, capsys):
 
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert len(text.splitlines()) < 140
+    assert len(text.splitlines()) < 150
     assert "None" not in text
     assert "MISSING" not in text
 
