@@ -315,7 +315,7 @@ def test_what_is_damaged_is_counted_or_ends_a_measurement(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "nowhere does not exist. Give scenes, features, ablation, refine, steps, samples, a dataset's"),
+        (["nowhere"], "nowhere does not exist. Give scenes, features, ablation, refine, steps,"),
         (["scenes", "--scenes", "0"], "--scenes and --limit must be at least 1"),
         (["scenes", "--looks", "watercolour"], "look is 'watercolour', which no painter knows"),
     ],

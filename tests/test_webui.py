@@ -189,6 +189,14 @@ def test_unknown_names_and_too_many_arguments_are_refused():
         read_settings([None] * (len(CONTROLS) + 1))
 
 
+def test_values_after_an_object_of_names_are_refused_unless_the_webui_has_filled_up_with_them():
+    filled = [control.default for control in CONTROLS[1:]]
+    assert read_settings([{"prompt": "bucket"}, *filled]).prompts == ("bucket",)
+
+    with pytest.raises(OptionError, match="after it, 'red hat', which stands where prompt stands"):
+        read_settings([{"prompt": "bucket"}, "red hat"])
+
+
 def test_prompts_are_split_at_the_bar_and_empty_ones_are_left_out():
     assert split_prompts(" bucket |red hat|| ") == ("bucket", "red hat")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -247,7 +248,7 @@ def table(rows: Sequence[Row], base: Row, looks: Sequence[str]) -> str:
     for row in (base, *rows):
         values = [row.numbers.get("miou"), *(row.looks.get(look) for look in looks)]
         values += [row.numbers.get(key) for key in ("fgiou", "ap", "miou_0.5", "empty_0.5")]
-        cells = ["" if value is None else f"{value:.1f}" for value in values]
+        cells = ["" if value is None else "–" if math.isnan(value) else f"{value:.1f}" for value in values]
         ratio = f"{row.seconds / base.seconds:.2f}" if base.seconds else ""
         lines.append(f"| {row.name} | " + " | ".join([*cells, ratio]) + " |")
     return "\n".join(lines)

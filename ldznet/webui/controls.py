@@ -206,8 +206,9 @@ def read_values(args: Sequence[Any], defaults: Mapping[str, Any] | None = None) 
     Raises:
         OptionError: a value cannot be used; the text names its control.
     """
-    given = {name: value for name, value in _named(args).items() if value is not None}
-    values = {**(defaults or {}), **given}
+    defaults = defaults or {}
+    given = {name: value for name, value in _named(args, defaults).items() if value is not None}
+    values = {**defaults, **given}
     return {name: control.read(values.get(name)) for name, control in BY_NAME.items()}
 
 
@@ -258,8 +259,15 @@ def is_enabled(args: Sequence[Any]) -> bool:
     return bool(args[0].get("enabled", True)) if isinstance(args[0], Mapping) else bool(args[0])
 
 
-def _named(args: Sequence[Any]) -> Mapping[str, Any]:
+def _named(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
     if args and isinstance(args[0], Mapping):
+        for control, value in zip(CONTROLS[1:], args[1:], strict=False):
+            # The webui fills up with what its page starts with; where there is a setting, it may be an old one.
+            if value is not None and value != control.default and control.name not in defaults:
+                raise OptionError(
+                    f"{TITLE} was given an object with names and, after it, {value!r}, which stands where "
+                    f"{control.name} stands. Give one object with names, or values in order, not both."
+                )
         if unknown := sorted(args[0].keys() - BY_NAME.keys()):
             raise OptionError(f"{TITLE} has no control {unknown[0]!r}. Those there are: {', '.join(BY_NAME)}.")
         return {"enabled": True, **args[0]}
