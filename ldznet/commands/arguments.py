@@ -74,9 +74,8 @@ def read_options(parsed: argparse.Namespace, kind: type[Kind]) -> Kind:
     return kind(**{item.name: getattr(parsed, item.name) for item in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Flags that choose the Stable Diffusion model, the head, and where they run."""
-    group = parser.add_argument_group("model")
+def add_checkpoint(group: argparse._ArgumentGroup) -> None:
+    """The flag that says which Stable Diffusion model."""
     group.add_argument(
         "--checkpoint",
         type=Path,
@@ -84,6 +83,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: "
         "the small one in models/tiny)",
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Flags that choose the Stable Diffusion model, the head, and where they run."""
+    group = parser.add_argument_group("model")
+    add_checkpoint(group)
     group.add_argument(
         "--head",
         type=Path,

@@ -10,7 +10,7 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from ldznet.commands.arguments import EMBEDDED, MODELS, Subparsers, device_and_dtype
+from ldznet.commands.arguments import EMBEDDED, MODELS, Subparsers, add_checkpoint, device_and_dtype
 from ldznet.commands.output import Voice
 from ldznet.errors import LdznetError, OptionError
 
@@ -36,13 +36,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--no-browser", action="store_true", help="open no browser, print the address only")
     parser.add_argument("--quiet", "-q", action="store_true", help="print errors only")
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="PATH",
-        help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: "
-        "the small one in models/tiny)",
-    )
+    add_checkpoint(group)
     group.add_argument("--heads", type=Path, metavar="FOLDER", help="another folder with heads, beside models/")
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one)")
     group.add_argument(
