@@ -52,9 +52,8 @@ class Runs:
     """Keeps the segmenter of the loaded model, and the last segmentations."""
 
     def __init__(self) -> None:
-        self.make_host: Callable[[Any], Any] = (
-            A1111Host  # what is loaded -> a host with `borrowed` and `is_current`
-        )
+        # what is loaded -> a host with `borrowed` and `is_current`
+        self.make_host: Callable[[Any], Any] = A1111Host
         self._host: Any = None
         self._model: Any = None
         self._segmenter: Segmenter | None = None
