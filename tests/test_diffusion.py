@@ -13,22 +13,16 @@ from transformers import CLIPTokenizer
 
 from ldznet.errors import OptionError
 from ldznet.hosts.diffusers import DiffusersHost
+from ldznet.hosts.host import Schedule
 from ldznet.modeling.unet import UNetConfig
-from ldznet.training.diffusion import (
-    RunOptions,
-    SceneStream,
-    TinyConfig,
-    TinyModel,
-    export,
-    load_decoder,
-    load_encoder,
-    train_decoder,
-    train_encoder,
-    train_unet,
-    unpack,
-    write_tokenizer,
-)
+from ldznet.training.autoencoder import load_decoder, load_encoder, train_decoder, train_encoder
+from ldznet.training.diffusion import loss_weights, train_unet
+from ldznet.training.scene_stream import SceneStream
 from ldznet.training.scenes import VOCABULARY, make_scene
+from ldznet.training.stages import RunOptions
+from ldznet.training.tiny_files import export, unpack
+from ldznet.training.tiny_model import TinyConfig, TinyModel
+from ldznet.training.tokenizer import write_tokenizer
 
 TINY = TinyConfig(
     unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), heads=2, context_width=32),
@@ -100,7 +94,8 @@ import sys
 from pathlib import Path
 from accelerate import PartialState
 from test_diffusion import TINY, say
-from ldznet.training.diffusion import RunOptions, train_unet
+from ldznet.training.diffusion import train_unet
+from ldznet.training.stages import RunOptions
 
 PartialState(cpu=True)
 assert train_unet(TINY, RunOptions(folder=Path(sys.argv[1]), steps=4), say)
@@ -198,3 +193,12 @@ def test_latents_are_scaled_to_a_deviation_of_one(tmp_path):
     images = torch.stack([SceneStream(64, 0, 64)[n][0] for n in range(64)]).float() / 127.5 - 1
 
     assert model.latent(images).std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_loss_weighs_a_timestep_by_its_noise_within_a_range():
+    schedule = Schedule.scaled_linear()
+    kept = schedule.alphas_cumprod[[100, 300, 800]]  # signal-to-noise ratios 8.45, 1.44, 0.0383
+    snr = kept / (1 - kept)
+    weights = loss_weights(schedule, torch.tensor([100, 300, 800]), (0.4, 5.0))
+    torch.testing.assert_close(weights, torch.stack([5 / snr[0], torch.tensor(1.0), 0.4 / snr[2]]).float())
+    assert loss_weights(schedule, torch.tensor([0, 999]), (0.0, float("inf"))).tolist() == [1.0, 1.0]

@@ -64,7 +64,7 @@ def _features(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) 
     from PIL import Image
 
     from ldznet.evaluation.features import draw_scores, measure_features
-    from ldznet.training.diffusion import TRAIN_SEEDS
+    from ldznet.training.scene_stream import TRAIN_SEEDS
 
     training = _scenes(["photo"], 2 * parsed.scenes, 128, 2 * TRAIN_SEEDS, absent=False)
     validation = _scenes(["photo"], max(1, parsed.scenes // 2), 128, absent=False)
@@ -138,7 +138,7 @@ def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> in
     from ldznet.evaluation.ablation import Workbench
     from ldznet.evaluation.search import search, starts
     from ldznet.evaluation.variants import steps_for
-    from ldznet.training.diffusion import TRAIN_SEEDS
+    from ldznet.training.scene_stream import TRAIN_SEEDS
 
     samples = _scenes(["photo"], parsed.scenes, setup.defaults.resolution, 3 * TRAIN_SEEDS)
     bench = Workbench(host, samples, parsed.out)
@@ -178,7 +178,9 @@ def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> 
     if parsed.json:
         print(json.dumps(records, indent=2))
     else:
-        print(f"{method.name}, {host.info.name}; percent, without -> with a second look\n\n{table(found)}")
+        print(
+            f"{method.name}, {host.info.name}; percent, first look -> tiles -> tiles and boxes\n\n{table(found)}"
+        )
     return 0
 
 
