@@ -20,7 +20,7 @@ from accelerate import Accelerator  # noqa: F401  here, so that not every proces
 from stand_ins import SmallestHost
 
 from ldznet.methods.learned import random_head
-from ldznet.modeling import checkpoint
+from ldznet.modeling import checkpoint, writing
 from ldznet.training.loop import Trainer, TrainOptions
 from ldznet.training.scene_samples import SceneSamples
 
@@ -89,7 +89,7 @@ def arm(moment, folder):
             name = Path(given[0]).relative_to(folder).parts[0]
             happens(f"{event} {re.sub(r'[.][0-9]+[.]partial$', '', name).lstrip('.')}")
 
-    whole_save, bytes_of, average = torch.save, checkpoint._bytes_of, Trainer._average
+    whole_save, bytes_of, average = torch.save, writing.bytes_of, Trainer._average
 
     def save(state, file):
         written = io.BytesIO()
@@ -109,7 +109,7 @@ def arm(moment, folder):
         average(trainer)
 
     sys.addaudithook(hook)
-    torch.save, checkpoint._bytes_of, Trainer._average = save, bytes_and_perhaps_the_end, update
+    torch.save, writing.bytes_of, Trainer._average = save, bytes_and_perhaps_the_end, update
 
 
 def in_a_process(work):

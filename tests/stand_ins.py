@@ -5,7 +5,7 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.hosts.host import Context, HostInfo
 from ldznet.modeling.unet import UNet, UNetConfig
 from ldznet.training.ldm import vae_state

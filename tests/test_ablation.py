@@ -13,7 +13,7 @@ from ldznet.evaluation.ablation import Row, Setup, Workbench, looks_of, table
 from ldznet.evaluation.search import search
 from ldznet.evaluation.steps import draw_steps
 from ldznet.evaluation.variants import Step, said, steps_for, variants
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.attention_options import AttentionOptions, suited
 from ldznet.training.scene_samples import SceneSamples
 

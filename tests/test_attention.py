@@ -10,9 +10,9 @@ from PIL import Image
 from stand_ins import original_unet, write_tokenizer
 
 from ldznet.errors import FeatureError, HostError, OptionError, PromptError
-from ldznet.hosts import diffusers_files, probes
+from ldznet.hosts import diffusers_files, diffusers_random, probes
 from ldznet.hosts.diffusers import DiffusersHost, TextEncoder, tokenize_with
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.hosts.host import Context
 from ldznet.hosts.probes import QueriesAndKeys, attention_rows, levels_of, probe_attention
 from ldznet.methods import attention as module
@@ -292,7 +292,7 @@ def test_attention_that_never_runs_is_an_error(host, monkeypatch):
 
 
 def test_levels_are_named_from_the_finest():
-    published = [levels_of(UNetConfig()), levels_of(diffusers_files._published("sdxl", 4))]
+    published = [levels_of(UNetConfig()), levels_of(diffusers_random.published("sdxl", 4))]
 
     assert [(level.factor, level.channels, len(level.paths)) for level in published[0]] == [
         (1, 320, 5),

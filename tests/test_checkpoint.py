@@ -17,8 +17,9 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from ldznet.__main__ import main
 from ldznet.errors import CheckpointError
-from ldznet.modeling import checkpoint
-from ldznet.modeling.checkpoint import convert, load_head, read_head_info, save_head, verify_digest
+from ldznet.modeling import writing
+from ldznet.modeling.checkpoint import load_head, read_head_info, save_head, verify_digest
+from ldznet.modeling.conversion import convert
 from ldznet.modeling.tensorfile import describe, open_tensors, process_mark
 
 UNET = "model.diffusion_model."
@@ -147,7 +148,7 @@ def test_memory_stays_far_below_the_size_of_the_source(tmp_path, released):
     extra = {f"first_stage_model.{n}.weight": torch.ones(2**22 * 18) for n in range(1)}
     source = saved(tmp_path, {"state_dict": {**released["state_dict"], **extra}})
     script = (
-        "import sys, psutil; from ldznet.modeling.checkpoint import convert; import resource\n"
+        "import sys, psutil; from ldznet.modeling.conversion import convert; import resource\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "convert(sys.argv[1], sys.argv[2], heads=4)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
@@ -585,14 +586,14 @@ def test_what_a_killed_conversion_left_is_cleared_and_what_a_running_one_writes_
 def test_a_termination_leaves_nothing_half_written(tmp_path):
     script = (
         "import os, signal, sys\n"
-        "from ldznet.modeling import checkpoint\n"
+        "from ldznet.modeling import writing\n"
         "from ldznet.__main__ import main\n"
-        "whole, calls = checkpoint._bytes_of, []\n"
+        "whole, calls = writing.bytes_of, []\n"
         "def slow(*args):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 300: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return whole(*args)\n"
-        "checkpoint._bytes_of = slow\n"
+        "writing.bytes_of = slow\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     call = [sys.executable, "-c", script, "convert", CHECKPOINT, tmp_path / "h.safetensors", "--heads", "4"]
@@ -633,8 +634,8 @@ def test_an_interrupted_conversion_leaves_the_old_file_and_nothing_half_written(
             raise fault
         return whole(name, tensor, dtype)
 
-    whole = checkpoint._bytes_of
-    monkeypatch.setattr(checkpoint, "_bytes_of", failing)
+    whole = writing.bytes_of
+    monkeypatch.setattr(writing, "bytes_of", failing)
     expected = CheckpointError if isinstance(fault, OSError) else fault
 
     with pytest.raises(expected):
@@ -647,7 +648,7 @@ def test_an_interrupted_conversion_leaves_the_old_file_and_nothing_half_written(
 
 def test_a_full_disk_is_noticed_before_anything_is_read(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _path: usage)
     source = tmp_path / "x.safetensors"
     save_file(torch.load(CHECKPOINT, weights_only=True)["state_dict"], source)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ldznet.errors import HeadError, OptionError
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.methods.learned import random_head
 from ldznet.modeling.checkpoint import save_head

@@ -10,7 +10,7 @@ from ldznet.__main__ import main
 from ldznet.errors import CheckpointError
 from ldznet.evaluation.clipseg import ClipSeg
 from ldznet.evaluation.runner import predict
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.training.scene_samples import SceneSamples
 
 

@@ -19,7 +19,8 @@ from test_commands import FAST, command, files, opened, picture
 
 from ldznet.__main__ import main, make_parser
 from ldznet.commands import bench, inputs, results, segment
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.commands.drawing import Drawing
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.image import save_png
 from ldznet.methods.learned import random_head
 from ldznet.modeling.checkpoint import save_head
@@ -191,14 +192,15 @@ def test_pictures_from_standard_input_do_not_replace_each_other(folder, monkeypa
 
 def test_two_commands_at_once_leave_each_other_their_files(folder, monkeypatch):
     picture(folder / "a.png")
-    plain, calls = segment._draw, []
+    plain, calls = Drawing.write, []
 
-    def draw(*args):
-        plain(*args)
-        monkeypatch.setattr(segment, "_draw", plain)
+    def write(*args):
+        names = plain(*args)
+        monkeypatch.setattr(Drawing, "write", plain)
         calls.append(command("a.png", "-p", "cat", *FAST, "--save", "each"))
+        return names
 
-    monkeypatch.setattr(segment, "_draw", draw)
+    monkeypatch.setattr(Drawing, "write", write)
     assert command("a.png", "-p", "dog", *FAST, "--save", "each,mask") == 0
 
     assert calls == [0]
@@ -597,7 +599,7 @@ def no_memory(*_):
 
 
 @pytest.mark.parametrize("fail", [too_large, no_memory])
-@pytest.mark.parametrize(("place", "name"), [(segment, "_draw"), (inputs, "file_digest")])
+@pytest.mark.parametrize(("place", "name"), [(Drawing, "write"), (inputs, "file_digest")])
 def test_a_picture_that_does_not_fit_into_memory_is_named_and_the_rest_goes_on(
     folder, monkeypatch, capsys, fail, place, name
 ):

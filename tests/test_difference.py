@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ldznet.errors import OptionError
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.difference import DifferenceMethod, DifferenceOptions, blurred
 from ldznet.methods.method import Draw, Picture, Prompts
 from ldznet.modeling.unet import UNetConfig

@@ -12,10 +12,10 @@ from stand_ins import write_checkpoint, write_folder, write_tokenizer
 from torch import nn
 
 from ldznet.errors import CheckpointError, FeatureError, HeadError, HostError
-from ldznet.hosts import diffusers_files
+from ldznet.hosts import diffusers_files, diffusers_random, diffusers_text
 from ldznet.hosts.capture import capture
 from ldznet.hosts.diffusers import DiffusersHost
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.hosts.host import Context, HostInfo, Schedule, require_fit
 from ldznet.methods.learned import random_head
 from ldznet.modeling.layers import timestep_embedding
@@ -459,7 +459,7 @@ def test_a_missing_tokenizer_is_an_error_that_says_where_to_put_it(tmp_path, mon
     path, *_ = write_checkpoint(tmp_path)
     for file in (tmp_path / "tokenizer").iterdir():
         file.unlink()
-    monkeypatch.setattr(diffusers_files, "_TOKENIZERS", ("ldznet/no-such-tokenizer",))
+    monkeypatch.setattr(diffusers_text, "_TOKENIZERS", ("ldznet/no-such-tokenizer",))
 
     with pytest.raises(HostError) as error:
         DiffusersHost.load(path)
@@ -520,7 +520,7 @@ def test_a_damaged_tokenizer_is_an_error(tmp_path, damage):
     (tmp_path / "tokenizer" / "vocab.json").write_text(damage)
 
     with pytest.raises(HostError, match=r"The tokenizer in .* is damaged|belongs to another model"):
-        diffusers_files._find_tokenizer(tmp_path / "model.safetensors", {}, False, 1024)
+        diffusers_text._find_tokenizer(tmp_path / "model.safetensors", {}, False, 1024)
 
 
 def test_whatever_a_library_raises_on_a_damaged_part_is_explained(tmp_path):
@@ -592,7 +592,7 @@ def test_a_head_fits_the_family_it_was_made_for(host):
 def test_a_head_for_another_model_is_refused_before_any_work(family, options, said):
     from ldznet.modeling.head import HeadConfig
 
-    structure = diffusers_files._published(family, options.get("in_channels", 4))
+    structure = diffusers_random.published(family, options.get("in_channels", 4))
     info = HostInfo("loaded.safetensors", family, "noise", structure)
 
     with pytest.raises(HeadError) as error:

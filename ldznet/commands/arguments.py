@@ -168,7 +168,7 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Choice]:
     import torch
 
     from ldznet.hosts.diffusers import DiffusersHost
-    from ldznet.hosts.diffusers_files import random_host
+    from ldznet.hosts.diffusers_random import random_host
     from ldznet.methods.choose import Choice, choose_method, find_heads
     from ldznet.methods.learned import LearnedHead, random_head
 

@@ -21,7 +21,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
     """Measure and print; weights are random unless a checkpoint is given."""
     import torch
 
-    from ldznet.hosts.diffusers_files import random_host
+    from ldznet.hosts.diffusers_random import random_host
     from ldznet.methods.attention import AttentionMethod
     from ldznet.methods.attention_options import AttentionOptions
     from ldznet.methods.method import Draw, Picture, Prompts

@@ -126,7 +126,7 @@ def run(parsed: argparse.Namespace) -> int:
 def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
     import torch
 
-    from ldznet.hosts.diffusers_files import random_host
+    from ldznet.hosts.diffusers_random import random_host
     from ldznet.methods.learned import LearnedHead, random_head
     from ldznet.modeling.storage import store_narrow
 

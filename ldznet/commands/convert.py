@@ -41,7 +41,7 @@ def add(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Convert and say what was written."""
-    from ldznet.modeling.checkpoint import DTYPES, convert
+    from ldznet.modeling.conversion import DTYPES, convert
 
     with byte_bar("converting") as progress:
         report = convert(

@@ -14,7 +14,8 @@ from pathlib import Path
 from ldznet.errors import HeadError
 from ldznet.hosts.host import HostInfo
 from ldznet.methods.choose import find_heads
-from ldznet.modeling.checkpoint import HeadInfo, convert, read_head_info
+from ldznet.modeling.checkpoint import HeadInfo, read_head_info
+from ldznet.modeling.conversion import convert
 from ldznet.modeling.tensorfile import open_tensors
 from ldznet.segmenter import Progress
 from ldznet.webui import settings as page
