@@ -41,5 +41,9 @@ class HostError(LdznetError):
     """The Stable Diffusion model cannot be loaded or used."""
 
 
+class LaunchError(LdznetError):
+    """Processes of one launch do not come together."""
+
+
 class OutOfMemoryError(LdznetError):
     """Even the smallest piece of work does not fit into memory."""

@@ -1,8 +1,11 @@
 """Captioned images in three forms, whole and damaged, and COCO's run lengths against plain loops."""
 
+import base64
+import io
 import json
 import pickle
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,9 +14,11 @@ from PIL import Image, ImageDraw
 
 from ldznet.errors import OptionError
 from ldznet.training import samples
-from ldznet.training.aigi import Aigi, decode_runs
+from ldznet.training.aigi import Aigi
+from ldznet.training.annotations import decode_runs
+from ldznet.training.left_out import Skipped
 from ldznet.training.miniature import encode_runs, write_aigi, write_runs
-from ldznet.training.samples import DatasetError, Sample, SampleError, Skipped
+from ldznet.training.samples import DatasetError, Sample, SampleError
 from ldznet.training.scenes import make_scene
 
 FORMS = ("masks", "coco", "labelme")
@@ -179,6 +184,39 @@ def test_a_mask_may_be_a_picture_of_several_kinds(tmp_path, kind):
     assert np.array_equal(Aigi(tmp_path)[0].mask, mask)
 
 
+def test_a_mask_may_be_a_picture_with_a_palette(tmp_path):
+    mask = part(10, 5, 30, 25)
+    save_photo(tmp_path / "a.jpg")
+    picture = Image.fromarray(mask.astype(np.uint8), mode="L").convert("P")
+    picture.putpalette([0, 0, 0, 192, 128, 0])
+    picture.save(tmp_path / "a_cat.png")
+
+    assert np.array_equal(Aigi(tmp_path)[0].mask, mask)
+
+
+def test_numbers_of_several_things_are_no_mask(tmp_path):
+    save_photo(tmp_path / "a.jpg")
+    numbers = part(1, 1, 9, 9) + 2 * part(20, 1, 40, 20).astype(np.uint8)
+    Image.fromarray(numbers).save(tmp_path / "a_cat.png")
+
+    found = Aigi(tmp_path)[0]
+
+    assert found.reason == "not a mask"
+    assert "holds the numbers 0, 1, 2 as if of several things" in found.text
+
+
+def test_names_are_the_same_however_their_accents_are_written_and_commas_belong_to_captions(tmp_path):
+    composed, apart = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    save_photo(tmp_path / f"{composed}.jpg")
+    (tmp_path / f"._{composed}.jpg").write_bytes(b"of a Mac")
+    save_mask(tmp_path / f"{apart}_red,_small_déjà_vu.png", part(1, 1, 9, 9))
+
+    found, report = read_all(Aigi(tmp_path))
+
+    assert [sample.phrase for sample in found] == [unicodedata.normalize("NFC", "red, small déjà vu")]
+    assert str(report) == "nothing was skipped"
+
+
 def test_a_photograph_in_the_place_of_a_mask_is_skipped(tmp_path):
     save_photo(tmp_path / "a.jpg")
     save_photo(tmp_path / "a_cat.png", seed=1)
@@ -245,6 +283,18 @@ def test_cocos_images_may_lie_in_a_folder_of_their_own(tmp_path):
     assert Aigi(tmp_path)[0].mask.sum() == 64
 
 
+def test_coco_may_be_laid_out_with_a_folder_of_annotations_beside_that_of_images_and_crowds_count(tmp_path):
+    crowd = {"image_id": 7, "category_id": 1, "iscrowd": 1, "segmentation": runs(part(20, 1, 30, 9))}
+    one = {"image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]}
+    coco(tmp_path, [one, crowd])
+    for folder, name in (("images", "a.png"), ("annotations", "annotations.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / name).rename(tmp_path / folder / name)
+
+    for place in (tmp_path, tmp_path / "annotations" / "annotations.json"):
+        assert np.array_equal(Aigi(place)[0].mask, part(1, 1, 9, 9) | part(20, 1, 30, 9))
+
+
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
@@ -307,6 +357,51 @@ def labelme(folder, shapes, **changes):
     document = {"imagePath": "a.png", "imageHeight": 40, "imageWidth": 60, "shapes": shapes}
     (folder / "a.json").write_text(json.dumps(document | changes))
     return folder
+
+
+def png(mask):
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_labelmes_masks_lie_between_their_corners_and_may_reach_beyond_the_image(tmp_path):
+    patch = np.ones((10, 20), bool)
+    patch[0, 0] = False
+    shapes = [
+        {"label": "cat", "shape_type": "mask", "points": [[50, 35], [69, 44]], "mask": png(patch)},
+        {"label": "cat", "shape_type": "oriented_rectangle", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]},
+    ]
+    expected = part(50, 35, 60, 40) | part(2, 2, 10, 10)
+    expected[35, 50] = False
+
+    assert np.array_equal(Aigi(labelme(tmp_path, shapes))[0].mask, expected)
+
+
+@pytest.mark.parametrize(
+    "change", [{"mask": None}, {"mask": "no base64"}, {"mask": "aGVsbG8="}, {"points": [[0, 0], [5, 5]]}]
+)
+def test_a_mask_of_labelme_that_cannot_be_read_skips_its_caption(tmp_path, change):
+    shape = {
+        "label": "cat",
+        "shape_type": "mask",
+        "points": [[1, 1], [20, 10]],
+        "mask": png(np.ones((10, 20), bool)),
+    }
+    assert Aigi(labelme(tmp_path, [shape]))[0].mask.sum() == 200
+
+    assert Aigi(labelme(tmp_path, [shape | change]))[0].reason == "bad mask"
+
+
+@pytest.mark.parametrize("kind", ["line", "point", "linestrip", "points"])
+def test_a_line_or_a_point_of_labelme_is_named_as_it_has_no_area(tmp_path, kind):
+    square = {"label": "cat", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]}
+    line = {"label": "cat", "shape_type": kind, "points": [[1, 1], [30, 30]]}
+
+    (sample,), report = read_all(Aigi(labelme(tmp_path, [square, line])))
+
+    assert np.array_equal(sample.mask, part(2, 2, 10, 10))
+    assert report.kept == {"a.png/cat": (f"a {kind} of 2 points has no area",)}
 
 
 def test_labelmes_shapes_are_drawn_as_labelme_draws_them_and_one_label_is_one_mask(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from stand_ins import SmallestHost
 
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.learned import random_head
 from ldznet.training import cache
 from ldznet.training.cache import Frozen, Store, may_keep_latents
@@ -177,7 +177,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_training(host, tmp_path, monke
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _path: usage)
     store = Store(tmp_path, host)
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="ldznet"):
         context = Frozen(host, WHOLE, store).context(["a", "b"])
 
     assert np.array_equal(context.tokens, torch.cat([host.encode_prompt([text]).tokens for text in "ab"]))

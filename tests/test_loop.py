@@ -1,19 +1,22 @@
 """Training a head: the same result however it is interrupted or shared out."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from stand_ins import SmallestHost
 
 from ldznet.errors import OptionError
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.learned import random_head
+from ldznet.training.left_out import Skipped
 from ldznet.training.loop import Trainer, TrainOptions
-from ldznet.training.samples import Sample, Skipped
+from ldznet.training.samples import Sample
 from ldznet.training.scene_samples import SceneSamples
 from ldznet.training.stream import Stream
 
@@ -66,6 +69,62 @@ def test_parts_of_a_batch_and_computing_twice_give_the_same_losses(host, samples
     assert len(set(plain)) == 3
     assert parts == pytest.approx(plain, rel=1e-4)
     assert twice == pytest.approx(plain, rel=1e-4)
+
+
+def test_a_training_in_parts_goes_on_in_the_middle_of_an_epoch_bit_for_bit(samples, tmp_path):
+    changes = {"batch": 4, "accumulate": 2, "steps": 6, "schedule": "plateau", "clip": 1.0}  # an epoch is 4 steps
+    assert trainer(SmallestHost(), samples, tmp_path / "whole", "znet", **changes).run(say=say)
+    while not trainer(SmallestHost(), samples, tmp_path / "parts", "znet", **changes).run(minutes=0, say=say):
+        pass
+
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert len(samples) == 16
+    assert [row["loss"] for row in whole["rows"]] == [row["loss"] for row in parts["rows"]]
+    assert all(torch.equal(whole["module"][name], parts["module"][name]) for name in whole["module"])
+    assert parts["epoch_loss"] == whole["epoch_loss"] == [sum(row["loss"] for row in whole["rows"][4:]), 2]
+
+
+def with_scaler(samples, folder, **changes):
+    """A training in fp16 as on a GPU: its losses are scaled, by accelerate, so that gradients stay in range."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(mixed_precision="fp16", cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    accelerator.native_amp = True
+    options = dataclasses.replace(SMALL, precision="fp16", **changes)
+    host = SmallestHost()
+    return Trainer(
+        host, random_head(host.info.unet, "znet").head, samples, options, folder, accelerator=accelerator
+    )
+
+
+def test_the_scale_of_fp16_is_kept_and_a_training_goes_on_with_it_bit_for_bit(samples, tmp_path):
+    assert with_scaler(samples, tmp_path / "whole", steps=5, clip=1.0).run(say=say)
+    while not with_scaler(samples, tmp_path / "parts", steps=5, clip=1.0).run(minutes=0, say=say):
+        pass
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole["scaler"]["scale"] == 4096.0  # doubled after every two steps, of which one is left over
+    assert whole["scaler"]["_growth_tracker"] == 1
+    assert parts["scaler"] == whole["scaler"]
+    assert [row["loss"] for row in whole["rows"]] == [row["loss"] for row in parts["rows"]]
+    assert all(torch.equal(whole["module"][name], parts["module"][name]) for name in whole["module"])
+
+
+def test_a_step_of_fp16_that_overflows_changes_no_weight_and_halves_the_scale(samples, tmp_path, monkeypatch):
+    one = with_scaler(samples, tmp_path, steps=2)
+    start = copy.deepcopy(one.head.state_dict())
+    whole_loss = one.loss
+    monkeypatch.setattr(one, "loss", lambda batch: whole_loss(batch) * (float("inf") if one.step == 0 else 1))
+    one.run(say=say)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    # The second step is the first that is taken: its rate is the only one.
+    state = weights(tmp_path)
+    assert state["scaler"]["scale"] == 512.0
+    assert {float(entry["step"]) for entry in state["optimizer"]["state"].values()} == {1.0}
+    assert all(torch.isfinite(tensor).all() for tensor in state["module"].values())
+    assert not all(torch.equal(state["module"][name], start[name]) for name in start)
 
 
 def test_rows_of_metrics_are_the_same_when_a_run_stops_between_them(samples, tmp_path):

@@ -15,14 +15,13 @@ from torch.utils.data import DataLoader
 from ldznet.errors import OptionError
 from ldznet.segmenter import TEMPLATES
 from ldznet.training import phrasecut, samples
+from ldznet.training.left_out import Report, Skipped
 from ldznet.training.miniature import outlines, write_phrasecut
 from ldznet.training.phrasecut import WRONG_SIZES, PhraseCut
 from ldznet.training.samples import (
     DatasetError,
-    Report,
     Sample,
     SampleError,
-    Skipped,
     evaluation_example,
     random_crop,
     training_example,
@@ -479,6 +478,7 @@ def test_worker_processes_bring_skipped_samples_back(folder):
     loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=list)
 
     report = Report()
+    report.merge(dataset.report)
     kept = 0
     for batch in loader:
         for found in batch:
@@ -495,6 +495,7 @@ def test_shards_add_up_to_the_whole(folder):
     whole, expected = read_all(dataset)
 
     report, keys = Report(), []
+    report.merge(dataset.report)
     for process in (2, 0, 1):
         part = Report()
         keys += [sample.key for sample in usable(dataset, part, range(process, len(dataset), 3))]

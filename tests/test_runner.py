@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,20 +11,22 @@ from PIL import Image
 
 from ldznet.__main__ import main
 from ldznet.commands import evaluate
-from ldznet.errors import OptionError
+from ldznet.errors import LaunchError, OptionError
+from ldznet.evaluation import report
 from ldznet.evaluation.features import FeatureScore, draw_scores, measure_features
-from ldznet.evaluation.metrics import ClipSegMetrics
+from ldznet.evaluation.metrics import ClipSegMetrics, MetricError, PhraseCutMetrics
 from ldznet.evaluation.pictures import prediction_sheet
 from ldznet.evaluation.published import TABLES
-from ldznet.evaluation.report import Store, breakdown, latex_row, table
-from ldznet.evaluation.runner import Prediction, Scores, intersection_over_union, measure, predict
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.evaluation.report import Store, breakdown, latex_row, numbers_of_parts, table
+from ldznet.evaluation.runner import Part, Prediction, Scores, intersection_over_union, measure, predict
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.learned import random_head
 from ldznet.methods.method import Defaults
 from ldznet.segmenter import Segmenter, SegmentOptions
+from ldznet.training.left_out import Report
 from ldznet.training.miniature import write_aigi, write_phrasecut
-from ldznet.training.samples import Report, Sample, usable
+from ldznet.training.samples import Sample, usable
 from ldznet.training.scene_samples import SceneSamples
 
 FAST = ("--random-weights", "--quiet")
@@ -172,12 +175,108 @@ def test_the_breakdown_shows_the_largest_parts_of_each_kind():
         scores.update(dataclasses.replace(found, sample=sample))
 
     assert breakdown(scores, most=1).splitlines() == [
-        "| | samples | mIoU | IoU_FG | AP |",
-        "|---|---:|---:|---:|---:|",
-        "| attributes: red | 2 | 100.0 | 100.0 | 0.0 |",
-        "| attributes: 1 more, in the JSON | | | | |",
-        "| subset: a\\|b | 3 | 100.0 | 100.0 | 0.0 |",
+        "| | samples | mIoU | IoU_FG | AP | mean IoU* | cum. IoU* |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        "| attributes: red | 2 | 100.0 | 100.0 | 0.0 | 100.0 | 100.0 |",
+        "| attributes: 1 more, in the JSON | | | | | | |",
+        "| subset: a\\|b | 3 | 100.0 | 100.0 | 0.0 | 100.0 | 100.0 |",
+        "",
+        "\\* by PhraseCut's own protocol, at 0.5",
     ]
+
+
+def test_parts_are_measured_by_both_protocols_at_the_thresholds_that_are_best_for_the_whole():
+    scores, target = Scores(), np.ones((64, 64), bool)
+    levels = {"a": 0.9, "b": 0.9, "d": 0.9, "c": 0.3}  # c alone is best below 0.3, the whole above
+    for key, level in levels.items():
+        half = np.arange(64)[:, None] < 32
+        found = prediction(half & target, np.where(half, level, 0.4 if key != "c" else 0.1) * np.ones((64, 64)))
+        sample = dataclasses.replace(found.sample, key=key, categories={"name": (key, key)})
+        scores.update(dataclasses.replace(found, sample=sample))
+    numbers = numbers_of_parts(scores)
+
+    assert scores.numbers()["miou_threshold"] == 0.4
+    # A word that is said twice of one sample counts once.
+    assert [numbers[f"name: {key}"]["samples"] for key in levels] == [1, 1, 1, 1]
+    assert numbers["name: a"]["miou"] == pytest.approx(100 * 2048 / 2049)
+    assert numbers["name: c"]["miou"] == 0
+    own = PhraseCutMetrics()
+    own.update(np.zeros((64, 64), bool), half & target, sample="c")
+    assert numbers["name: c"]["phrasecut_mean_iou"] == own.result().mean_iou == 0
+    assert numbers["name: a"]["phrasecut_cum_iou"] == 100
+
+
+def test_what_is_counted_does_not_grow_with_the_samples():
+    scores, sizes = Scores(), []
+    target = np.zeros((64, 64), bool)
+    target[:8] = True
+    for number in range(200):
+        found = prediction(target, 0.9 * target)
+        sample = dataclasses.replace(
+            found.sample, key=f"a long name of sample {number}", categories={"name": ("x",)}
+        )
+        scores.update(dataclasses.replace(found, sample=sample))
+        sizes.append(len(pickle.dumps(scores)))
+
+    assert scores.numbers()["samples"] == 200
+    assert sizes[199] - sizes[99] < 200  # counts of more digits, no names
+
+
+class Clock:
+    """Time that passes by sleeping only; at some times something happens."""
+
+    def __init__(self, events):
+        self.now, self.events = 0.0, events
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        for when in [when for when in self.events if when <= self.now]:
+            self.events.pop(when)()
+
+
+def measured(*blocks):
+    part = Part()
+    part.blocks |= set(blocks)
+    return part
+
+
+def test_a_process_waits_for_others_as_long_as_they_live_and_no_longer(tmp_path, monkeypatch):
+    mine, other = (Store(tmp_path, "scenes", "key", (rank, 2)) for rank in (0, 1))
+    mine.save(measured(0, 2))
+    alive = tmp_path / "parts" / "scenes.1-of-2.alive"
+    monkeypatch.setattr(
+        report, "time", Clock({5: lambda: alive.write_text("1"), 12: lambda: alive.write_text("2")})
+    )
+    with pytest.raises(LaunchError, match="1 of 3 blocks") as caught:
+        mine.whole(3, patience=10)
+
+    assert 22 <= report.time.now < 24  # the second sign came after 12 seconds
+    assert "(1 of 2) gave no sign of life for 10 seconds" in str(caught.value)
+    assert "start the same command again: what is measured is kept" in str(caught.value)
+    monkeypatch.setattr(report, "time", Clock({8: lambda: other.save(measured(1))}))
+    assert mine.whole(3, patience=10).blocks == {0, 1, 2}
+
+
+def test_a_process_of_several_says_that_it_lives_while_it_measures(tmp_path):
+    store = Store(tmp_path, "scenes", "key", (1, 2))
+    with store.at_work():
+        while not (signs := list((tmp_path / "parts").glob("*.alive"))):
+            pass
+        assert [path.name for path in signs] == ["scenes.1-of-2.alive"]
+    assert list((tmp_path / "parts").iterdir()) == []
+
+    alone = Store(tmp_path / "alone", "scenes", "key")
+    with alone.at_work():
+        assert not (tmp_path / "alone").exists()
+
+
+def test_a_block_that_two_have_measured_is_not_counted_twice():
+    part = measured(0, 1)
+    with pytest.raises(MetricError, match="1 blocks of samples were measured twice, first block 1"):
+        part.merge(measured(1, 2))
 
 
 def test_a_sheet_shows_every_prediction_with_its_iou():
@@ -315,7 +414,7 @@ def test_what_is_damaged_is_counted_or_ends_a_measurement(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "nowhere does not exist. Give scenes, features, ablation, refine, steps,"),
+        (["nowhere"], "nowhere does not exist. Give a dataset's folder, or one of phrasecut, aigi, scenes,"),
         (["scenes", "--scenes", "0"], "--scenes and --limit must be at least 1"),
         (["scenes", "--looks", "watercolour"], "look is 'watercolour', which no painter knows"),
     ],

@@ -17,8 +17,12 @@ from ldznet.hosts.diffusers import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.modeling.checkpoint import load_head, read_head_info
 from ldznet.modeling.unet import UNetConfig
-from ldznet.training.diffusion import RunOptions, TinyConfig, export, train_decoder, train_encoder, train_unet
+from ldznet.training.autoencoder import train_decoder, train_encoder
+from ldznet.training.diffusion import train_unet
 from ldznet.training.miniature import write_phrasecut
+from ldznet.training.stages import RunOptions
+from ldznet.training.tiny_files import export
+from ldznet.training.tiny_model import TinyConfig
 
 RECIPE = ("--preset", "tiny", "--steps", "4", "--batch", "4", "--size", "64", "--scenes", "4", "--device", "cpu")
 QUICK = ("--log-every", "1", "--save-every", "2", "--validate-every", "100")
@@ -146,7 +150,7 @@ def test_blocks_can_be_chosen(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere", "--out", "x"], "nowhere is no folder. Give PhraseCut's folder, or scenes, or diffusion"),
+        (["nowhere", "--out", "x"], "nowhere does not exist. Give a dataset's folder, or one of phrasecut,"),
         (["scenes", "--out", "x", "--timesteps", "500,300"], "it must be the lowest and the highest"),
         (["scenes", "--out", "x", "--size", "100"], "size is 100, but it must be a multiple of 64"),
         (["scenes", "--out", "x", "--template", "a photo"], "it must hold {} once"),
@@ -225,4 +229,5 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_pat
     assert "a step takes" in said
     assert "with all that it asks for in the cache" in said
     assert "MB on cpu" in said
+    assert "GB of the frozen model + 5 x 0.01 GB of the head (weights, gradients," in said
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldznet.commands.arguments import Subparsers, add_model, item_bar, load_model, process_of_launch
+from ldznet.commands.datasets import add_place, find_dataset, inner_phrasecut, is_phrasecut
 from ldznet.errors import OptionError
 from ldznet.evaluation.published import TABLES, Row
 
@@ -37,17 +39,21 @@ def add(commands: Subparsers) -> None:
         epilog="examples:\n"
         "  python -m ldznet evaluate scenes\n"
         "  python -m ldznet evaluate scenes --method attention --looks cartoon,sketch\n"
+        "  python -m ldznet evaluate phrasecut --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
+        "  python -m ldznet evaluate aigi --data AIGI/ --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
+        "  python -m ldznet evaluate my_images/ --checkpoint sd15.safetensors\n"
         "  python -m ldznet evaluate features --out runs/features\n"
-        "  python -m ldznet evaluate ablation --method attention --scenes 25 --out runs/ablation\n"
-        "  python -m ldznet evaluate VGPhraseCut_v0/ --checkpoint sd15.safetensors --head ld-znet.safetensors",
+        "  python -m ldznet evaluate ablation --method attention --scenes 25 --out runs/ablation",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="scenes; PhraseCut's folder; a folder of images with a mask per caption, a COCO or labelme JSON (as "
-        f"AIGI may come); or one of {', '.join(STUDY_NAMES)}",
+        help="scenes, procedural ones; phrasecut or aigi, where they lie (see --data); any other folder in "
+        "PhraseCut's layout, or of images with a mask per caption, a COCO or labelme JSON; or one of "
+        f"{', '.join(STUDY_NAMES)}",
     )
+    add_place(parser)
     parser.add_argument("--split", default="test", help="of PhraseCut (default: %(default)s)")
     parser.add_argument(
         "--looks", default="photo,cartoon,sketch,painting", metavar="LIST", help="of scenes (default: %(default)s)"
@@ -59,7 +65,9 @@ def add(commands: Subparsers) -> None:
         default="skip",
         help="what is damaged in a dataset is left out, named and counted, or ends the run (default: %(default)s)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="measure the first N samples only")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="measure the first N samples only, in the order of the images"
+    )
     parser.add_argument("--out", "-o", type=Path, metavar="FOLDER", help="also write a report and pictures there")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
@@ -87,10 +95,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Measure and print."""
     if parsed.scenes < 1 or (parsed.limit is not None and parsed.limit < 1):
         raise OptionError("--scenes and --limit must be at least 1.")
-    if parsed.data not in ("scenes", *STUDY_NAMES) and not Path(parsed.data).exists():
-        raise OptionError(
-            f"{parsed.data} does not exist. Give scenes, {', '.join(STUDY_NAMES)}, a dataset's folder or its JSON."
-        )
+    place = find_dataset(parsed.data, parsed.folder, ("scenes", *STUDY_NAMES))
     from ldznet.evaluation.report import table
 
     process = process_of_launch()
@@ -115,12 +120,12 @@ def run(parsed: argparse.Namespace) -> int:
         "dtype": str(host.dtype).removeprefix("torch."),
     }
     numbers, left_out = {}, []
-    for name, published, samples in _datasets(parsed, choice.method):
-        scores = _measure(parsed, host, choice.method, samples, name, record, process, published)
+    for name, published, samples in _datasets(parsed, choice.method, place):
+        scores = _measure(parsed, place, host, choice.method, samples, name, record, process, published)
         if scores is None:
             continue  # another process writes the report
         numbers[name] = scores.numbers()
-        left_out += [f"{name}: {scores.report}"] if scores.report.skipped else []
+        left_out += _left_out(name, scores, min(len(samples), parsed.limit or len(samples)), parsed.out)
     if process[0]:
         return 0
     if parsed.json:
@@ -133,27 +138,47 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _datasets(parsed: argparse.Namespace, method: Method) -> list[tuple[str, Sequence[Row], Samples]]:
-    """Name, published rows and samples of each dataset."""
+def _left_out(name: str, scores: Scores, asked: int, out: Path | None) -> list[str]:
+    """What is to be said beside the numbers; remarks on the whole dataset are in the report alone.
+
+    Raises:
+        DatasetError: nothing at all could be measured.
+    """
+    from ldznet.training.samples import DatasetError
+
+    report, measured = scores.report, len(scores.clipseg) + len(scores.absent)
+    if not measured:
+        raise DatasetError(
+            f"{name}: none of {asked} samples could be measured. {report}. Complete the dataset, or mend what is "
+            f"named{f'; then delete {out}, which keeps that they could not' if out else ''}."
+        )
+    return [f"{name}: {measured} samples were measured.\n{report}"] if report.skipped or report.kept else []
+
+
+def _datasets(
+    parsed: argparse.Namespace, method: Method, path: Path | None
+) -> list[tuple[str, Sequence[Row], Samples]]:
+    """Name, published rows and samples of each dataset; `path` is None for scenes."""
     from ldznet.training.aigi import Aigi
     from ldznet.training.phrasecut import PhraseCut
     from ldznet.training.scene_samples import SceneSamples
 
-    if parsed.data == "scenes":
+    if path is None:
         size = method.defaults.resolution
         looks = [look.strip() for look in parsed.looks.split(",") if look.strip()]
         return [(look, (), SceneSamples(look, parsed.scenes, size=size)) for look in looks]
-    path = Path(parsed.data)
-    if path.is_dir() and any(path.glob("refer_*.json")):
-        name = f"PhraseCut-{parsed.split}"
-        phrasecut = PhraseCut(path, parsed.split, on_problem=parsed.on_problem, both_masks=True)
+    if parsed.data == "phrasecut" or is_phrasecut(inner_phrasecut(path)):
+        name, folder = f"PhraseCut-{parsed.split}", inner_phrasecut(path)
+        phrasecut = PhraseCut(folder, parsed.split, on_problem=parsed.on_problem, both_masks=True)
         return [(name, TABLES["phrasecut"] if parsed.split == "test" else (), phrasecut)]
     aigi = Aigi(path, on_problem=parsed.on_problem)
-    return [(path.stem, TABLES["aigi"] if path.name.lower().startswith("aigi") else (), aigi)]
+    is_aigi = parsed.data == "aigi" or path.name.lower().startswith("aigi")
+    return [("AIGI" if parsed.data == "aigi" else path.stem, TABLES["aigi"] if is_aigi else (), aigi)]
 
 
 def _measure(
     parsed: argparse.Namespace,
+    place: Path | None,
     host: Host,
     method: Method,
     samples: Samples,
@@ -169,24 +194,25 @@ def _measure(
     count, size = min(len(samples), parsed.limit or len(samples)), method.defaults.resolution
     if parsed.out:
         key = hashlib.sha256(
-            json.dumps([PROTOCOL, record, str(parsed.data), name, count, size, _BLOCK]).encode()
+            json.dumps([PROTOCOL, record, str(place or parsed.data), name, count, size, _BLOCK]).encode()
         ).hexdigest()
         store = Store(parsed.out, name, key, process)
         done = store.done()
     else:
         store, done = None, set()
     bar = item_bar(count, "sample", start=min(count, _BLOCK * len(done)), quiet=parsed.quiet or process[0] > 0)
-    part = measure(
-        host,
-        method,
-        samples,
-        limit=parsed.limit,
-        block=_BLOCK,
-        process=process,
-        done=done,
-        save=store.save if store else None,
-        progress=bar.update,
-    )
+    with store.at_work() if store else contextlib.nullcontext():
+        part = measure(
+            host,
+            method,
+            samples,
+            limit=parsed.limit,
+            block=_BLOCK,
+            process=process,
+            done=done,
+            save=store.save if store else None,
+            progress=bar.update,
+        )
     bar.close()
     if process[0]:
         return None
@@ -212,7 +238,8 @@ def _write(
     from ldznet.evaluation.pictures import save_sheet
     from ldznet.evaluation.report import write_report
     from ldznet.evaluation.runner import predict
-    from ldznet.training.samples import Report, usable
+    from ldznet.training.left_out import Report
+    from ldznet.training.samples import usable
 
     write_report(out, name, whole.scores, record, published)
     indices = [one.index for one in whole.extremes]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldznet.commands.arguments import EMBEDDED, Subparsers, add_options, device_and_dtype, process_of_launch
+from ldznet.commands.datasets import add_place, find_dataset, inner_phrasecut
 from ldznet.errors import OptionError
 
 if TYPE_CHECKING:
     from ldznet.hosts.host import Host
     from ldznet.methods.learned import LearnedHead
     from ldznet.modeling.head import Head
-    from ldznet.training.loop import Trainer
     from ldznet.training.recipe import TrainOptions
     from ldznet.training.samples import Samples
 
@@ -58,7 +57,7 @@ def add(commands: Subparsers) -> None:
         description="Train a head: LD-ZNet, ZNet or RGBNet. The defaults are the paper's recipe. The same command "
         "again goes on where it stopped. Several GPUs: accelerate launch -m ldznet train ...",
         epilog="examples:\n"
-        "  python -m ldznet train VGPhraseCut_v0/ --checkpoint sd15.safetensors --out runs/sd15\n"
+        "  python -m ldznet train phrasecut --checkpoint sd15.safetensors --out runs/sd15\n"
         "  python -m ldznet train scenes --preset tiny --out runs/tiny\n"
         "  python -m ldznet train diffusion --out runs/diffusion",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,9 +65,10 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="PhraseCut's folder; or `scenes`, procedural ones; or `diffusion`, to train the small diffusion "
-        "model itself on scenes",
+        help="phrasecut, where it lies (see --data), or its folder; or `scenes`, procedural ones; or `diffusion`, "
+        "to train the small diffusion model itself on scenes",
     )
+    add_place(parser, ("phrasecut",))
     parser.add_argument("--out", "-o", type=Path, required=True, metavar="FOLDER", help="where the training lies")
     parser.add_argument(
         "--kind", choices=("ld-znet", "znet", "rgbnet"), default="ld-znet", help="(default: %(default)s)"
@@ -77,7 +77,10 @@ def add(commands: Subparsers) -> None:
         "--preset", choices=("paper", "tiny"), default="paper", help="recipe to start from (default: %(default)s)"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="try a few steps, say how long all of it takes, and write nothing"
+        "--dry-run",
+        action="store_true",
+        help="say how much memory the weights take, try a few steps, say how long all of it takes and the peak of "
+        "memory, and write nothing",
     )
     parser.add_argument("--minutes", type=float, metavar="N", help="stop after so long, to be gone on with")
     parser.add_argument("--scenes", type=int, default=8192, metavar="N", help="scenes to train on (default: 8192)")
@@ -144,27 +147,30 @@ def add(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Train; 0 when it is done, 3 when it stopped to be gone on with."""
-    _check_data(parsed.data)
+    place = _place(parsed)
     if parsed.data == "diffusion":
         return _diffusion(parsed)
+    from ldznet.commands.forecast import forecast, weights
     from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.training.cache import may_keep_latents
     from ldznet.training.loop import Trainer
 
     say = print if process_of_launch()[0] == 0 else _silent
     options = _recipe(parsed)
+    training, validation = _data(parsed, options, place)  # first, as a model takes longer to load
     device, dtype = device_and_dtype(parsed)
     host = DiffusersHost.load(parsed.checkpoint, device=device, dtype=dtype)
     head, start = _head(parsed, host, options)
     if start:
         say(start)
-    training, validation = _data(parsed, options)
     source = {
         "model": host.info.name,
         "model_fingerprint": host.info.fingerprint,
-        "data": Path(parsed.data).name,
+        "data": place.name if place else parsed.data,
         "start": parsed.start,
     }
+    if parsed.dry_run:
+        say(weights(host, head))  # first, as a machine may have too little memory for what follows
     if parsed.cache and not may_keep_latents(options):
         say(
             "note: of --cache only contexts are kept; latents come again with --crop whole --posterior mean alone."
@@ -175,41 +181,21 @@ def run(parsed: argparse.Namespace) -> int:
         training,
         options,
         parsed.out,
-        validate=_validation(host, validation, options),
+        validate=_validation(host, validation, options, say),
         source=source,
         workers=parsed.workers,
         cache=None if parsed.dry_run else parsed.cache,
     )
     if parsed.dry_run:
-        forecast = _forecast(trainer, training, options, cached=parsed.cache is not None)
-        say(forecast)
+        say(forecast(trainer, training, options, cached=parsed.cache is not None))
         return 0
     done = trainer.run(minutes=parsed.minutes)
-    if trainer.report.skipped:
-        say(str(trainer.report))
+    if trainer.report.skipped or trainer.report.kept:
+        say(f"left out of the training:\n{trainer.report}")
     if trainer.frozen.store:
         say(str(trainer.frozen.store))
     say(f"{'done' if done else 'stopped; the same command goes on'}: {parsed.out / 'last.safetensors'}")
     return 0 if done else 3
-
-
-def _forecast(trainer: Trainer, samples: Samples, options: TrainOptions, *, cached: bool) -> str:
-    """What a training would be: size, time and memory, from three steps whose result is dropped."""
-    from ldznet.modeling.head import parameter_count
-
-    with tempfile.TemporaryDirectory(prefix="ldznet-") as folder:
-        cost = trainer.try_steps(3, Path(folder) if cached else None)
-    hours = cost.seconds * options.steps / 3600
-    epochs = options.steps * options.batch / len(samples)
-    lines = [
-        f"{trainer.average.config.kind}: {parameter_count(trainer.average):,} parameters",
-        f"{len(samples):,} samples, {options.steps:,} steps of {options.batch}: {epochs:.1f} epochs",
-        f"a step takes {cost.seconds:.2f} s here, all of them {hours:.1f} hours",
-    ]
-    if cost.cached is not None:
-        gain = cost.seconds / cost.cached
-        lines.append(f"with all that it asks for in the cache {cost.cached:.2f} s: {gain:.2f} times as fast")
-    return "\n".join([*lines, f"peak memory {cost.memory:,.0f} MB on {trainer.accelerator.device}"])
 
 
 def _recipe(parsed: argparse.Namespace) -> TrainOptions:
@@ -270,34 +256,43 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
     return head, said
 
 
-def _data(parsed: argparse.Namespace, options: TrainOptions) -> tuple[Samples, Samples]:
-    from ldznet.training.diffusion import TRAIN_SEEDS
+def _data(parsed: argparse.Namespace, options: TrainOptions, place: Path | None) -> tuple[Samples, Samples]:
     from ldznet.training.phrasecut import PhraseCut
     from ldznet.training.scene_samples import SceneSamples
+    from ldznet.training.scene_stream import TRAIN_SEEDS
 
-    if parsed.data == "scenes":
+    if place is None:
         training = SceneSamples(
             "photo", parsed.scenes, start=2 * TRAIN_SEEDS, size=options.size, each=2, absent=False
         )
-        return training, SceneSamples("photo", 32, start=TRAIN_SEEDS // 2, size=options.size)
+        return training, SceneSamples("photo", min(32, parsed.scenes), start=TRAIN_SEEDS // 2, size=options.size)
     problem = parsed.on_problem
-    return PhraseCut(parsed.data, "train", on_problem=problem), PhraseCut(parsed.data, "miniv", on_problem=problem)
+    validation = PhraseCut(place, "miniv", on_problem=problem)  # the smaller file first: it may be missing
+    return PhraseCut(place, "train", on_problem=problem), validation
 
 
 def _validation(
-    host: Host, samples: Samples, options: TrainOptions
+    host: Host, samples: Samples, options: TrainOptions, say: Callable[[str], None]
 ) -> Callable[[LearnedHead, Path], Mapping[str, float]]:
     from ldznet.evaluation.pictures import save_sheet
     from ldznet.evaluation.runner import Prediction, Scores, predict
+    from ldznet.training.left_out import Report
     from ldznet.training.samples import usable
+
+    left_out = Report()
 
     def validate(method: LearnedHead, picture: Path) -> Mapping[str, float]:
         scores, shown = Scores(), list[Prediction]()
+        scores.report.merge(samples.report)
         for found in predict(host, method, usable(samples, scores.report), size=options.size):
             scores.update(found)
             if len(shown) < 12:
                 shown.append(found)
-        save_sheet(shown, picture)
+        if shown:
+            save_sheet(shown, picture)
+        if scores.report.counts != left_out.counts:  # for the first time, or something has become unreadable
+            left_out.merge(scores.report)
+            say(f"left out of the validations:\n{scores.report}")
         numbers = scores.numbers()
         return {name: numbers[name] for name in ("miou", "fgiou", "ap", "empty_0.5") if name in numbers}
 
@@ -305,17 +300,11 @@ def _validation(
 
 
 def _diffusion(parsed: argparse.Namespace) -> int:
-    from ldznet.training.diffusion import (
-        RunOptions,
-        TinyConfig,
-        export,
-        join_launch,
-        train_decoder,
-        train_encoder,
-        train_unet,
-        unpack,
-        wait_for_all,
-    )
+    from ldznet.training.autoencoder import train_decoder, train_encoder
+    from ldznet.training.diffusion import train_unet
+    from ldznet.training.stages import RunOptions, join_launch, wait_for_all
+    from ldznet.training.tiny_files import export, unpack
+    from ldznet.training.tiny_model import TinyConfig
 
     minutes = parsed.minutes or 10**6
     device = device_and_dtype(parsed)[0]
@@ -345,11 +334,14 @@ def _diffusion(parsed: argparse.Namespace) -> int:
     return 0 if done else 3
 
 
-def _check_data(data: str) -> None:
-    """Refuse what is no dataset, before a model is loaded.
+def _place(parsed: argparse.Namespace) -> Path | None:
+    """PhraseCut's folder; None for what needs no files. It is looked for before a model is loaded.
 
     Raises:
         OptionError: there is no such folder.
+        DatasetError: PhraseCut does not lie where it is looked for.
     """
-    if data not in ("scenes", "diffusion") and not Path(data).is_dir():
-        raise OptionError(f"{data} is no folder. Give PhraseCut's folder, or scenes, or diffusion.")
+    place = find_dataset(parsed.data, parsed.folder, ("scenes", "diffusion"), ("phrasecut",))
+    if place is not None and not place.is_dir():
+        raise OptionError(f"{place} is no folder. Give PhraseCut's folder, or phrasecut, scenes, or diffusion.")
+    return place and inner_phrasecut(place)

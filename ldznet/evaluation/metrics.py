@@ -2,8 +2,9 @@
 
 Three accumulators that see one sample at a time and forget it. What they keep are whole numbers (pixel
 counts, and sums of IoUs in fixed point, which holds a float exactly), so the order of the samples, and how
-they were divided among processes, cannot change a bit of the result. Only the names of the samples grow
-with the dataset (kept so that nothing is scored twice), and 100 counts for each class that is named.
+they were divided among processes, cannot change a bit of the result. What is kept grows with the dataset by the
+names of the samples alone (so that nothing is scored twice; with `named=False` they are only counted, and the
+caller sees to that), and by 100 counts for each class that is named.
 
     probability  (H, W)  float in [0, 1]; compared in float32
     target       (H, W)  bool; True is the thing
@@ -146,13 +147,15 @@ class _Accumulator:
 
     kind = ""
 
-    def __init__(self, settings: Mapping[str, float], **lengths: int) -> None:
-        self._settings = dict(settings)  # the arguments of __init__
+    def __init__(self, settings: Mapping[str, float], named: bool, **lengths: int) -> None:
+        # The arguments of __init__; `named` where it is not the default, as states of before have none.
+        self._settings = {**settings, **({} if named else {"named": False})}
+        self._named, self._unnamed = named, 0
         self._samples: set[str] = set()
         self._sums = {name: [0] * length for name, length in lengths.items()}
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._samples) + self._unnamed
 
     def __contains__(self, sample: str) -> bool:
         return sample in self._samples
@@ -167,6 +170,7 @@ class _Accumulator:
             )
         self._refuse_again(other._samples)
         self._samples |= other._samples
+        self._unnamed += other._unnamed
         for name, numbers in other._sums.items():
             self._add(name, numbers)
 
@@ -175,7 +179,7 @@ class _Accumulator:
         return {
             "kind": self.kind,
             "settings": dict(self._settings),
-            "samples": sorted(self._samples),
+            "samples": sorted(self._samples) if self._named else self._unnamed,
             "sums": {name: list(self._sums[name]) for name in sorted(self._sums)},
         }
 
@@ -186,7 +190,10 @@ class _Accumulator:
             if state["kind"] != cls.kind:
                 raise ValueError(f"its kind is {state['kind']!r}")
             metrics = cls(**state["settings"])
-            metrics._samples = set(state["samples"])
+            if metrics._named:
+                metrics._samples = set(state["samples"])
+            else:
+                metrics._unnamed = int(state["samples"])
             if missing := metrics._sums.keys() - state["sums"].keys():
                 raise ValueError(f"it has no {min(missing)}")
             for name, numbers in state["sums"].items():
@@ -203,6 +210,12 @@ class _Accumulator:
     def _add(self, name: str, numbers: Sequence[int]) -> None:
         mine = self._sums.get(name, [0] * len(numbers))
         self._sums[name] = [a + b for a, b in zip(mine, numbers, strict=True)]
+
+    def _note(self, sample: str) -> None:
+        if self._named:
+            self._samples.add(sample)
+        else:
+            self._unnamed += 1
 
     def _refuse_again(self, samples: Iterable[str]) -> None:
         if again := self._samples.intersection(samples):
@@ -225,9 +238,9 @@ class ClipSegMetrics(_Accumulator):
 
     kind = "clipseg"
 
-    def __init__(self) -> None:
+    def __init__(self, named: bool = True) -> None:
         # Samples without a class, and the sum of their IoUs in fixed point; those of a class: its pixels.
-        super().__init__({}, pixels=2 * _BINS, singles=1, single_ious=len(THRESHOLDS))
+        super().__init__({}, named, pixels=2 * _BINS, singles=1, single_ious=len(THRESHOLDS))
 
     def update(
         self,
@@ -252,7 +265,7 @@ class ClipSegMetrics(_Accumulator):
             self._add("single_ious", [_fixed(iou) for iou in ious])
         else:
             self._add(_CLASS + class_id, pixels)
-        self._samples.add(sample)
+        self._note(sample)
         return Curve(ious)
 
     def result(self) -> ClipSegResult:
@@ -285,7 +298,7 @@ class PhraseCutMetrics(_Accumulator):
 
     kind = "phrasecut"
 
-    def __init__(self, score_threshold: float = 0.0) -> None:
+    def __init__(self, score_threshold: float = 0.0, named: bool = True) -> None:
         if not 0 <= score_threshold < math.inf:
             raise OptionError(
                 f"score_threshold is {score_threshold}, but a score is at least 0: give 0 for all pixels that are "
@@ -294,6 +307,7 @@ class PhraseCutMetrics(_Accumulator):
         # The sum of the IoUs is in fixed point; `above` counts tasks for each of ACCURACY_LEVELS.
         super().__init__(
             {"score_threshold": score_threshold},
+            named,
             missing=1,
             intersection=1,
             union=1,
@@ -317,14 +331,14 @@ class PhraseCutMetrics(_Accumulator):
         self._add("union", [union])
         self._add("iou", [_fixed(score.iou)])
         self._add("above", [int(score.iou > level) for level in ACCURACY_LEVELS])
-        self._samples.add(sample)
+        self._note(sample)
         return score
 
     def miss(self, sample: str) -> None:
         """Note a task that has no prediction; it stays out of the means, as in the original."""
         self._refuse_again([sample])
         self._add("missing", [1])
-        self._samples.add(sample)
+        self._note(sample)
 
     def result(self) -> PhraseCutResult:
         """The measures of all that was counted so far."""
@@ -349,8 +363,8 @@ class EmptyMetrics(_Accumulator):
 
     kind = "empty"
 
-    def __init__(self, area: int = 1) -> None:
-        super().__init__({"area": _checked_area(area)}, empty=len(THRESHOLDS))
+    def __init__(self, area: int = 1, named: bool = True) -> None:
+        super().__init__({"area": _checked_area(area)}, named, empty=len(THRESHOLDS))
 
     def update(self, probability: NDArray[Any], *, sample: str) -> None:
         """Count one phrase for what is not in the image: empty if fewer than `area` pixels have p > t."""
@@ -358,7 +372,7 @@ class EmptyMetrics(_Accumulator):
         checked = as_probability(probability)
         selected = _confusion(_histogram(checked, np.ones(checked.shape, bool))).tp
         self._add("empty", [int(pixels < self._settings["area"]) for pixels in selected])
-        self._samples.add(sample)
+        self._note(sample)
 
     def result(self) -> EmptyResult:
         """The rate of all that was counted so far."""

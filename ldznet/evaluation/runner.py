@@ -23,16 +23,18 @@ from ldznet.evaluation.metrics import (
     ClipSegResult,
     EmptyMetrics,
     EmptyResult,
+    MetricError,
     PhraseCutMetrics,
     PhraseCutResult,
 )
 from ldznet.hosts.host import Context, Host
 from ldznet.image import to_image_size
 from ldznet.methods.method import Draw, Method, Picture, Prompts
-from ldznet.training.samples import Report, Sample, Samples, evaluation_example, usable
+from ldznet.training.left_out import Report
+from ldznet.training.samples import Sample, Samples, evaluation_example, usable
 
 Progress = Callable[[int], None]
-PROTOCOL = 2  # of what `Scores` counts: parts of another cannot be added
+PROTOCOL = 3  # of what `Scores` counts: parts of another cannot be added
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,38 @@ class Prediction:
 
 @dataclass
 class Scores:
-    """Both protocols over all phrases for things that are there, and how often one that is not gives nothing."""
+    """Both protocols over all phrases for things that are there, and how often one that is not gives nothing.
 
-    clipseg: ClipSegMetrics = field(default_factory=ClipSegMetrics)
-    phrasecut: PhraseCutMetrics = field(default_factory=PhraseCutMetrics)
-    absent: EmptyMetrics = field(default_factory=EmptyMetrics)
+    No names are kept, so that it does not grow with the dataset, only with the kinds of things in it: a reader
+    gives no key twice, and `Part` sees to it that no block is added twice.
+    """
+
+    clipseg: ClipSegMetrics = field(default_factory=lambda: ClipSegMetrics(named=False))
+    phrasecut: PhraseCutMetrics = field(default_factory=lambda: PhraseCutMetrics(named=False))
+    absent: EmptyMetrics = field(default_factory=lambda: EmptyMetrics(named=False))
     categories: dict[str, ClipSegMetrics] = field(default_factory=dict)
+    own_categories: dict[str, PhraseCutMetrics] = field(default_factory=dict)  # the same by PhraseCut's protocol
     report: Report = field(default_factory=Report)
 
     def update(self, found: Prediction) -> None:
         """Count one sample; by PhraseCut's protocol at a threshold of 0.5 and the image's size."""
-        key = found.sample.key
-        if not found.target.any() and not found.sample.mask.any():
-            self.absent.update(found.probability, sample=key)
+        sample = found.sample
+        if not found.target.any() and not sample.mask.any():
+            self.absent.update(found.probability, sample=sample.key)
             return
-        self.clipseg.update(found.probability, found.target, sample=key)
-        own = found.sample.mask if found.sample.own_mask is None else found.sample.own_mask
-        self.phrasecut.update(to_image_size(found.probability, own.shape) > 0.5, own, sample=key)
-        for name, values in found.sample.categories.items():
-            for value in values:
-                part = self.categories.setdefault(f"{name}: {value}", ClipSegMetrics())
-                part.update(found.probability, found.target, sample=key)
+        one = Scores()
+        one.clipseg.update(found.probability, found.target, sample=sample.key)
+        own = sample.mask if sample.own_mask is None else sample.own_mask
+        one.phrasecut.update(to_image_size(found.probability, own.shape) > 0.5, own, sample=sample.key)
+        for name in sorted({f"{name}: {value}" for name, some in sample.categories.items() for value in some}):
+            one.categories[name], one.own_categories[name] = one.clipseg, one.phrasecut
+        self.merge(one)
+
+    def _category(self, name: str) -> tuple[ClipSegMetrics, PhraseCutMetrics]:
+        return (
+            self.categories.setdefault(name, ClipSegMetrics(named=False)),
+            self.own_categories.setdefault(name, PhraseCutMetrics(named=False)),
+        )
 
     def merge(self, other: Scores) -> None:
         """Add what another process has counted."""
@@ -74,7 +87,9 @@ class Scores:
         self.phrasecut.merge(other.phrasecut)
         self.absent.merge(other.absent)
         for name, part in other.categories.items():
-            self.categories.setdefault(name, ClipSegMetrics()).merge(part)
+            clipseg, phrasecut = self._category(name)
+            clipseg.merge(part)
+            phrasecut.merge(other.own_categories[name])
         self.report.merge(other.report)
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,6 +99,7 @@ class Scores:
             "phrasecut": self.phrasecut.state_dict(),
             "absent": self.absent.state_dict(),
             "categories": {name: part.state_dict() for name, part in sorted(self.categories.items())},
+            "own_categories": {name: part.state_dict() for name, part in sorted(self.own_categories.items())},
             "report": self.report.state_dict(),
         }
 
@@ -95,6 +111,7 @@ class Scores:
             PhraseCutMetrics.from_state(state["phrasecut"]),
             EmptyMetrics.from_state(state["absent"]),
             {name: ClipSegMetrics.from_state(part) for name, part in state["categories"].items()},
+            {name: PhraseCutMetrics.from_state(part) for name, part in state["own_categories"].items()},
             Report.from_state(state["report"]),
         )
 
@@ -139,7 +156,16 @@ class Part:
     extremes: list[Extreme] = field(default_factory=list)
 
     def merge(self, other: Part) -> None:
-        """Add what another has measured."""
+        """Add what another has measured.
+
+        Raises:
+            MetricError: a block would count twice.
+        """
+        if again := self.blocks & other.blocks:
+            raise MetricError(
+                f"{len(again)} blocks of samples were measured twice, first block {min(again)}: perhaps two "
+                "launches wrote into one folder at the same time. Delete its folder parts, and measure again."
+            )
         self.scores.merge(other.scores)
         self.blocks |= other.blocks
         self.extremes = _outermost([*self.extremes, *other.extremes])

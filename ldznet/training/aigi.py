@@ -4,32 +4,28 @@ AIGI (100 images, 214 captions, PNVR et al., ICCV 2023) comes from a shared fold
 nowhere, so the usual forms are read. None of this was tried on the original files.
 
     masks     <image>.<ext> with <image>_<caption>.png beside it, or in images/ and masks/; "_" is a space there
-    coco      one JSON file; images beside it or in images/. The caption is the annotation's "caption" or "phrase",
-              else its category's name; polygons, run lengths as numbers, or run lengths as text
-    labelme   one JSON file for each image; polygons, rectangles and circles; the caption is the label
+    coco      one JSON file, perhaps in annotations/; images beside it, in images/, or a folder up. The caption is
+              the annotation's "caption" or "phrase", else its category's name; polygons, run lengths as numbers
+              or as text; crowds as other annotations
+    labelme   one JSON file for each image; polygons, rectangles, circles, masks; the caption is the label
 
 All shapes of one caption on one image are one sample, whose key is "<image>/<caption>". Images with an EXIF turn
 are turned, as labelme shows them. Annotations are kept in memory, images and masks are not.
-
-Sources: cocodataset/cocoapi common/maskApi.c (run lengths; pixel i of COCO's polygons reaches from i to i + 1);
-labelme utils/shape.py.
 """
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ldznet.errors import OptionError
-from ldznet.evaluation.metrics import rasterize_pillow, rasterize_skimage
 from ldznet.mask import Mask
+from ldznet.training.annotations import draw_coco, draw_file, draw_labelme, has_two_levels, is_gray, is_mask
 from ldznet.training.samples import (
     DatasetError,
     OnProblem,
@@ -37,7 +33,6 @@ from ldznet.training.samples import (
     Sample,
     SampleError,
     bad_json,
-    check_outlines,
     check_phrase,
     check_size,
     read_image,
@@ -99,7 +94,7 @@ class Aigi(Reader):
         if not self._entries:
             raise DatasetError(
                 f"{os.fspath(place)!r} has no caption that can be used. {self.report}. Its files must be of one "
-                f"of the forms {', '.join(get_args(Form))} (see ldznet/training/aigi.py)."
+                f"of the forms {', '.join(get_args(Form))} (see docs/evaluation.md)."
             )
 
     def __len__(self) -> int:
@@ -110,7 +105,7 @@ class Aigi(Reader):
         image = read_image(entry.image, entry.key)
         if entry.size is not None:
             check_size(image, entry.size, entry.key)
-        elif entry.image.suffix.lower() == ".png" and _is_gray(image) and _has_two_levels(image):
+        elif entry.image.suffix.lower() == ".png" and is_gray(image) and has_two_levels(image):
             raise SampleError(
                 f"{entry.key}: {entry.image.name} is black and white as a mask is. If the image to which it "
                 "belongs is missing, add that; if it is an image, save it as JPEG.",
@@ -128,7 +123,7 @@ class Aigi(Reader):
 
     def _masks(self, folder: Path) -> Iterator[_Entry]:
         images, masks = _told_apart(folder)
-        by_stem = {path.stem: path for path in images}
+        by_stem = {_stem(path): path for path in images}
         owned: dict[Path, list[Path]] = {path: [] for path in images}
         for path in masks:
             if owner := _owner(path, by_stem):
@@ -147,8 +142,8 @@ class Aigi(Reader):
                     image.name,
                 )
             for path in parts:
-                caption = path.stem[len(image.stem) + 1 :].replace("_", " ")
-                yield from self._entry(image, caption, None, partial(_draw_file, path))
+                caption = _stem(path)[len(_stem(image)) + 1 :].replace("_", " ")
+                yield from self._entry(image, caption, None, partial(draw_file, path))
 
     def _coco(self, path: Path) -> Iterator[_Entry]:
         path = path if path.is_file() else _coco_file(path)
@@ -180,7 +175,7 @@ class Aigi(Reader):
             groups.setdefault((image_id, caption), []).append(segmentation)
         for (image_id, caption), segmentations in groups.items():
             image, size = _place(images[image_id], path)
-            yield from self._entry(image, caption, size, partial(_draw_coco, segmentations))
+            yield from self._entry(image, caption, size, partial(draw_coco, segmentations))
 
     def _labelme(self, folder: Path) -> Iterator[_Entry]:
         for path in sorted(folder.glob("*.json")):
@@ -193,7 +188,7 @@ class Aigi(Reader):
                 groups: dict[str, list[Any]] = {}
                 for shape in document["shapes"]:
                     groups.setdefault(shape["label"], []).append(
-                        (shape.get("shape_type") or "polygon", shape["points"])
+                        {part: shape[part] for part in ("shape_type", "points", "mask") if part in shape}
                     )
             except (DatasetError, TypeError, KeyError, ValueError, AttributeError) as error:
                 why = f"it has no proper imagePath, sizes and shapes: {error!r}"
@@ -201,7 +196,7 @@ class Aigi(Reader):
                 self._leave_out(f"{path.name}: {bad}", "bad JSON", path.name)
                 continue
             for label, shapes in groups.items():
-                yield from self._entry(image, label, size, partial(_draw_labelme, shapes))
+                yield from self._entry(image, label, size, partial(draw_labelme, shapes))
 
     def _entry(self, image: Path, caption: object, size: Size | None, draw: Draw) -> Iterator[_Entry]:
         try:
@@ -218,7 +213,7 @@ class Aigi(Reader):
 def _form(place: Path) -> Form:
     if place.is_file():
         return "coco"
-    for path in sorted(place.glob("*.json")):
+    for path in (*sorted(place.glob("*.json")), *sorted((place / "annotations").glob("*.json"))):
         try:
             document = read_json(path)
         except DatasetError:
@@ -231,7 +226,7 @@ def _form(place: Path) -> Form:
 
 
 def _coco_file(folder: Path) -> Path:
-    files = sorted(folder.glob("*.json"))
+    files = sorted(folder.glob("*.json")) or sorted(_inner(folder, "annotations").glob("*.json"))
     if len(files) != 1:
         raise DatasetError(
             f"{os.fspath(folder)!r} has {len(files)} JSON files, so which one holds the annotations cannot be "
@@ -245,7 +240,8 @@ def _inner(folder: Path, name: str) -> Path:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    """Without hidden files: archives made on a Mac have one beside each file, which is no picture."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
 
 
 def _told_apart(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -253,21 +249,26 @@ def _told_apart(folder: Path) -> tuple[list[Path], list[Path]]:
     pictures = _pictures(_inner(folder, "images"))
     if _inner(folder, "masks") != _inner(folder, "images"):
         return pictures, _pictures(_inner(folder, "masks"))
-    by_stem = {path.stem: path for path in reversed(pictures)}
+    by_stem = {_stem(path): path for path in reversed(pictures)}
     masks = {
         path: owner for path in pictures if path.suffix.lower() == ".png" and (owner := _owner(path, by_stem))
     }
     # "dog_2.png" between "dog.png" and "dog_2_tail.png" may be either, and only its pixels can tell.
     unclear = set(masks.values()) & masks.keys()
     for path in unclear:
-        if not _is_mask(path):
+        if not is_mask(path):
             del masks[path]
     return [path for path in pictures if path not in masks], list(masks)
 
 
+def _stem(path: Path) -> str:
+    """The name without ending; some disks and archives write "é" as two characters, others as one."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
 def _owner(mask: Path, images: Mapping[str, Path]) -> Path | None:
     """Of images by their names without endings, the one whose name is the longest beginning of the mask's."""
-    words = mask.stem.split("_")
+    words = _stem(mask).split("_")
     stems = ("_".join(words[:number]) for number in range(len(words) - 1, 0, -1))
     return next((images[stem] for stem in stems if stem in images), None)
 
@@ -275,132 +276,8 @@ def _owner(mask: Path, images: Mapping[str, Path]) -> Path | None:
 def _place(image: Mapping[str, Any], annotations: Path) -> tuple[Path, Size]:
     """File and size of one of COCO's images."""
     name, size = image["file_name"], (int(image["height"]), int(image["width"]))
-    beside = annotations.parent / name
-    return beside if beside.is_file() else _inner(annotations.parent, "images") / name, size
-
-
-# Drawing masks
-
-
-def _draw_file(path: Path, size: Size, name: str) -> tuple[Mask, tuple[str, ...]]:
-    """A picture of a mask: what is brighter than half of its brightest pixel, so that 0 and 1 do as well."""
-    pixels = read_image(path, name, background=(0, 0, 0))
-    check_size(pixels, size, name, f"its mask {path.name}")
-    if not _has_two_levels(pixels):
-        raise SampleError(
-            f"{name}: {path.name} is no mask: it has many colours. If it is an image, put the images into a "
-            "folder images and the masks into a folder masks.",
-            reason="not a mask",
-            name=name,
-        )
-    levels = pixels.max(axis=2)
-    return levels > levels.max() / 2, ()
-
-
-def _is_mask(path: Path) -> bool:
-    try:
-        return _has_two_levels(read_image(path, path.name, background=(0, 0, 0)))
-    except SampleError:  # it will be reported when it is read
-        return True
-
-
-def _is_gray(pixels: NDArray[np.uint8]) -> bool:
-    return bool((pixels == pixels[:, :, :1]).all())
-
-
-def _has_two_levels(pixels: NDArray[np.uint8]) -> bool:
-    """Whether nearly all pixels are dark or of one bright colour."""
-    levels = pixels.max(axis=2)
-    brightest = int(levels.max())
-    bright = levels >= brightest * 7 / 8
-    alike = (np.abs(pixels - np.median(pixels[bright], axis=0)) <= 16).all(axis=2)
-    return bool(((levels <= brightest / 8) | (bright & alike)).mean() > 0.9)
-
-
-def _draw_coco(segmentations: list[Any], size: Size, name: str) -> tuple[Mask, tuple[str, ...]]:
-    mask, faults = np.zeros(size, bool), list[str]()
-    for segmentation in segmentations:
-        if isinstance(segmentation, Mapping):
-            mask |= _decoded(segmentation, size, name)
-            continue
-        try:
-            pairs: list[Any] = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in segmentation]
-        except (TypeError, ValueError):
-            pairs = [None]
-        # From the corners of pixels, as COCO counts, to their centres, as scikit-image does.
-        outlines = [[(x - 0.5, y - 0.5) for x, y in outline] for outline in check_outlines(pairs, name)]
-        raster = rasterize_skimage(outlines, size)
-        mask |= raster.mask
-        faults += map(str, raster.faults)
-    return mask, tuple(faults)
-
-
-def _decoded(segmentation: Mapping[str, Any], size: Size, name: str) -> Mask:
-    try:
-        if list(segmentation["size"]) != list(size):
-            raise ValueError(f"its size is {segmentation['size']}, the image's {list(size)}")
-        return decode_runs(segmentation["counts"], size)
-    except (TypeError, KeyError, ValueError) as error:
-        raise SampleError(
-            f"{name}: its run lengths cannot be read ({error}). Mend the annotation.",
-            reason="bad run lengths",
-            name=name,
-        ) from error
-
-
-def decode_runs(counts: str | bytes | list[int], size: Size) -> Mask:
-    """COCO's run lengths -> (H, W): how many pixels are off, on, off ..., column by column.
-
-    As text (maskApi.c, rleFrString) a number is pieces of 5 bits, the low ones first, in the characters from "0"
-    on: 32 says that another piece follows, 16 in the last that it is negative; from the fourth number on it is the
-    difference to the one before the last. ValueError where they are no run lengths of this size.
-    """
-    numbers = _numbers(counts) if isinstance(counts, (str, bytes)) else [int(number) for number in counts]
-    if any(number < 0 for number in numbers) or sum(numbers) != size[0] * size[1]:
-        raise ValueError(f"they make {sum(numbers)} pixels of {size[0] * size[1]}")
-    selected = np.arange(len(numbers)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(selected, numbers).reshape(size[::-1]).T)
-
-
-def _numbers(text: str | bytes) -> list[int]:
-    numbers = list[int]()
-    value = shift = 0
-    for letter in text.encode() if isinstance(text, str) else text:
-        piece = letter - 48
-        if not 0 <= piece < 64:
-            raise ValueError(f"character {chr(letter)!r} does not occur in run lengths")
-        value |= (piece & 31) << shift
-        shift += 5
-        if not piece & 32:
-            if piece & 16:
-                value -= 1 << shift
-            numbers.append(value + numbers[-2] if len(numbers) > 2 else value)
-            value = shift = 0
-    if shift:
-        raise ValueError("the last number is cut")
-    return numbers
-
-
-def _draw_labelme(shapes: list[tuple[str, Any]], size: Size, name: str) -> tuple[Mask, tuple[str, ...]]:
-    mask, polygons, faults = np.zeros(size, bool), [], list[str]()
-    for kind, points in shapes:
-        (outline,) = check_outlines([points], name)
-        if kind == "circle" and len(outline) == 2:
-            mask |= _disc(outline[0], outline[1], size)
-        elif kind == "rectangle" and len(outline) == 2:
-            (left, top), (right, bottom) = outline
-            polygons.append([(left, top), (right, top), (right, bottom), (left, bottom)])
-        elif kind in ("polygon", "rectangle"):
-            polygons.append(outline)
-        else:
-            faults.append(f"a {kind} of {len(outline)} points has no area")
-    raster = rasterize_pillow(polygons, size)  # as labelme draws them
-    return mask | raster.mask, (*faults, *map(str, raster.faults))
-
-
-def _disc(center: tuple[float, float], edge: tuple[float, float], size: Size) -> Mask:
-    """All pixels whose centre is within half a pixel of the circle, or inside."""
-    y, x = np.ogrid[: size[0], : size[1]]
-    radius = np.hypot(edge[0] - center[0], edge[1] - center[1]) + 0.5
-    disc: Mask = (x - center[0]) ** 2 + (y - center[1]) ** 2 <= radius**2
-    return disc
+    folder = annotations.parent
+    places = [folder / name, _inner(folder, "images") / name]
+    if folder.name == "annotations":
+        places += [folder.parent / "images" / name, folder.parent / name]
+    return next((place for place in places if place.is_file()), places[1]), size

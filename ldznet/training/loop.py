@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,23 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldznet.errors import CheckpointError, OptionError
+from ldznet.errors import CheckpointError, LaunchError, OptionError
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Context, Host, require_fit
 from ldznet.methods.learned import LearnedHead
 from ldznet.modeling.checkpoint import save_head
 from ldznet.modeling.head import Head
 from ldznet.training.cache import Frozen, Store, private_noise
+from ldznet.training.left_out import Report
 from ldznet.training.recipe import TrainOptions
-from ldznet.training.samples import Report, Samples
+from ldznet.training.samples import Samples
 from ldznet.training.stream import Item, Stream, collate
 
 FORMAT = 1  # of state.pt
+# How long processes wait for one another: longer than the first one needs to validate.
+WAIT = timedelta(hours=2)
+# Names of samples that were left out; as many different ones are counted once each, however often they are met.
+_MOST_NAMES = 10**6
 Say = Callable[[str], None]
 
 
@@ -80,13 +86,15 @@ class Trainer:
         workers: int = 0,
         cache: Path | None = None,
     ) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
         require_fit(head.config, host.info)
-        if options.precision == "fp16" and host.device.type == "cpu":
+        if options.precision == "fp16" and host.device.type == "cpu" and accelerator is None:
             raise OptionError("A CPU does not train in fp16. Give --precision bf16, or no.")
         self.accelerator = accelerator or Accelerator(
-            mixed_precision=options.precision, cpu=host.device.type == "cpu"
+            mixed_precision=options.precision,
+            cpu=host.device.type == "cpu",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         )
         self.options, self.folder, self.workers, self.validate = options, folder, workers, validate
         self.source = dict(source or {})
@@ -105,7 +113,7 @@ class Trainer:
         self.average = copy.deepcopy(self.accelerator.unwrap_model(self.head)).eval().requires_grad_(False)
         self.step, self.rows = 0, list[dict[str, float]]()
         self.logged = list[float]()  # losses since the last row
-        self.report = Report()
+        self.report = Report(_MOST_NAMES)
         self.epoch_loss = [0.0, 0.0]  # sum and steps of this epoch
         self.plateau = {"factor": 1.0, "best": float("inf"), "bad": 0.0}
         self.best = -1.0
@@ -196,7 +204,23 @@ class Trainer:
     # --- a run ---------------------------------------------------------------------------------------
 
     def run(self, *, minutes: float | None = None, say: Say = print) -> bool:
-        """Train until the last step or for so many minutes; True when it is done."""
+        """Train until the last step or for so many minutes; True when it is done.
+
+        Raises:
+            LaunchError: another process of the launch is gone.
+        """
+        try:
+            return self._run(minutes, say)
+        except RuntimeError as why:
+            if self.accelerator.num_processes == 1 or not _is_loss_of_a_process(why):
+                raise
+            raise LaunchError(
+                f"Another process of this launch has ended or does not answer ({str(why).splitlines()[0][:120]}). "
+                "Look at what it said, perhaps above. The same command goes on from the last checkpoint in "
+                f"{self.folder}."
+            ) from why
+
+    def _run(self, minutes: float | None, say: Say) -> bool:
         options, accelerator = self.options, self.accelerator
         start, first = time.monotonic(), self.step
         for parts in self._batches():
@@ -331,7 +355,7 @@ class Trainer:
             self._keep_row({"step": self.step, **found})
             self._show(picture)
             say(f"step {self.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
-            if found["miou"] > self.best:
+            if found.get("miou", self.best) > self.best:  # there is none where no sample could be read
                 self.best = found["miou"]
                 self._save_head("best")
         self.accelerator.wait_for_everyone()
@@ -378,7 +402,7 @@ class Trainer:
             from accelerate.utils import gather_object
 
             for state in gather_object([self.report.state_dict()]):
-                self.report.merge(Report.from_state(state))
+                self.report.merge(Report.from_state(state, _MOST_NAMES))
 
     def _save_head(self, name: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -431,11 +455,16 @@ class Trainer:
         self.step, self.rows, self.best = saved["step"], saved["rows"], saved["best"]
         self.logged = saved.get("logged", [])
         self.epoch_loss, self.plateau = saved["epoch_loss"], saved["plateau"]
-        self.report = Report.from_state(json.loads(saved["report"]))
+        self.report = Report.from_state(json.loads(saved["report"]), _MOST_NAMES)
 
 
 # Options that a training may go on with changed: they do not change its result.
 _FREE = frozenset({"log_every", "save_every", "validate_every", "checkpointing"})
+
+
+def _is_loss_of_a_process(why: RuntimeError) -> bool:
+    """Gloo, which joins CPUs, has no kind of error of its own."""
+    return isinstance(why, torch.distributed.DistError) or any(name in str(why) for name in ("gloo", "NCCL"))
 
 
 def _one_thread(_worker: int) -> None:

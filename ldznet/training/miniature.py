@@ -138,7 +138,7 @@ def encode_runs(mask: Mask) -> list[int]:
 
 
 def write_runs(numbers: Sequence[int]) -> str:
-    """Run lengths as COCO's text (maskApi.c, rleToString); `aigi.decode_runs` says how."""
+    """Run lengths as COCO's text (maskApi.c, rleToString); `annotations.decode_runs` says how."""
     text = ""
     for index, number in enumerate(numbers):
         rest = number - (numbers[index - 2] if index > 2 else 0)

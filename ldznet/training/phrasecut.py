@@ -2,7 +2,7 @@
 
     <folder>/image_data_split.json    sizes of all images ("image_data_split3000.json" in its README)
     <folder>/refer_<split>.json       the tasks: phrase, its structure, polygons; splits train, val, test, miniv
-    <folder>/name_att_rel_count.json  frequencies, for the subsets by rank; may be missing
+    <folder>/name_att_rel_count.json  frequencies, for the subsets by rank; may be missing (see subsets.py)
     <folder>/images/<image_id>.jpg
 
 The files of tasks hold up to 344 MB of polygons, several GB as Python objects, and worker processes would each
@@ -11,9 +11,9 @@ get their own. So they are read once, a task at a time, and only the place of ea
 skip.json lists phrases that annotators gave up, which have no polygons and are in no refer file; refer_input
 files have no polygons. Neither is read.
 
-Sources: Wu et al., CVPR 2020, github.com/ChenyunWu/PhraseCutDataset README.md, utils/refvg_loader.py and
-utils/subset.py; the images left out: github.com/timojl/clipseg datasets/phrasecut.py. Written from the published
-description and tried on files that `miniature.py` writes, not on the original files.
+Sources: Wu et al., CVPR 2020, github.com/ChenyunWu/PhraseCutDataset README.md and utils/refvg_loader.py; the
+images left out: github.com/timojl/clipseg datasets/phrasecut.py. Written from the published description and
+tried on files that `miniature.py` writes, not on the original files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import index
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,21 +32,20 @@ from numpy.typing import NDArray
 
 from ldznet.errors import OptionError
 from ldznet.evaluation.metrics import Polygons, Raster, rasterize_pillow, rasterize_skimage
-from ldznet.mask import Mask
+from ldznet.training.left_out import Skipped
 from ldznet.training.samples import (
     DatasetError,
     OnProblem,
     Reader,
     Sample,
     SampleError,
-    Skipped,
     bad_json,
     check_outlines,
     check_phrase,
     check_size,
     read_image,
-    read_json,
 )
+from ldznet.training.subsets import Phrase, Subsets
 
 SPLITS = ("train", "val", "test", "miniv")
 # Images whose annotations were made for another size; CLIPSeg and LD-ZNet leave them out by this list.
@@ -96,7 +95,8 @@ class PhraseCut(Reader):
         self._folder = Path(folder)
         self._files = [self._folder / f"refer_{name}.json" for name in _split_names(split)]
         self._images = _image_table(_found(self._folder))
-        self._ranks = _ranks(self._folder / "name_att_rel_count.json")
+        self._subsets = Subsets.read(self._folder)
+        self.report.notes.update(self._subsets.left_out)
         self._tasks = self._index(exclude)
         if not len(self._tasks):
             raise DatasetError(
@@ -187,81 +187,21 @@ class PhraseCut(Reader):
             image=image,
             phrase=check_phrase(task["phrase"], key),
             mask=raster.mask,
-            categories=self._categories(task, raster.mask, known[2]),
+            categories=self._categories(task, float(raster.mask.mean()), known[2]),
             source=os.fspath(path),
             faults=tuple(map(str, raster.faults)),
             own_mask=rasterize_pillow(outlines, size).mask if self.both_masks else None,
         )
 
-    def _categories(self, task: Mapping[str, Any], mask: Mask, coco: bool) -> dict[str, tuple[str, ...]]:
-        """Name, attributes and relations of the phrase, and the names of PhraseCut's subsets (utils/subset.py).
-
-        Of these all but those that depend on its authors' own lists of words: c_coco, t_stuff, t_obj, and the
-        kinds of attributes from a_color to a_bad. Sizes are those of this mask, whichever library drew it.
-        """
-        structure = task.get("phrase_structure")
-        if not isinstance(structure, Mapping):
-            structure = {}
-        name = structure.get("name")
-        attributes = _texts(structure.get("attributes"))
-        relations = _texts([pair[0] for pair in _list(structure.get("relation_descriptions")) if _list(pair)])
-        subsets = ["all", "d_cocotv" if coco else "d_notcocotv"]
-        if self._ranks:
-            names, adjectives = self._ranks
-            subsets += _rank_subsets("c", names.get(str(name), 501), (20, 100, 500))
-            subsets += _rank_subsets(
-                "a", min([adjectives.get(a, 201) for a in attributes] + [201]), (20, 100, 200)
-            )
-        instances, share = len(task["Polygons"]), mask.mean()
-        subsets += [
-            label
-            for label, holds in {
-                "p_att": len(attributes) > 0,
-                "p_attm": len(attributes) > 1,
-                "p_rel": len(relations) > 0,
-                "p_relm": len(relations) > 1,
-                "p_att_rel": bool(attributes and relations),
-                "p_name": structure.get("type") == "name",
-                "p_att+": structure.get("type") == "attribute",
-                "p_rel+": structure.get("type") == "relation",
-                "p_verbose": structure.get("type") == "verbose",
-                "i_single": instances == 1,
-                "i_multi": 1 < instances < 5,
-                "i_many": instances >= 5,
-                "s_small": share < 0.02,
-                "s_mid": 0.02 <= share <= 0.2,
-                "s_large": share > 0.2,
-            }.items()
-            if holds
-        ]
+    def _categories(self, task: Mapping[str, Any], share: float, coco: bool) -> dict[str, tuple[str, ...]]:
+        """Name, attributes and relations of the phrase, and PhraseCut's subsets; `share` is the mask's."""
+        phrase = Phrase.of(task.get("phrase_structure"))
         return {
-            "name": _texts([name]),
-            "attributes": attributes,
-            "relations": relations,
-            "subset": tuple(subsets),
+            "name": phrase.name,
+            "attributes": phrase.attributes,
+            "relations": phrase.relations,
+            "subset": self._subsets.of(phrase, len(task["Polygons"]), share, coco),
         }
-
-
-def _rank_subsets(letter: str, rank: int, steps: tuple[int, int, int]) -> list[str]:
-    """Rank 0 is the most frequent -> for example c21-100, c100, c500."""
-    low, middle, high = steps
-    if rank < low:
-        first = f"{letter}{low}"
-    elif rank < middle:
-        first = f"{letter}{low + 1}-{middle}"
-    elif rank < high:
-        first = f"{letter}{middle + 1}-{high}"
-    else:
-        first = f"{letter}{high}+"
-    return [first] + [f"{letter}{step}" for step in (middle, high) if rank < step]
-
-
-def _list(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list) else ()
-
-
-def _texts(values: object) -> tuple[str, ...]:
-    return tuple(value for value in _list(values) if isinstance(value, str))
 
 
 def _split_names(split: str) -> list[str]:
@@ -275,13 +215,15 @@ def _split_names(split: str) -> list[str]:
 
 
 def _found(folder: Path) -> Path:
-    """The file of image sizes; a folder that is not PhraseCut's is noticed here."""
-    for name in ("image_data_split.json", "image_data_split3000.json"):
-        if (folder / name).is_file() and (folder / "images").is_dir():
-            return folder / name
+    """The file of image sizes; a folder that is not PhraseCut's, or not all of it, is noticed here."""
+    names = ("image_data_split.json", "image_data_split3000.json")
+    sizes = next((folder / name for name in names if (folder / name).is_file()), None)
+    if sizes is not None and (folder / "images").is_dir():
+        return sizes
+    missing = [names[0]] * (sizes is None) + ["the folder images"] * (not (folder / "images").is_dir())
     raise DatasetError(
-        f"{os.fspath(folder)!r} does not hold PhraseCut: image_data_split.json and the folder images must be in "
-        "it. Give the folder VGPhraseCut_v0, complete."
+        f"{os.fspath(folder)!r} does not hold PhraseCut: {' and '.join(missing)} must be in it, and "
+        f"{'are' if len(missing) > 1 else 'is'} not. Give VGPhraseCut_v0, complete (docs/evaluation.md)."
     )
 
 
@@ -296,18 +238,6 @@ def _image_table(path: Path) -> NDArray[np.int64]:
             del values[len(values) // 4 * 4 :]  # the tasks of this image will be reported
     table = np.array(values, np.int64).reshape(-1, 4)
     return table[np.unique(table[:, 0], return_index=True)[1]]
-
-
-def _ranks(path: Path) -> tuple[dict[str, int], dict[str, int]] | None:
-    """Rank by frequency of every name and every attribute, from 0; None without the file."""
-    if not path.is_file():
-        return None
-    counts = read_json(path)
-    try:
-        names, attributes = ({str(word): rank for rank, (word, _) in enumerate(counts[k])} for k in ("cat", "att"))
-    except (TypeError, KeyError, ValueError) as error:
-        raise bad_json(path, f"it has no lists cat and att of words with counts: {error}") from error
-    return names, attributes
 
 
 # Large JSON lists, an element at a time

@@ -1,4 +1,4 @@
-"""What every dataset reader gives: samples, read one at a time, and a report of what had to be left out.
+"""What every dataset reader gives: samples, read one at a time, or why there is none (left_out.py counts that).
 
 A reader is a sequence. Opening it reads annotations only; an image is read when its index is asked for, and
 nothing of it is kept. `reader[index]` is a Sample, or a Skipped that says why there is none: a value, not an
@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -37,9 +37,7 @@ from ldznet.errors import ImageError, LdznetError, OptionError
 from ldznet.image import load_image
 from ldznet.mask import Mask
 from ldznet.segmenter import LONGEST_PROMPT, TEMPLATES
-
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
+from ldznet.training.left_out import Report, Skipped
 
 OnProblem = Literal["skip", "refuse"]
 TRIES, LEAST_SHARE = 50, 0.05  # of the random crop
@@ -69,72 +67,6 @@ class Sample:
     source: str = ""  # the image's file; samples of one image follow one another
     faults: tuple[str, ...] = ()  # parts of the annotation that were left out or mean nothing
     own_mask: Mask | None = None  # (H, W), where the dataset's own protocol draws another than `mask`
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """In the place of a sample that cannot be read."""
-
-    name: str  # the sample's key, or what is known of it
-    reason: str  # a few words to count by, such as "missing image"
-    text: str  # what happened, why, what to do
-
-
-class Report:
-    """Names of what was left out, by reason, and of what was kept with faults; each name counts once.
-
-    Reports of several processes, added in any order, make the same one.
-    """
-
-    def __init__(self) -> None:
-        self._skipped: dict[str, set[str]] = {}
-        self._kept: dict[str, tuple[str, ...]] = {}
-
-    @property
-    def skipped(self) -> dict[str, list[str]]:
-        """Reason -> names, sorted."""
-        return {reason: sorted(names) for reason, names in sorted(self._skipped.items())}
-
-    @property
-    def kept(self) -> dict[str, tuple[str, ...]]:
-        """Key of a sample that was kept -> its faults."""
-        return dict(sorted(self._kept.items()))
-
-    def add(self, found: Sample | Skipped) -> None:
-        """Note what a reader gave; a sample without faults leaves no trace."""
-        if isinstance(found, Skipped):
-            self._skipped.setdefault(found.reason, set()).add(found.name)
-        elif found.faults:
-            self._kept[found.key] = found.faults
-
-    def merge(self, other: Report) -> None:
-        """Add all that another report holds."""
-        for reason, names in other._skipped.items():
-            self._skipped.setdefault(reason, set()).update(names)
-        self._kept |= other._kept
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, fit for JSON."""
-        return {"skipped": self.skipped, "kept": {key: list(faults) for key, faults in self.kept.items()}}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The report of which `state_dict` gave this."""
-        report = cls()
-        report._skipped = {reason: set(names) for reason, names in state["skipped"].items()}
-        report._kept = {key: tuple(faults) for key, faults in state["kept"].items()}
-        return report
-
-    def __str__(self) -> str:
-        lines = [f"{len(names)} skipped ({reason}): {_few(names)}" for reason, names in self.skipped.items()]
-        if self._kept:
-            lines.append(f"{len(self._kept)} kept, parts of their outlines without meaning: {_few(self.kept)}")
-        return "\n".join(lines) or "nothing was skipped"
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
 class Samples(Protocol):
@@ -207,7 +139,7 @@ class Reader(ABC):
     def _skip(self, error: SampleError) -> Skipped:
         """What to give in the place of a sample, unless problems are refused."""
         if self.on_problem == "refuse":
-            hint = 'Or open the dataset with on_problem="skip" to leave out what is damaged.'
+            hint = 'Or leave out what is damaged: --on-problem skip (in Python on_problem="skip").'
             raise SampleError(f"{error} {hint}", reason=error.reason, name=error.name) from error
         return Skipped(error.name, error.reason, str(error))
 

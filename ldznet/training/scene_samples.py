@@ -11,8 +11,9 @@ import numpy as np
 
 from ldznet.errors import OptionError
 from ldznet.mask import Mask
+from ldznet.training.left_out import Report
 from ldznet.training.phrases import PHRASE_KINDS
-from ldznet.training.samples import Report, Sample
+from ldznet.training.samples import Sample
 from ldznet.training.scenes import LOOK_NAMES, Phrase, Scene, make_scene
 
 

@@ -18,8 +18,9 @@ import torch
 
 from ldznet.errors import OptionError
 from ldznet.segmenter import TEMPLATES
+from ldznet.training.left_out import Skipped
 from ldznet.training.recipe import TrainOptions
-from ldznet.training.samples import Sample, Samples, Skipped, random_crop, squares
+from ldznet.training.samples import DatasetError, Sample, Samples, random_crop, squares
 
 
 class Item(NamedTuple):
@@ -73,7 +74,7 @@ class Stream(torch.utils.data.Dataset[Item]):
                     found = self._negative(found, index, rng)
                 return found, tuple(skipped)
             skipped.append(found)
-        raise OptionError(
+        raise DatasetError(
             f"{len(skipped)} samples one after the other cannot be read, the last one because: {skipped[-1].text}"
         )
 
