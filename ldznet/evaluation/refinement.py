@@ -1,11 +1,13 @@
 """What a second look is worth, and what it costs: masks at the image's own size, by the size of things.
 
-Scenes of several sizes, larger than what the network sees. Every scene is segmented twice, in turn, so that the
-ratio of the times holds on a machine that does other things too.
+Scenes of several sizes, larger than what the network sees, other ones in each look. Every scene is segmented
+twice, in turn, so that the ratio of the times holds on a machine that does other things too; what the tiles alone
+are worth is what was found without the patches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,50 +22,56 @@ from ldznet.training.samples import Sample
 from ldznet.training.scene_samples import SceneSamples
 
 SIZES = ("small", "medium", "large")  # as scene_samples.py has them
+STAGES = ("first look", "tiles", "tiles and boxes")
 
 
 @dataclass
 class Refinement:
-    """Images of one size, without and with a second look."""
+    """Images of one size, after each of STAGES."""
 
     size: int  # side in pixels
-    plain: Scores = field(default_factory=Scores)
-    refined: Scores = field(default_factory=Scores)
-    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])  # without and with it
+    scores: tuple[Scores, ...] = field(default_factory=lambda: tuple(Scores() for _ in STAGES))
+    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])  # without and with a second look
+    passes: list[int] = field(default_factory=lambda: [0, 0])
 
     @property
     def cost(self) -> float:
         """Time with the second look over the time without, the image's first encoding left out."""
         return self.seconds[1] / max(self.seconds[0], 1e-9)
 
-    def numbers(self) -> dict[str, dict[str, float]]:
-        """Per size of things, and for all, percent before and after."""
+    @property
+    def more_passes(self) -> float:
+        """Passes through the network with the second look over those without."""
+        return self.passes[1] / max(self.passes[0], 1)
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """Per size of things, and for all, percent after each stage."""
         found = {}
         for name in (*SIZES, "all"):
-            parts = [
-                scores.clipseg if name == "all" else scores.categories.get(f"size: {name}")
-                for scores in (self.plain, self.refined)
-            ]
-            if parts[0] is None or parts[1] is None or not len(parts[0]):
-                continue
-            before, after = (part.result() for part in parts if part is not None)
-            found[name] = {
-                "samples": before.samples,
-                "miou": 100 * before.miou.best,
-                "miou_refined": 100 * after.miou.best,
-                "miou_0.5": 100 * before.miou.at(0.5),
-                "miou_0.5_refined": 100 * after.miou.at(0.5),
-            }
+            parts = [one.clipseg if name == "all" else one.categories.get(f"size: {name}") for one in self.scores]
+            results = [part.result() for part in parts if part is not None and len(part)]
+            if len(results) == len(STAGES):
+                found[name] = {
+                    "samples": results[0].samples,
+                    "miou": [100 * result.miou.best for result in results],
+                    "miou_0.5": [100 * result.miou.at(0.5) for result in results],
+                }
         return found
 
-    def empty(self) -> tuple[float, float] | None:
-        """Percent of the phrases for absent things whose mask at 0.5 is empty, before and after."""
-        before, after = (scores.numbers().get("empty_0.5") for scores in (self.plain, self.refined))
-        return None if before is None or after is None else (before, after)
+    def empty(self) -> list[float]:
+        """Percent of the phrases for absent things whose mask at 0.5 is empty, after each stage."""
+        return [one.numbers()["empty_0.5"] for one in self.scores if len(one.absent)]
 
     def record(self) -> dict[str, Any]:
         """All of it, fit for JSON."""
-        return {"size": self.size, "numbers": self.numbers(), "empty_0.5": self.empty(), "cost": self.cost}
+        return {
+            "size": self.size,
+            "stages": STAGES,
+            "numbers": self.numbers(),
+            "empty_0.5": self.empty(),
+            "cost": self.cost,
+            "passes": self.more_passes,
+        }
 
 
 def measure_refinement(
@@ -78,20 +86,34 @@ def measure_refinement(
     """Segment the scenes of some looks at one size, all phrases of a scene at once."""
     found, segmenter = Refinement(size), Segmenter(host, method)
     clock = time.process_time if host.device.type == "cpu" else time.perf_counter
-    for look in looks:
-        samples = SceneSamples(look, scenes, size=size)
+    for place, look in enumerate(looks):
+        samples = SceneSamples(look, scenes, start=place * scenes, size=size)
         each = len(samples) // scenes
         for number in range(scenes):
-            group = [samples[number * each + place] for place in range(each)]
+            group = [samples[number * each + index] for index in range(each)]
             segmenter.set_image(group[0].image)
             phrases = [sample.phrase for sample in group]
-            for turn, scores in enumerate((found.plain, found.refined)):
-                start = clock()
-                segmentation = segmenter.segment(phrases, SegmentOptions(refine=bool(turn)))
-                found.seconds[turn] += clock() - start
-                _count(scores, segmentation, group)
+            for turn in range(2):
+                segmentation = _timed(found, segmenter, phrases, turn, clock)
+                if turn:
+                    _count(found.scores[1], dataclasses.replace(segmentation, patches=()), group)
+                _count(found.scores[2 * turn], segmentation, group)
             progress(1)
     return found
+
+
+def _timed(
+    found: Refinement, segmenter: Segmenter, phrases: Sequence[str], turn: int, clock: Callable[[], float]
+) -> Segmentation:
+    """Segment without (0) or with (1) a second look, and count what it takes."""
+    made = [0]
+    start = clock()
+    segmentation = segmenter.segment(
+        phrases, SegmentOptions(refine=bool(turn)), progress=lambda done, _all: made.append(done)
+    )
+    found.seconds[turn] += clock() - start
+    found.passes[turn] += made[-1]
+    return segmentation
 
 
 def _count(scores: Scores, found: Segmentation, group: Sequence[Sample]) -> None:
@@ -100,14 +122,15 @@ def _count(scores: Scores, found: Segmentation, group: Sequence[Sample]) -> None
 
 
 def table(found: Sequence[Refinement]) -> str:
-    """Markdown: mIoU at its best threshold and at 0.5, without -> with the second look."""
-    lines = ["| image | things | phrases | mIoU | mIoU at 0.5 | absent: empty | time |", "|---|---|" + "---:|" * 5]
+    """Markdown: mIoU at its best threshold and at 0.5, after each stage."""
+    lines = ["| image | things | phrases | mIoU | mIoU at 0.5 | absent: empty | passes | time |"]
+    lines.append("|---|---|" + "---:|" * 6)
     for one in found:
         for name, part in one.numbers().items():
             cells = [f"{one.size} px", name, f"{part['samples']:.0f}"]
-            cells += [f"{part[key]:.1f} -> {part[f'{key}_refined']:.1f}" for key in ("miou", "miou_0.5")]
-            empty = one.empty() if name == "all" else None
-            cells.append(f"{empty[0]:.0f} -> {empty[1]:.0f}" if empty else "")
-            cells.append(f"x {one.cost:.2f}" if name == "all" else "")
+            cells += [" -> ".join(f"{value:.1f}" for value in part[key]) for key in ("miou", "miou_0.5")]
+            for_all = name == "all"
+            cells.append(" -> ".join(f"{value:.0f}" for value in one.empty()) if for_all else "")
+            cells += [f"x {value:.2f}" if for_all else "" for value in (one.more_passes, one.cost)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
