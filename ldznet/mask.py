@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldznet.errors import OptionError, ShapeError
+from ldznet.objects import find_objects
 from ldznet.options import MaskOptions, require_options
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -43,6 +44,14 @@ def make_mask(
     mask (H, W), bool or soft, that was there before; without one, `options.brush` has nothing to do. A
     brush without a stroke is a brush: intersected with it, nothing is left.
     """
+    mask = whole_mask(probabilities, options, negatives=negatives)
+    if options.objects:
+        mask = find_objects(mask).chosen(options.objects)
+    return finish_mask(mask, options, brush=brush)
+
+
+def whole_mask(probabilities: Maps, options: MaskOptions, *, negatives: Maps | None = None) -> Mask:
+    """The steps of `make_mask` before `options.objects`: the mask that objects are told apart in."""
     require_options(options, MaskOptions)
     unwanted = _strongest(negatives)
     wanted = (_subtract(probability, unwanted) for probability in each_probability(probabilities))
@@ -50,8 +59,11 @@ def make_mask(
     mask = drop_small(mask, options.smallest_area)
     if options.largest_only:
         mask = largest_component(mask)
-    if options.fill_holes:
-        mask = fill_holes(mask)
+    return fill_holes(mask) if options.fill_holes else mask
+
+
+def finish_mask(mask: NDArray[Any], options: MaskOptions, *, brush: NDArray[Any] | None = None) -> SoftMask:
+    """The steps of `make_mask` after `options.objects`."""
     mask = grow(mask, options.grow)
     if options.invert:
         mask = invert(mask)

@@ -13,6 +13,8 @@ from typing import Any
 
 from ldznet.errors import OptionError
 
+MOST_OBJECTS = 99  # that get a number in a mask
+
 
 def option(
     default: Any,
@@ -114,6 +116,14 @@ class MaskOptions(Options):
     smallest_area: int = option(0, "connected parts with fewer pixels are dropped", low=0, high=2**26, step=1)
     largest_only: bool = option(False, "keep only the largest connected part")
     fill_holes: bool = option(False, "fill holes that the mask encloses")
+    objects: tuple[int, ...] = option(
+        (),
+        "which objects to select, by their numbers: connected parts, cut where two things touch; 1 is the "
+        "largest; none is all of them",
+        low=1,
+        high=MOST_OBJECTS,
+        kind=int,
+    )
     grow: int = option(0, "pixels by which the mask grows; negative shrinks it", low=-512, high=512, step=1)
     invert: bool = option(False, "select everything but the mask")
     brush: str = option(
@@ -162,8 +172,8 @@ class SegmentOptions(Options):
     )
     refine: bool = option(
         False,
-        "look again, at full resolution, at the parts of the image where something was found: finer edges and "
-        "small things, for another run of the network each",
+        "look again, at full resolution, at tiles of the image and at the parts where something was found: small "
+        "things and finer edges, for up to 12 more runs of the network",
     )
     batch: int = option(0, "prompts that run at once; 0 is as many as fit", low=0, high=1024, step=1)
     background: str = option("#ffffff", "colour that shows through where the image is transparent")

@@ -1,4 +1,4 @@
-"""Pictures that a person looks at: a mask over its image, one probability, several prompts in colours.
+"""Pictures that a person looks at: a mask over its image, one probability, several prompts or objects in colours.
 
 Plain numpy, OpenCV and Pillow: nothing here knows of models, files or the UI.
 
@@ -32,6 +32,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ldznet.errors import OptionError, ShapeError
 from ldznet.mask import Maps, as_probability, as_soft_mask, each_probability, grow, threshold
+from ldznet.objects import Objects
 
 Picture: TypeAlias = NDArray[np.uint8]
 Shape: TypeAlias = tuple[int, ...]
@@ -118,17 +119,68 @@ def color_map(
     _check_fraction("opacity", opacity)
     _check_labels(labels)
     numbers = _most_probable(probabilities, labels, background)
-    cell = max(2, round(sqrt(numbers.size) / 150))
-    if image is None:
-        picture = _paint(numbers, cell)
-    else:
-        _check_image(image, numbers.shape)
-        picture = _blend(_backdrop(image), _paint(numbers, cell), (numbers > 0) * np.float32(opacity))
-    picture[_borders(numbers)] = WHITE
+    picture = _painted(numbers, image, (numbers > 0) * np.float32(opacity))
     if legend:
-        in_legend = 1 if image is None else opacity
-        picture = _stack(picture, _legend(labels, numbers.shape, cell, in_legend))
+        picture = _stack(picture, _legend(labels, numbers.shape, 1 if image is None else opacity))
     return ColorMap(picture, numbers)
+
+
+def object_map(
+    objects: Objects,
+    labels: Sequence[str],
+    image: Picture,
+    *,
+    chosen: Sequence[int] = (),
+    opacity: float = 0.6,
+    legend: bool = True,
+) -> Picture:
+    """The image with each object in a colour, its number on it -> the image's size, and the legend's panel below.
+
+    If some are `chosen`, by their numbers, the others are faint. Colours and legend are those of `color_map`.
+    """
+    _check_fraction("opacity", opacity)
+    _check_labels(labels)
+    numbers = objects.numbers
+    _check_image(image, numbers.shape)
+    if len(labels) != len(objects):
+        raise ShapeError(
+            f"There are {len(objects)} objects and {len(labels)} labels, but each object needs its label: give as "
+            "many labels as objects."
+        )
+    shown = np.full(len(objects) + 1, 0.25 * opacity if chosen else opacity, np.float32)
+    shown[[number for number in chosen if number < len(shown)]] = opacity
+    shown[0] = 0
+    picture = _painted(numbers.astype(np.uint16), image, shown[numbers])
+    for number, box in enumerate(objects.boxes, start=1):
+        _write_number(picture, number, numbers, box)
+    return _stack(picture, _legend(labels, numbers.shape, opacity)) if legend and labels else picture
+
+
+def _painted(numbers: NDArray[np.uint16], image: Picture | None, alpha: NDArray[np.float32]) -> Picture:
+    """Everything in the look of its number, with lines around it; over an image, mixed with a grey one."""
+    picture = _paint(numbers, _cell(numbers.shape))
+    if image is not None:
+        _check_image(image, numbers.shape)
+        picture = _blend(_backdrop(image), picture, alpha)
+    picture[_borders(numbers)] = WHITE
+    return picture
+
+
+def _write_number(picture: Picture, number: int, numbers: NDArray[Any], box: tuple[int, int, int, int]) -> None:
+    """Put the number on its own colour where the object is thickest; whole, wherever that is."""
+    x0, y0, x1, y1 = box
+    inside = np.pad(numbers[y0:y1, x0:x1] == number, 1)
+    depth = cv2.distanceTransform(inside.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    height, width = picture.shape[:2]
+    em = _text_size((height, width))
+    text = _text(str(number), em, _fonts("0123456789"))
+    chip = np.full((text.shape[0], text.shape[1] + em // 2, 3), _look(number)[0], np.uint8)
+    _write(chip, text, em // 4, 0, _ink(_look(number)[0]))
+    chip = chip[:height, :width]
+    top = min(max(0, y0 + int(row) - chip.shape[0] // 2), height - chip.shape[0])
+    left = min(max(0, x0 + int(column) - chip.shape[1] // 2), width - chip.shape[1])
+    picture[top : top + chip.shape[0], left : left + chip.shape[1]] = chip
 
 
 def _most_probable(probabilities: Maps, labels: Sequence[str], background: float) -> NDArray[np.uint16]:
@@ -239,6 +291,11 @@ def _borders(numbers: NDArray[np.uint16]) -> NDArray[np.bool_]:
     return spread > numbers
 
 
+def _cell(shape: Shape) -> int:
+    """How wide the lines of a hatching are."""
+    return max(2, round(sqrt(shape[0] * shape[1]) / 150))
+
+
 def _line_width(shape: Shape) -> int:
     return max(1, round(sqrt(shape[0] * shape[1]) / 400))
 
@@ -276,9 +333,9 @@ def _scale(bar: Picture, shape: Shape) -> Picture:
     return panel
 
 
-def _legend(labels: Sequence[str], shape: Shape, cell: int, opacity: float) -> Picture:
+def _legend(labels: Sequence[str], shape: Shape, opacity: float) -> Picture:
     """For each label a chip with its number and its look, and its text; a long one takes several columns."""
-    em = _text_size(shape)
+    em, cell = _text_size(shape), _cell(shape)
     width, line = max(shape[1], 16 * em), round(1.7 * em)
     columns = (width - em) // (10 * em)
     column = (width - em) // columns

@@ -7,12 +7,13 @@
 
 Probabilities are kept at the network's size and brought to the image's size one at a time, so that a
 hundred prompts on a large picture do not hold a hundred large maps. What a second look has found (refine.py) is
-kept as patches, also at the network's size, and laid over when a map is enlarged.
+kept as maps of twice that size and as patches, which are laid over when a map is enlarged.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections import OrderedDict
@@ -29,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldznet import __version__
+from ldznet.candidates import Candidate, find_candidates
 from ldznet.errors import HostError, ImageError, OutOfMemoryError, PromptError
 from ldznet.hosts.host import Context, Host
 from ldznet.image import (
@@ -40,10 +42,11 @@ from ldznet.image import (
     to_image_size,
     to_tensor,
 )
-from ldznet.mask import area, bounding_box, make_mask, subtract_negatives
+from ldznet.mask import area, bounding_box, make_mask, subtract_negatives, whole_mask
 from ldznet.methods.method import Draw, Method, Picture, Prompts
+from ldznet.objects import Objects, find_objects
 from ldznet.options import MaskOptions, SegmentOptions, require_options
-from ldznet.refine import Patch, find_boxes, lay_over, merge
+from ldznet.refine import FAINT, TILE, Box, Patch, add_tile, find_boxes, find_tiles, join, lay_over, merge
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,8 @@ class Segmentation:
     prompts: tuple[str, ...]
     negative_prompts: tuple[str, ...]
     size: tuple[int, int]  # of the image: height, width
-    maps: Tensor  # (prompts and negative prompts, h, w) float32 in [0, 1], at the network's size
+    # (prompts and negative prompts, h, w) float32 in [0, 1], at the network's size, or twice that of tiles
+    maps: Tensor
     record: dict[str, Any]  # all that is needed to repeat it
     notes: tuple[str, ...]  # what a user should know, such as a prompt that was cut
     patches: tuple[tuple[Patch, ...], ...] = ()  # per map what a second look has found, if there was one
@@ -113,12 +117,55 @@ class Segmentation:
     ) -> NDArray[np.float32]:
         """The mask of all prompts together, or of `only` one: (H, W) float32 in [0, 1], 1 is selected.
 
-        `brush` is a mask of the image's size that was given before (see MaskOptions.brush).
+        `brush` is a mask of the image's size that was given before (see MaskOptions.brush). Objects are numbered
+        in the mask of all prompts; that of one has all of its own.
         """
         chosen = iter(self) if only is None else iter([self.probability(only)])
-        negatives = self._negatives() if self.negative_prompts else None
         options = MaskOptions() if options is None else options
-        return make_mask(chosen, options, negatives=negatives, brush=brush)
+        if only is not None and isinstance(options, MaskOptions):
+            options = dataclasses.replace(options, objects=())
+        return make_mask(chosen, options, negatives=self._unwanted(), brush=brush)
+
+    def objects(self, options: MaskOptions | None = None) -> Objects:
+        """What `options.objects` chooses from: the objects in the mask of all prompts, before it grows."""
+        options = MaskOptions() if options is None else options
+        return find_objects(whole_mask(iter(self), options, negatives=self._unwanted()))
+
+    def tell_objects(self, objects: Objects, chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
+        """Of each object its number, area in pixels, bounding box, most probable prompt, and the mean probability
+        of that inside; and whether it is `chosen`, as all are if none is.
+        """
+        numbers, count = objects.numbers.ravel(), len(objects) + 1
+        if count == 1:
+            return []
+        areas = np.bincount(numbers, minlength=count)[1:]
+        sums = [np.bincount(numbers, self.wanted(i).ravel(), count)[1:] for i in range(len(self))]
+        best, means = np.argmax(sums, axis=0), np.max(sums, axis=0) / areas
+        return [
+            {
+                "number": number,
+                "prompt": self.prompts[best[number - 1]],
+                "area": int(areas[number - 1]),
+                "share": float(areas[number - 1] / numbers.size),
+                "box": box,
+                "probability": float(means[number - 1]),
+                "selected": not chosen or number in chosen,
+            }
+            for number, box in enumerate(objects.boxes, start=1)
+        ]
+
+    def candidates(self, options: MaskOptions | None = None) -> list[Candidate]:
+        """Thresholds to choose from, by the probability that the mask of all prompts is made of.
+
+        That is the largest of all prompts for a union, the smallest for an intersection, the first's for a
+        difference.
+        """
+        combine = (MaskOptions() if options is None else options).combine
+        maps = (self.wanted(index) for index in range(1 if combine == "difference" else len(self)))
+        return find_candidates(functools.reduce(np.minimum if combine == "intersection" else np.maximum, maps))
+
+    def _unwanted(self) -> Iterator[NDArray[np.float32]] | None:
+        return self._negatives() if self.negative_prompts else None
 
     def _negatives(self) -> Iterator[NDArray[np.float32]]:
         return (self._whole(index) for index in range(len(self), len(self.maps)))
@@ -232,11 +279,11 @@ class Segmenter:
         passes.prepare(picture.latent)
         batch = options.batch or self._batch_size(picture)
         if options.refine:
-            # Twice as much is expected, until it is known how much there is to look at again.
-            maps, cut = self._run(
-                texts, picture, passes, batch, _behind(progress, 0, 2 * passes.count * len(texts))
-            )
-            patches = self._look_again(texts, maps, options, progress)
+            # One box of each prompt is expected, until it is known how much there is to look at again.
+            tiles = find_tiles((image.height, image.width), options.resolution)
+            total = (2 + len(tiles)) * passes.count * len(texts)
+            maps, cut = self._run(texts, picture, passes, batch, _behind(progress, 0, total))
+            maps, patches = self._look_again(texts, maps, tiles, batch, options, progress)
         else:
             maps, cut = self._run(texts, picture, passes, batch, progress)
             patches = ()
@@ -297,27 +344,71 @@ class Segmenter:
     # --- a second look -------------------------------------------------------------------------------
 
     def _look_again(
-        self, texts: Sequence[str], maps: Tensor, options: SegmentOptions, progress: Progress | None
-    ) -> tuple[tuple[Patch, ...], ...]:
-        """Per text what a pass over each part of the image that stands out has found of it."""
+        self,
+        texts: Sequence[str],
+        maps: Tensor,
+        tiles: Sequence[Box],
+        batch: int,
+        options: SegmentOptions,
+        progress: Progress | None,
+    ) -> tuple[Tensor, tuple[tuple[Patch, ...], ...]]:
+        """-> maps that know of the tiles, and per text what a pass over each part that stands out has found."""
         size = (self.image.height, self.image.width)
-        boxes = [find_boxes(one.numpy(), size, options.resolution) for one in maps]
-        each = _Passes(options, 1).count
-        done, total = each * len(texts), each * (len(texts) + sum(map(len, boxes)))
+        each, done = _Passes(options, 1).count, _Passes(options, 1).count * len(texts)
+        found = [index for index, one in enumerate(maps) if float(one.max()) >= FAINT]
+        if tiles and found:
+            total = done + each * len(found) * (len(tiles) + 1)
+            maps = self._search(texts, maps, found, tiles, batch, options, _behind(progress, done, total))
+            done += each * len(found) * len(tiles)
+        seen = TILE if tiles else 1.0
+        boxes = [find_boxes(one.numpy(), size, options.resolution, seen) for one in maps]
+        total = done + each * sum(map(len, boxes))
         if progress is not None and done == total:
             progress(done, total)
-        found = []
+        patches = []
         for text, coarse, parts in zip(texts, maps, boxes, strict=True):
-            patches = []
+            own = []
             for box in parts:
-                passes, crop = _Passes(options, 1), self.image.crop(box)
-                picture = self._encode(crop, self._network_size(crop, options), passes.posterior_noise)
-                passes.prepare(picture.latent)
-                fine, _ = self._run([text], picture, passes, 1, _behind(progress, done, total))
-                patches.append(Patch(box, merge(coarse.numpy(), size, box, fine[0].numpy())))
+                fine = self._look_at(box, [text], 1, options, _behind(progress, done, total))
+                own.append(Patch(box, merge(coarse.numpy(), size, box, fine[0].numpy())))
                 done += each
-            found.append(tuple(patches))
-        return tuple(found)
+            patches.append(tuple(own))
+        return maps, tuple(patches)
+
+    def _search(
+        self,
+        texts: Sequence[str],
+        maps: Tensor,
+        found: Sequence[int],
+        tiles: Sequence[Box],
+        batch: int,
+        options: SegmentOptions,
+        progress: Progress | None,
+    ) -> Tensor:
+        """What the tiles show of the prompts of which anything was found -> all maps, at twice their size."""
+        height, width = maps.shape[-2:]
+        larger = np.zeros((len(maps), 2 * height, 2 * width), np.float32)
+        each = _Passes(options, 1).count * len(found)
+        for number, tile in enumerate(tiles):
+            told = _behind(progress, number * each, len(tiles) * each)
+            seen = self._look_at(tile, [texts[index] for index in found], batch, options, told)
+            for index, fine in zip(found, seen, strict=True):
+                add_tile(larger[index], number, fine.numpy())
+        for index, one in enumerate(maps):
+            if index in found:
+                larger[index] = join(one.numpy(), larger[index])
+            else:
+                larger[index] = to_image_size(one, (2 * height, 2 * width))
+        return torch.from_numpy(larger)
+
+    def _look_at(
+        self, box: Box, texts: Sequence[str], batch: int, options: SegmentOptions, progress: Progress | None
+    ) -> Tensor:
+        """A part of the image at the network's full size -> maps (P, k, l)."""
+        passes, crop = _Passes(options, len(texts)), self.image.crop(box)
+        picture = self._encode(crop, self._network_size(crop, options), passes.posterior_noise)
+        passes.prepare(picture.latent)
+        return self._run(texts, picture, passes, batch, progress)[0]
 
     # --- prompts -----------------------------------------------------------------------------------
 

@@ -519,6 +519,29 @@ def test_the_largest_part_is_chosen_before_holes_are_filled():
     assert made([ring_and_bar], largest_only=True, fill_holes=True) == "....### ....### ....###"
 
 
+def test_objects_are_numbered_after_small_parts_are_dropped_and_holes_are_filled():
+    # Filled, the ring is the largest of the three; the single pixel has no number.
+    ring_and_bars = "###.#.## #.#.#.## ###.#.## ........ #......."
+
+    chosen = {
+        number: made([ring_and_bars], objects=(number,), smallest_area=2, fill_holes=True) for number in (1, 3)
+    }
+
+    assert chosen[1] == "###..... ###..... ###..... ........ ........"
+    assert chosen[3] == "....#... ....#... ....#... ........ ........"
+    assert made([ring_and_bars], objects=(2, 4), smallest_area=2) == "......## ......## ......## ........ ........"
+
+
+def test_objects_are_chosen_before_the_mask_grows_and_is_inverted():
+    # Grown first, the two would be one.
+    assert made(["##.#.."], objects=(2,), grow=1) == "..###."
+    assert made(["##.#.."], objects=(2,), invert=True) == "###.##"
+
+
+def test_an_object_that_is_not_there_selects_nothing():
+    assert made(["##.#.."], objects=(3,)) == "......"
+
+
 def test_holes_are_filled_before_the_mask_grows():
     # Grown first, the two sides would meet, close around the middle, and it would be filled.
     open_ring = "......... .###.###. .#.....#. .#.....#. .#.....#. .#.....#. .#######. ........."

@@ -10,7 +10,8 @@ from skimage.color import rgb2lab
 
 from ldznet import render
 from ldznet.errors import OptionError, ShapeError
-from ldznet.render import MAGENTA, PALETTE, color_map, heat_map, overlay
+from ldznet.objects import Objects
+from ldznet.render import MAGENTA, PALETTE, color_map, heat_map, object_map, overlay
 
 WHITE, BLACK, PANEL, EMPTY = (255, 255, 255), (0, 0, 0), (250, 250, 250), (225, 225, 225)
 SHAPES = [(1, 1), (5, 9), (8, 1), (2, 30)]
@@ -352,6 +353,58 @@ def test_the_palette_can_be_told_apart_by_colour_blind_eyes(cones):
     distances = [np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)]
 
     assert min(distances) > 10  # one unit of Lab is about what can just be seen
+
+
+def objects_of(*rows):
+    """Numbers written out; each object's box is found here."""
+    numbers = np.array([[int(letter) for letter in row] for row in rows], np.uint8)
+    places = [np.nonzero(numbers == number) for number in range(1, int(numbers.max()) + 1)]
+    return Objects(
+        numbers, tuple((int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1) for y, x in places)
+    )
+
+
+def wide(*numbers, side=60):
+    """Squares beside one another, each of one number."""
+    return objects_of(*["".join(str(number) * side for number in numbers)] * side)
+
+
+def test_each_object_has_its_colour_and_its_number_on_it():
+    objects = wide(1, 0, 2)
+    picture = object_map(objects, ["one", "two"], plain_image((60, 180), (128,) * 3), legend=False, opacity=1.0)
+
+    assert tuple(picture[5, 5]) == PALETTE[0]
+    assert tuple(picture[5, 175]) == PALETTE[1]
+    assert tuple(picture[5, 90]) == (128, 128, 128)
+    for column in (30, 150):  # the digit, dark on these colours
+        assert picture[20:40, column - 10 : column + 10].max(axis=2).min() < 60
+
+
+def test_objects_that_are_not_chosen_are_faint():
+    image = plain_image((60, 180), (128,) * 3)
+    plain, second = (
+        object_map(wide(1, 0, 2), ["one", "two"], image, chosen=chosen, legend=False).astype(int)
+        for chosen in ((), (2,))
+    )
+
+    assert (plain[5, 175] == second[5, 175]).all()
+    assert np.abs(second[5, 5] - 128).sum() < np.abs(plain[5, 5] - 128).sum() / 3
+
+
+def test_a_number_is_whole_where_its_object_is_not():
+    tiny = objects_of("1" + "0" * 59, *["0" * 60] * 39)
+
+    picture = object_map(tiny, ["one"], plain_image((40, 60), (128,) * 3), legend=False)
+
+    rows, columns = np.nonzero((picture == PALETTE[0]).all(axis=2))
+    assert (rows.min(), columns.min()) == (0, 0)
+    assert rows.max() + 1 == 20
+    assert columns.max() + 1 >= 12
+
+
+def test_objects_and_labels_must_be_as_many():
+    with pytest.raises(ShapeError, match="There are 2 objects and 1 labels, but each object needs its label"):
+        object_map(wide(1, 0, 2), ["one"], plain_image((60, 180), (0, 0, 0)))
 
 
 # The legend

@@ -11,13 +11,13 @@ from PIL import Image
 
 from ldznet import segmenter as module
 from ldznet.errors import HeadError, HostError, ImageError, OptionError, OutOfMemoryError, PromptError
-from ldznet.hosts.diffusers_files import random_host
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.hosts.host import Context
 from ldznet.image import from_tensor
 from ldznet.methods.learned import LearnedHead, random_head
 from ldznet.modeling.checkpoint import save_head
 from ldznet.options import MaskOptions, SegmentOptions
-from ldznet.segmenter import TEMPLATES, Segmenter
+from ldznet.segmenter import TEMPLATES, Segmentation, Segmenter
 
 SMALL = SegmentOptions(resolution=128)
 
@@ -364,6 +364,60 @@ def test_what_was_found_is_measured_inside_each_prompts_own_mask(segmenter):
     assert answer["area"] == inside.sum()
     assert answer["box"] == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert answer["probability"] == pytest.approx(float(found.probability(1)[inside].mean()), abs=1e-6)
+
+
+def blobs(*prompts, size=(40, 60)):
+    """Maps of one rectangle for each: (prompt, probability, (x0, y0, x1, y1))."""
+    names = tuple(dict.fromkeys(name for name, _, _ in prompts))
+    maps = torch.zeros(len(names), *size)
+    for name, probability, (x0, y0, x1, y1) in prompts:
+        maps[names.index(name), y0:y1, x0:x1] = probability
+    return Segmentation(names, (), size, maps, {}, ())
+
+
+def test_every_object_is_told_with_its_area_box_prompt_and_probability():
+    found = blobs(("cat", 0.75, (2, 2, 12, 12)), ("dog", 0.875, (30, 5, 50, 25)), ("cat", 0.5, (2, 30, 7, 35)))
+    options = MaskOptions(threshold=0.25)
+
+    told = found.tell_objects(found.objects(options), chosen=(1, 3))
+
+    assert [one["prompt"] for one in told] == ["dog", "cat", "cat"]
+    assert [one["selected"] for one in told] == [True, False, True]
+    assert told[1] == {
+        "number": 2,
+        "prompt": "cat",
+        "area": 100,
+        "share": 100 / 2400,
+        "box": (2, 2, 12, 12),
+        "probability": 0.75,
+        "selected": False,
+    }
+
+
+def test_a_mask_of_one_prompt_has_all_of_its_objects():
+    found = blobs(("cat", 0.75, (2, 2, 12, 12)), ("dog", 0.875, (30, 5, 50, 25)))
+    first = MaskOptions(objects=(1,))
+
+    assert found.mask(first).sum() == 400
+    assert found.mask(first, only=0).sum() == 100
+    assert [one["area"] for one in found.found(first)] == [100, 400]
+
+
+def test_where_nothing_is_found_there_is_no_object():
+    found = blobs(("cat", 0.25, (2, 2, 12, 12)))
+
+    assert found.tell_objects(found.objects()) == []
+
+
+def test_candidates_are_of_the_map_that_the_mask_is_made_of():
+    found = blobs(("cat", 0.9, (0, 0, 20, 20)), ("dog", 0.3, (10, 0, 40, 20)))
+
+    areas = {
+        combine: [one.area for one in found.candidates(MaskOptions(combine=combine))]
+        for combine in ("union", "intersection", "difference")
+    }
+
+    assert areas == {"union": [400, 800], "intersection": [200], "difference": [400]}
 
 
 def test_nothing_found_is_an_empty_mask_with_no_box(segmenter):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -115,11 +116,13 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(browser):
+def address(browser, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    settings = tmp_path_factory.mktemp("settings")
     command = [sys.executable, "-m", "ldznet", "serve", "--no-browser", "--port", str(port)]
+    command += ["--settings", str(settings)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as served:
         line = served.stdout.readline()
         assert line == f"http://127.0.0.1:{port}/  (Ctrl-C ends it)\n"
@@ -204,6 +207,121 @@ def test_enter_after_several_prompts_gives_a_colour_map(page):
     ask(page, "orange circle | purple circle", by_key=True)
 
     assert pixels(page, picture(page, "colors")).ndim == 3
+
+
+def shares(page, words="circle", level=0.05):
+    """Ask for something, and wait until all of the preview is there -> the mask's share."""
+    set_threshold(page, level)
+    ask(page, words)
+    return (pixels(page, picture(page, "mask_picture")) > 127).mean()
+
+
+def test_one_of_several_thresholds_is_chosen_by_a_click(page):
+    shares(page)
+    choices = page.locator("#ldznet_choices .thumbnail-item")
+    choices.last.wait_for()
+    captions = page.locator("#ldznet_choices .caption-label").all_inner_texts()
+
+    choices.first.click()
+    page.wait_for_function(
+        "level => document.querySelector('#ldznet_threshold input[type=number]').value === level",
+        arg=f"{float(captions[0].split()[-1]):g}",
+    )
+
+    names = [caption.split()[0] for caption in captions]
+    assert names in (["tight", "loose"], ["tight", "middle", "loose"])
+
+
+def test_objects_are_chosen_by_clicks_in_their_picture_and_by_their_numbers(page):
+    shares(page)
+    whole = picture(page, "mask_picture")
+    objects = page.locator("#ldznet_objects_picture img")
+    objects.wait_for()
+    page.get_by_role("button", name="Advanced").click()
+    box = page.locator("#ldznet_objects input, #ldznet_objects textarea")
+    box.wait_for()
+
+    box.fill("2")
+    second = picture(page, "mask_picture", unlike=whole)
+    mask = pixels(page, second) > 127
+    objects.click(position=place_of(page, mask))
+    page.wait_for_function(
+        "() => document.querySelector('#ldznet_objects input, #ldznet_objects textarea').value === ''"
+    )
+
+    assert mask.any()
+    assert mask.sum() < (pixels(page, whole) > 127).sum()
+    assert "selected: " in page.locator("#ldznet_status").inner_text()
+
+
+def place_of(page, mask):
+    """Where on the shown picture of objects the innermost pixel of a mask lies."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    shown = page.locator("#ldznet_objects_picture img").evaluate(
+        "image => [image.clientWidth, image.clientHeight, image.naturalWidth, image.naturalHeight]"
+    )
+    scale = min(shown[0] / shown[2], shown[1] / shown[3])
+    return {"x": (column + 0.5) * scale, "y": (row + 0.5) * scale}
+
+
+def test_words_anew_select_all_objects_again(page):
+    shares(page)
+    page.get_by_role("button", name="Advanced").click()
+    box = page.locator("#ldznet_objects input, #ldznet_objects textarea")
+    box.fill("2")
+    before = picture(page, "mask_picture")
+
+    ask(page, "star")
+
+    picture(page, "mask_picture", unlike=before)
+    page.wait_for_function(
+        "() => document.querySelector('#ldznet_objects input, #ldznet_objects textarea').value === ''"
+    )
+
+
+def test_keys_segment_and_move_the_threshold(page):
+    set_threshold(page, 0.2)
+    page.locator("#ldznet_prompt textarea").fill("circle")
+    left_out = page.locator("#ldznet_negative_prompt textarea")
+    left_out.fill("unicorn")
+    left_out.press("Enter")
+    first = picture(page, "mask_picture")
+    level = page.locator("#ldznet_threshold input[type=number]")
+
+    page.keyboard.press("Alt+ArrowDown")
+    page.keyboard.press("Alt+ArrowDown")
+    lower = picture(page, "mask_picture", unlike=first)
+
+    assert level.input_value() == "0.1"
+    assert (pixels(page, lower) > 127).mean() > (pixels(page, first) > 127).mean()
+    for _ in range(3):
+        page.keyboard.press("Alt+ArrowDown")
+    assert level.input_value() == "0"
+
+
+def test_settings_are_saved_under_a_name_used_and_deleted(page):
+    page.get_by_role("button", name="Advanced").click()
+    name = page.locator("#ldznet_preset input")
+    status = page.locator("#ldznet_status")
+    set_threshold(page, 0.3)
+    name.fill("soft edge")
+    name.press("Enter")
+    page.locator("#ldznet_save_preset").click()
+    status.get_by_text("Saved: soft edge.").wait_for()
+    set_threshold(page, 0.9)
+
+    page.locator("#ldznet_use_preset").click()
+    status.get_by_text("In use: soft edge.").wait_for()
+    assert page.locator("#ldznet_threshold input[type=number]").input_value() == "0.3"
+    page.locator("#ldznet_delete_preset").click()
+    status.get_by_text("Deleted: soft edge.").wait_for()
+    name.fill("soft edge")
+    name.press("Enter")
+    page.locator("#ldznet_use_preset").click()
+
+    page.wait_for_selector("#ldznet_status .ldznet-error")
+    assert status.inner_text().startswith("There are no presets yet.")
 
 
 def test_without_words_it_says_what_to_do(page):

@@ -11,10 +11,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,8 @@ from ldznet.commands.arguments import (
     read_options,
     require_model,
 )
-from ldznet.commands.inputs import Found, Job, Source, cut, file_digest, find_jobs, read_source
+from ldznet.commands.drawing import OUTPUTS, Drawing, known_files
+from ldznet.commands.inputs import Found, Job, Source, file_digest, find_jobs, read_source
 from ldznet.commands.launch import leave
 from ldznet.commands.output import Voice, print_json, stop_code
 from ldznet.commands.results import (
@@ -50,18 +49,9 @@ from ldznet.errors import ImageError, LdznetError, OptionError, PromptError
 from ldznet.options import MaskOptions, SegmentOptions
 
 if TYPE_CHECKING:
-    from ldznet.segmenter import Segmentation, Segmenter
+    from ldznet.segmenter import Segmenter
 
     AnySegmenter: TypeAlias = Segmenter | remote.RemoteSegmenter
-
-OUTPUTS = {
-    "mask": "the mask of all prompts together, white is selected",
-    "overlay": "the picture with the mask on it",
-    "colors": "a labelled colour map of several prompts",
-    "each": "a mask for every prompt",
-    "heat": "a heat map for every prompt",
-    "npz": "the probabilities, float32, before negative prompts",
-}
 
 
 def add(commands: Subparsers) -> None:
@@ -373,7 +363,7 @@ def _look(job: Job, settings: Settings, *, overwrite: bool) -> Work | dict[str, 
     report = None if overwrite else report_if_done(job.target, key)
     if report is not None:
         return report
-    names = list(_outputs(job, settings).values())
+    names = list(known_files(job.target.name, settings.save, settings.prompts).values())
     require_own(job.target, names, _image_file(source), overwrite=overwrite)
     return Work(job, source, key)
 
@@ -396,11 +386,13 @@ def _segment(
     with memory_explained(job.source):
         segmenter.set_image(job.source if source.data is None else source.data, settings.segment)
         found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
+        drawing = Drawing(segmenter.image, found, settings.mask, settings.save)
         brush = _brush_values(settings, found.size)
         report = {
             "image": job.source,
             "image_file": _image_file(source),
             "found": found.found(settings.mask),
+            **drawing.told,
             "notes": list(found.notes),
             **found.record,
             "mask_options": dataclasses.asdict(settings.mask),
@@ -408,11 +400,10 @@ def _segment(
             **_origin(parsed),
             "key": work.key,
         }
-        outputs = _outputs(job, settings)
         with staging(job.target.parent) as staged:
-            _draw(segmenter, found, settings, brush, {kind: staged / name for kind, name in outputs.items()})
+            names = drawing.write(staged, job.target.name, brush)
             report["seconds"] = round(time.perf_counter() - start, 3)
-            return publish(job.target, staged, list(outputs.values()), report, overwrite=parsed.force)
+            return publish(job.target, staged, names, report, overwrite=parsed.force)
 
 
 def _origin(parsed: argparse.Namespace) -> dict[str, str | None]:
@@ -420,53 +411,6 @@ def _origin(parsed: argparse.Namespace) -> dict[str, str | None]:
     if parsed.url:
         return {"checkpoint": None, "url": remote.Server.of(parsed).shown}
     return {"checkpoint": None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED)}
-
-
-def _outputs(job: Job, settings: Settings) -> dict[str, str]:
-    """kind, or kind and number of the prompt -> name of the file.
-
-    No ending is the end of another one, so the results of two images never have the same name.
-    """
-    stem, files = job.target.name, {}
-    for kind in settings.save:
-        if kind in ("mask", "overlay"):
-            files[kind] = f"{stem}.{kind}.png"
-        elif kind == "colors" and len(settings.prompts) > 1:
-            files[kind] = f"{stem}.colors.png"
-        elif kind == "npz":
-            files[kind] = f"{stem}.npz"
-        elif kind in ("each", "heat"):
-            for number, prompt in enumerate(settings.prompts, start=1):
-                slug = cut(re.sub(r"[^\w]+", "-", prompt).lower(), 40).strip("-")
-                files[f"{kind} {number}"] = f"{stem}.{'mask' if kind == 'each' else kind}.{number}-{slug}.png"
-    return files
-
-
-def _draw(
-    segmenter: AnySegmenter, found: Segmentation, settings: Settings, brush: Any, outputs: dict[str, Path]
-) -> None:
-    import numpy as np
-
-    from ldznet.image import save_png
-    from ldznet.render import color_map, heat_map, overlay
-
-    pixels = np.asarray(segmenter.image)
-    mask = found.mask(settings.mask, brush=brush)
-    for kind, path in outputs.items():
-        name, _, number = kind.partition(" ")
-        if name == "mask":
-            save_png(mask, path)
-        elif name == "overlay":
-            save_png(overlay(pixels, mask), path)
-        elif name == "colors":
-            maps = map(found.wanted, range(len(found)))
-            save_png(color_map(maps, found.prompts, pixels, background=settings.mask.threshold).picture, path)
-        elif name == "each":
-            save_png(found.mask(settings.mask, only=int(number) - 1), path)
-        elif name == "heat":
-            save_png(heat_map(found.wanted(int(number) - 1), pixels), path)
-        else:
-            _write_npz(path, found)
 
 
 def _brush_values(settings: Settings, size: tuple[int, int]) -> Any:
@@ -483,18 +427,6 @@ def _brush_values(settings: Settings, size: tuple[int, int]) -> Any:
 
 def _brush_record(brush: Brush | None) -> dict[str, str] | None:
     return {"path": str(brush.path), "sha256": brush.sha256} if brush else None
-
-
-def _write_npz(path: Path, found: Segmentation) -> None:
-    """`prompts`, and `probability_1`, `probability_2` ... one after the other, as large as the image."""
-    import numpy as np
-
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("prompts.npy", "w") as file:
-            np.lib.format.write_array(file, np.array(found.prompts))
-        for number, probability in enumerate(found, start=1):
-            with archive.open(f"probability_{number}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, probability)
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from ldznet.hosts.host import Host
 from ldznet.webui.controls import TITLE
 
 STYLE = Path(__file__).parents[2] / "style.css"
+KEYS = Path(__file__).parents[2] / "javascript" / "ldznet.js"
 _OWN_STYLE = """
 footer, button[aria-label=Share] { display: none !important; }
 #ldznet_refresh { align-self: center; }
@@ -59,9 +60,14 @@ class _State:
     def end(self) -> None: ...
 
 
-def stand_in(host: Host, models: Path, *, heads: Path | None = None, precision: str = "auto") -> None:
-    """Let the panel find `host` as the loaded model, and the heads of the folders `models` and `heads`."""
+def stand_in(
+    host: Host, models: Path, *, heads: Path | None = None, settings: Path, precision: str = "auto"
+) -> None:
+    """Let the panel find `host` as the loaded model, the heads of the folders `models` and `heads`, and presets in
+    the folder `settings`.
+    """
     flags = SimpleNamespace(ldznet_heads=heads and str(heads), ldznet_device=None, ldznet_precision=precision)
+    flags.ui_settings_file = str(settings / "config.json")
     opts = SimpleNamespace(img2img_background_color="#ffffff")
     parts: dict[str, dict[str, Any]] = {
         "shared": {"sd_model": Lent(host), "state": _State(), "opts": opts, "cmd_opts": flags},
@@ -86,7 +92,7 @@ def _containers() -> dict[str, Any]:
     @contextmanager
     def always_open(_value: bool, *, label: str, elem_id: str) -> Iterator[Any]:
         enabled = gr.Checkbox(True, label=label, elem_id=elem_id, visible=False)
-        with gr.Column():
+        with gr.Column(elem_id="ldznet_panel"):
             yield enabled
 
     def button(text: str, *, elem_id: str, tooltip: str) -> Any:
@@ -132,7 +138,7 @@ def open_page(page: Any, host: str, port: int, *, browser: bool) -> str:
         prevent_thread_lock=True,
         quiet=True,
         css=STYLE.read_text() + _OWN_STYLE if STYLE.exists() else _OWN_STYLE,
-        head=_SCRIPT,
+        head=f"{_SCRIPT}<script>{KEYS.read_text()}</script>" if KEYS.exists() else _SCRIPT,
         footer_links=[],
         ssr_mode=False,
         share=False,

@@ -26,6 +26,7 @@ _AXES: dict[str, tuple[Callable[[Any], Any], float]] = {
     "threshold": (float, 0.0),
     "grow": (int, 0.0),
     "feather": (float, 0.0),
+    "objects": (str, 0.0),
 }
 
 

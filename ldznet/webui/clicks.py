@@ -5,9 +5,10 @@ The answers are values for the page's components, in the order in which panel.py
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,7 @@ from ldznet.errors import ImageError, LdznetError
 from ldznet.mask import SoftMask
 from ldznet.options import MaskOptions
 from ldznet.webui import found as finds
-from ldznet.webui import heads, runs
+from ldznet.webui import heads, presets, runs
 from ldznet.webui import settings as page
 from ldznet.webui.controls import AUTOMATIC, Settings
 
@@ -34,40 +35,60 @@ PICTURES = (
     "img_inpaint_mask",
 )
 UPLOAD_TAB, BATCH_TAB = 4, 5
+# How many components of the page show what was found, without and with the masks to choose from.
+_SHOWN, _ALL = 7, 9
 
 
 def segment(*asked: Any) -> list[Any]:
     """Find what is asked for in the picture of the open tab, and show it."""
     try:
-        found, brush, settings = _find(asked)
-        return [found.key, brush, _head(settings), *_shown(found, settings.mask, brush)]
+        found, brush, options, kept = _find(asked)
+        return [*kept, *_all_shown(found, options, brush)]
     except LdznetError as why:
-        return ["", None, gr.update(), *_refused(why)]
+        return [*_nothing_kept(), *_refused(why, _ALL)]
 
 
 def send(*asked: Any) -> list[Any]:
     """The same, into the tab Inpaint upload; if nothing is found, that tab stays as it is."""
     try:
-        found, brush, settings = _find(asked)
-        shown = [found.key, brush, _head(settings), *_shown(found, settings.mask, brush)]
-        mask = finds.to_picture(found.segmentation.mask(settings.mask, brush=brush))
-        if not finds.is_something(found, settings.mask) or not mask.getbbox():
+        found, brush, options, kept = _find(asked)
+        shown = [*kept, *_all_shown(found, options, brush)]
+        mask = finds.to_picture(found.segmentation.mask(options, brush=brush))
+        if not finds.is_something(found, options) or not mask.getbbox():
             return [*[gr.update()] * 4, *shown]
         width, height = finds.fitting_size(mask.size)
         return [Image.fromarray(found.image), mask, width, height, *shown]
     except LdznetError as why:
-        return [*[gr.update()] * 4, "", None, gr.update(), *_refused(why)]
+        return [*[gr.update()] * 4, *_nothing_kept(), *_refused(why, _ALL)]
 
 
 def redraw(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
     """Show what was found with other options of the mask: from the kept probabilities."""
+    return _redrawn(_all_shown, _ALL, key, brush, args)
+
+
+def move(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
+    """The same with another threshold, or other objects, which the masks to choose from do not depend on."""
+    return _redrawn(_shown, _SHOWN, key, brush, args)
+
+
+def choose(event: gr.SelectData, levels: list[float]) -> float:
+    """The threshold of the mask that was clicked."""
+    return levels[event.index]
+
+
+def pick(event: gr.SelectData, key: str, *args: Any) -> Any:
+    """An object is clicked: it joins those that are chosen, or leaves them."""
     found = runs.RUNS.kept(key) if key else None
-    if found is None:
-        return [gr.update()] * 6
     try:
-        return _shown(found, page.read(args)[1].mask, brush)
-    except LdznetError as why:
-        return _refused(why)
+        if found is None:
+            return gr.update()
+        options = page.read(args)[1].mask
+        number = finds.object_at(found, options, *event.index)
+    except LdznetError:  # the status says so already
+        return gr.update()
+    chosen = set(options.objects) ^ ({number} if number else set())
+    return ", ".join(map(str, sorted(chosen)))
 
 
 def explain(status: str, *args: Any) -> Any:
@@ -101,14 +122,41 @@ def unload() -> str:
     return lines([f"Unloaded: nothing of LD-ZNet is in memory.{room}"])
 
 
+def use_preset(name: str) -> list[Any]:
+    """Its values for the controls of presets.NAMES, and what to say."""
+    try:
+        return [*presets.load(name).values(), lines([f"In use: {name}."])]
+    except LdznetError as why:
+        return [*[gr.update()] * len(presets.NAMES), error(str(why))]
+
+
+def save_preset(name: str, *args: Any) -> list[Any]:
+    """Keep what the controls say under a name -> those there are, and what to say."""
+    try:
+        kept = presets.save(name, page.read(args)[0])
+    except LdznetError as why:
+        return [gr.update(), error(str(why))]
+    return [gr.update(choices=presets.names(), value=kept), lines([f"Saved: {kept}."])]
+
+
+def delete_preset(name: str) -> list[Any]:
+    """Forget what is kept under a name -> those there are, and what to say."""
+    try:
+        presets.delete(name)
+    except LdznetError as why:
+        return [gr.update(), error(str(why))]
+    return [gr.update(choices=presets.names(), value=None), lines([f"Deleted: {name}."])]
+
+
 def refresh() -> Any:
     """Look for heads again."""
     return gr.update(choices=head_choices())
 
 
 def fresh() -> list[Any]:
-    """What the page shows when it is opened: of the settings page, and the heads that there are by now."""
-    return [*map(page.first_value, page.OF_CONTROLS), gr.update(choices=head_choices())]
+    """What the page shows when it is opened: of the settings page, and the heads and presets there are by now."""
+    lists = [gr.update(choices=head_choices()), gr.update(choices=presets.names())]
+    return [*map(page.first_value, page.OF_CONTROLS), *lists]
 
 
 def head_choices() -> list[str]:
@@ -123,11 +171,27 @@ def head_choices() -> list[str]:
 # --- finding -----------------------------------------------------------------------------------------
 
 
-def _find(asked: tuple[Any, ...]) -> tuple[finds.Found, SoftMask | None, Settings]:
+def _find(asked: tuple[Any, ...]) -> tuple[finds.Found, SoftMask | None, MaskOptions, list[Any]]:
+    """-> what was found, the mask that was given, the mask's options, and what the page keeps of it.
+
+    The numbers of objects mean nothing in what is found anew after something else: all are selected then.
+    """
+    *asked_for, before = asked
+    found, brush, settings = _find_in_tab(*asked_for)
+    options, objects = settings.mask, gr.update()
+    if options.objects and before not in ("", found.key):
+        options, objects = dataclasses.replace(options, objects=()), ""
+    return found, brush, options, [found.key, brush, _head(settings), objects]
+
+
+def _nothing_kept() -> list[Any]:
+    return ["", None, gr.update(), gr.update()]
+
+
+def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[finds.Found, SoftMask | None, Settings]:
     from modules import shared
     from modules.call_queue import queue_lock
 
-    task, tab, *rest = asked
     pictures, args = rest[: len(PICTURES)], rest[len(PICTURES) :]
     with _explained(), _progress_bar(task) as begin:
         settings = page.read(args)[1]
@@ -175,7 +239,7 @@ def _progress_bar(task: str) -> Iterator[Any]:
         progress.finish_task(task)
 
 
-def _source(tab: int, pictures: list[Any]) -> tuple[Image.Image, Image.Image | None]:
+def _source(tab: int, pictures: Sequence[Any]) -> tuple[Image.Image, Image.Image | None]:
     """-> the open tab's picture, and what is painted or uploaded as its mask."""
     if tab == BATCH_TAB:
         raise ImageError(
@@ -195,11 +259,29 @@ def _source(tab: int, pictures: list[Any]) -> tuple[Image.Image, Image.Image | N
 
 def _shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     look = finds.show(found, options, brush)
-    status = lines(finds.describe(found, options))
+    status = lines(finds.describe(found, options, look.count))
     if not finds.is_something(found, options):
         status = error(finds.nothing(found, options))
-    several = gr.update(value=look.colors, visible=look.colors is not None)
-    return [status, gr.update(visible=True), look.overlay, look.mask, look.heat, several]
+    only_of_several = (gr.update(value=one, visible=one is not None) for one in (look.colors, look.objects))
+    return [status, gr.update(visible=True), look.overlay, look.mask, look.heat, *only_of_several]
+
+
+def _all_shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
+    choices = finds.choices(found, options)
+    gallery = gr.update(value=[(one.picture, one.caption) for one in choices], visible=bool(choices))
+    return [*_shown(found, options, brush), gallery, [one.threshold for one in choices]]
+
+
+def _redrawn(
+    show: Callable[..., list[Any]], count: int, key: str, brush: SoftMask | None, args: tuple[Any, ...]
+) -> list[Any]:
+    found = runs.RUNS.kept(key) if key else None
+    if found is None:
+        return [gr.update()] * count
+    try:
+        return show(found, page.read(args)[1].mask, brush)
+    except LdznetError as why:
+        return _refused(why, count)
 
 
 def _head(settings: Settings) -> Any:
@@ -209,8 +291,8 @@ def _head(settings: Settings) -> Any:
     return gr.update(choices=head_choices(), value=heads.chosen_name(settings.head))
 
 
-def _refused(why: LdznetError) -> list[Any]:
-    return [error(str(why)), *[gr.update()] * 5]
+def _refused(why: LdznetError, count: int) -> list[Any]:
+    return [error(str(why)), *[gr.update()] * (count - 1)]
 
 
 def error(text: str) -> str:

@@ -97,8 +97,7 @@ _READ = {
 
 def _drawn(name: str, label: str, *, basic: bool = False, **changes: Any) -> Control:
     """A control of a field of MaskOptions or SegmentOptions: kind, default, range and help are the field's."""
-    source: type[Options] = MaskOptions if name in _names(MaskOptions) else SegmentOptions
-    field = next(item for item in dataclasses.fields(source) if item.name == name)  # type: ignore[arg-type]
+    field = next(item for item in dataclasses.fields(_source(name)) if item.name == name)  # type: ignore[arg-type]
     meta = field.metadata
     kind: Kind = "slider"
     if isinstance(field.default, bool):
@@ -118,6 +117,10 @@ def _drawn(name: str, label: str, *, basic: bool = False, **changes: Any) -> Con
         basic,
     )
     return dataclasses.replace(control, **changes)
+
+
+def _source(name: str) -> type[Options]:
+    return MaskOptions if name in _names(MaskOptions) else SegmentOptions
 
 
 def _names(kind: type[Options]) -> tuple[str, ...]:
@@ -169,6 +172,8 @@ CONTROLS: tuple[Control, ...] = (
     Control("padding", "Only masked padding (px)", "slider", -1, f"-1: {AS_IN_THE_TAB}", -1, 256, 1),
     Control("mask_blur", "Mask blur (px)", "slider", -1, f"-1: {AS_IN_THE_TAB}", -1, 64, 1),
     _drawn("refine", "Refine small things"),
+    _drawn("average_templates", "Average nine sentences"),
+    _listed("objects", "Objects", "", "by number, 1 is the largest; several: 1 3; none: all"),
 )
 BY_NAME: Mapping[str, Control] = {control.name: control for control in CONTROLS}
 
@@ -229,18 +234,20 @@ def settings_of(values: Mapping[str, Any], *, template: str = "") -> Settings:
     Raises:
         OptionError: numbers in a text cannot be read.
     """
+    objects = _integers(BY_NAME["objects"], values["objects"])
     return Settings(
         enabled=values["enabled"],
         prompts=split_prompts(values["prompt"]),
         negatives=split_prompts(values["negative_prompt"]),
         method=values["method"],
         head=values["head"],
-        mask=MaskOptions(**{name: values[name] for name in _names(MaskOptions)}),
+        mask=MaskOptions(**{**{name: values[name] for name in _names(MaskOptions)}, "objects": objects}),
         segment=SegmentOptions(
             resolution=values["resolution"],
             timesteps=_integers(BY_NAME["timesteps"], values["timesteps"]),
             seeds=_integers(BY_NAME["seeds"], values["seeds"]) or (0,),
             refine=values["refine"],
+            average_templates=values["average_templates"],
             template=template,
         ),
         on_nothing=values["on_nothing"],
@@ -260,6 +267,11 @@ def is_enabled(args: Sequence[Any]) -> bool:
 
 
 def _named(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+    if len(args) > len(CONTROLS):
+        raise OptionError(
+            f"{TITLE} was given {len(args)} arguments, but it has {len(CONTROLS)}: {', '.join(BY_NAME)}. "
+            "Leave the rest out."
+        )
     if args and isinstance(args[0], Mapping):
         for control, value in zip(CONTROLS[1:], args[1:], strict=False):
             # The webui fills up with what its page starts with; where there is a setting, it may be an old one.
@@ -271,11 +283,6 @@ def _named(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any
         if unknown := sorted(args[0].keys() - BY_NAME.keys()):
             raise OptionError(f"{TITLE} has no control {unknown[0]!r}. Those there are: {', '.join(BY_NAME)}.")
         return {"enabled": True, **args[0]}
-    if len(args) > len(CONTROLS):
-        raise OptionError(
-            f"{TITLE} was given {len(args)} arguments, but it has {len(CONTROLS)}: {', '.join(BY_NAME)}. "
-            "Leave the rest out."
-        )
     return dict(zip(BY_NAME, args, strict=False))
 
 
@@ -290,15 +297,17 @@ def _integers(control: Control, text: str) -> tuple[int, ...]:
         try:
             found.append(int(part))
         except ValueError:
-            raise control.refuse(text, "whole numbers, such as 300 400") from None
+            example = "300 400" if control.name == "timesteps" else "1 2"
+            raise control.refuse(text, f"whole numbers, such as {example}") from None
     return tuple(_checked(control, text, found))
 
 
 def _checked(control: Control, text: str, numbers: list[int]) -> list[int]:
-    """The range stands in SegmentOptions, which does not know how the control is called."""
+    """The range stands in the options, which do not know how the control is called."""
+    kind = _source(control.name)
     try:
         if numbers:
-            SegmentOptions(**{control.name: tuple(numbers)})  # type: ignore[arg-type]
+            kind(**{control.name: tuple(numbers)})
     except LdznetError as why:
         raise OptionError(f"{control.label} is {text!r}: {why}") from why
     return numbers

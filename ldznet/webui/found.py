@@ -15,9 +15,12 @@ from PIL import Image, ImageColor
 
 from ldznet.errors import ImageError
 from ldznet.mask import SoftMask, area, bounding_box
+from ldznet.objects import Objects
 from ldznet.options import MaskOptions
-from ldznet.render import Picture, color_map, heat_map, overlay
+from ldznet.render import Picture, color_map, heat_map, object_map, overlay
 from ldznet.segmenter import Segmentation
+
+_THUMBNAIL = (384, 384)
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,29 @@ class Found:
 
 @dataclass(frozen=True)
 class Look:
-    """Pictures of a Found. `colors` only for several prompts."""
+    """Pictures of a Found. `colors` only for several prompts, `objects` only where their `count` is above 1."""
 
     heat: Image.Image
     mask: Image.Image
     overlay: Image.Image
     colors: Image.Image | None
+    objects: Image.Image | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mask to choose from: its picture, what is written on that, and the threshold that makes it."""
+
+    picture: Image.Image
+    caption: str
+    threshold: float
 
 
 def show(found: Found, options: MaskOptions, brush: SoftMask | None = None) -> Look:
     """The pictures of the preview, from the kept probabilities alone."""
     segmentation, image = found.segmentation, found.image
-    mask = segmentation.mask(options, brush=brush)
+    mask, objects = segmentation.mask(options, brush=brush), segmentation.objects(options)
     wanted = [segmentation.wanted(index) for index in range(len(segmentation))]
     strongest: SoftMask = np.maximum.reduce(wanted)
     colors = None
@@ -56,7 +70,50 @@ def show(found: Found, options: MaskOptions, brush: SoftMask | None = None) -> L
         to_picture(mask),
         Image.fromarray(overlay(image, mask)),
         colors,
+        _objects(found, options, objects) if len(objects) > 1 else None,
+        len(objects),
     )
+
+
+def _objects(found: Found, options: MaskOptions, objects: Objects) -> Image.Image:
+    told = found.segmentation.tell_objects(objects)
+    labels = [f"{one['prompt']}, {one['share']:.1%}" for one in told]
+    return Image.fromarray(object_map(objects, labels, found.image, chosen=options.objects))
+
+
+def object_at(found: Found, options: MaskOptions, x: int, y: int) -> int:
+    """The number of the object at a pixel of `show`'s picture of them; 0 where there is none."""
+    height, width = found.segmentation.size
+    return int(found.segmentation.objects(options).numbers[y, x]) if 0 <= x < width and 0 <= y < height else 0
+
+
+def choices(found: Found, options: MaskOptions) -> list[Choice]:
+    """What other thresholds would make of it, the tightest first; empty where there is nothing to choose.
+
+    The pictures are the part where the masks are.
+    """
+    segmentation = found.segmentation
+    candidates = segmentation.candidates(options)
+    if len(candidates) < 2:
+        return []
+    levels = (dataclasses.replace(options, threshold=one.threshold, objects=()) for one in candidates)
+    masks = [segmentation.mask(level) for level in levels]
+    part = _with_margin(bounding_box(np.maximum.reduce(masks)), segmentation.size)
+    pictures = [Image.fromarray(overlay(found.image, mask)).crop(part) for mask in masks]
+    for picture in pictures:
+        picture.thumbnail(_THUMBNAIL)
+    return [
+        Choice(picture, f"{one.name} {one.threshold:.2f}", one.threshold)
+        for picture, one in zip(pictures, candidates, strict=True)
+    ]
+
+
+def _with_margin(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box and an eighth of its longer side around it; where there is none, all of `size` (height, width)."""
+    height, width = size
+    x0, y0, x1, y1 = box or (0, 0, width, height)
+    margin = 1 + max(x1 - x0, y1 - y0) // 8
+    return max(0, x0 - margin), max(0, y0 - margin), min(width, x1 + margin), min(height, y1 + margin)
 
 
 def is_something(found: Found, options: MaskOptions) -> bool:
@@ -72,7 +129,7 @@ def nothing(found: Found, options: MaskOptions) -> str:
     if any(one["area"] for one in answers):
         return (
             f"Nothing to inpaint: {seen} and would be masked, but the other options leave nothing of it. Look at "
-            "how prompts are combined, smallest area, shrink, and the painted mask."
+            "how prompts are combined, smallest area, objects, shrink, and the painted mask."
         )
     return (
         f"Nothing to inpaint: {seen}, and the threshold is {options.threshold:.2f}. Lower the threshold, or use "
@@ -80,22 +137,26 @@ def nothing(found: Found, options: MaskOptions) -> str:
     )
 
 
-def describe(found: Found, options: MaskOptions) -> list[str]:
-    """Lines for the page: what was found of each prompt, by which method, and what to know beside."""
+def describe(found: Found, options: MaskOptions, count: int) -> list[str]:
+    """Lines for the page: what was found of each prompt, how many objects, which method, and notes."""
     lines = [
         f"{one['prompt']}: {one['share']:.1%} of the picture, probability up to {one['highest']:.2f}"
         for one in found.segmentation.found(dataclasses.replace(options, invert=False))
     ]
+    if count > 1 or options.objects:
+        chosen = [str(number) for number in sorted(set(options.objects)) if number <= count]
+        lines.append(f"Objects: {count}; selected: {', '.join(chosen) or ('none' if options.objects else 'all')}")
     return [*lines, f"Method: {found.reason}", *found.segmentation.notes]
 
 
 def answer(found: Found, options: MaskOptions, mask: SoftMask | None = None) -> dict[str, Any]:
-    """For programs, fit for JSON: by which method, of each prompt area, box and probabilities, and the mask's."""
+    """For programs, fit for JSON: by which method, of each prompt and object area and box, and the mask's."""
     height, width = found.segmentation.size
     told: dict[str, Any] = {
         "method": found.reason,
         "size": [width, height],
         "prompts": found.segmentation.found(dataclasses.replace(options, invert=False)),
+        "objects": found.segmentation.tell_objects(found.segmentation.objects(options), options.objects),
     }
     if mask is not None:
         told["mask"] = {"area": area(mask), "box": bounding_box(mask)}

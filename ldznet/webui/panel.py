@@ -15,12 +15,13 @@ import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignor
 from gradio.context import Context  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from ldznet.options import MaskOptions
-from ldznet.webui import clicks
+from ldznet.webui import clicks, presets
 from ldznet.webui import settings as page
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, Control
 
 PICTURES = clicks.PICTURES
 SIZES = ("img2img_width", "img2img_height")
+_SHOWN = ("overlay", "mask_picture", "heat", "colors", "objects_picture")
 MASKS = tuple(name for name in BY_NAME if name in MaskOptions.__dataclass_fields__)
 
 # Only what the open tab shows is sent to the server. The webui's own bar, Interrupt and Skip are there meanwhile.
@@ -75,30 +76,16 @@ def build(elem_id: Callable[[str], str], *, generates: bool = True) -> list[Any]
         _preview(made, elem_id)
         with FormRow():
             make("threshold", "grow", "feather")
+        _to_choose(made, elem_id)
         with FormRow():
             make("negative_prompt")
             make("method")
             make("head", choices=clicks.head_choices())
             made["refresh"] = ToolButton("\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for heads again")
-        with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-            with FormRow():
-                make("refine", "invert", "largest_only", "fill_holes")
-            with FormRow():
-                make("combine", "brush", "smallest_area")
-            with FormRow():
-                make("resolution", "timesteps", "seeds")
-            with gr.Column(visible=generates):
-                with FormRow():
-                    make("on_nothing")
-                    make("append")
-                gr.HTML("<b>Inpainting</b>, whatever the tab shows or hides", elem_classes=["ldznet-status"])
-                with FormRow():
-                    make("fill", "area")
-                with FormRow():
-                    make("padding", "mask_blur")
-            made["unload"] = gr.Button("Unload: free the memory", elem_id=elem_id("unload"), size="sm")
+        _advanced(made, make, elem_id, generates=generates)
         made["key"] = gr.State("")
         made["brush_state"] = gr.State(None)
+        made["levels"] = gr.State([])
         made["task"], made["tab"] = gr.Textbox("", visible=False), gr.Number(0, visible=False)
         made["task"].do_not_save_to_config = made["tab"].do_not_save_to_config = True
     if Context.root_block is not None:
@@ -146,6 +133,67 @@ def _preview(made: dict[str, Any], elem_id: Callable[[str], str]) -> None:
     made["preview"] = preview
 
 
+def _to_choose(made: dict[str, Any], elem_id: Callable[[str], str]) -> None:
+    with gr.Row(elem_classes=["ldznet-preview"]):
+        made["objects_picture"] = gr.Image(
+            label="Objects: click to choose",
+            type="pil",
+            interactive=False,
+            elem_id=elem_id("objects_picture"),
+            visible=False,
+            min_width=200,
+            **_EXACT,
+        )
+        made["choices"] = gr.Gallery(
+            label="Other thresholds: click one",
+            columns=3,
+            object_fit="contain",
+            allow_preview=False,
+            elem_id=elem_id("choices"),
+            elem_classes=["ldznet-choices"],
+            visible=False,
+            min_width=200,
+        )
+
+
+def _advanced(
+    made: dict[str, Any], make: Callable[..., None], elem_id: Callable[[str], str], *, generates: bool
+) -> None:
+    from modules.ui_components import FormRow
+
+    with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
+        with FormRow():
+            make("refine", "average_templates", "invert", "largest_only", "fill_holes")
+        with FormRow():
+            make("combine", "brush")
+        with FormRow():
+            make("smallest_area")
+            make("objects", info=BY_NAME["objects"].help)
+        with FormRow():
+            make("resolution", "timesteps", "seeds")
+        with gr.Column(visible=generates):
+            with FormRow():
+                make("on_nothing")
+                make("append")
+            gr.HTML("<b>Inpainting</b>, whatever the tab shows or hides", elem_classes=["ldznet-status"])
+            with FormRow():
+                make("fill", "area")
+            with FormRow():
+                make("padding", "mask_blur")
+        _presets(made, elem_id)
+        made["unload"] = gr.Button("Unload: free the memory", elem_id=elem_id("unload"), size="sm")
+
+
+def _presets(made: dict[str, Any], elem_id: Callable[[str], str]) -> None:
+    with gr.Row(elem_classes=["ldznet-words"], variant="compact"):
+        made["preset"] = gr.Dropdown(
+            presets.names(), label="Preset", allow_custom_value=True, elem_id=elem_id("preset"), scale=3
+        )
+        made["preset"].do_not_save_to_config = True
+        for name, label in (("use", "Use"), ("save", "Save"), ("delete", "Delete")):
+            made[name] = gr.Button(label, elem_id=elem_id(f"{name}_preset"), scale=1, min_width=70, size="sm")
+
+
 def _component(control: Control, elem_id: str, **more: Any) -> Any:
     if control.help and control.kind not in ("text", "switch") and not control.basic:
         more["info"] = control.help
@@ -160,7 +208,7 @@ def _of_kind(control: Control, given: dict[str, Any]) -> Any:
     if control.kind == "switch":
         return gr.Checkbox(**given)
     if control.kind == "text":
-        return gr.Textbox(placeholder=control.help, lines=1, **given)
+        return gr.Textbox(placeholder="" if "info" in given else control.help, lines=1, **given)
     if control.kind == "number":
         return gr.Number(precision=0, minimum=control.low, maximum=control.high, **given)
     if control.kind == "slider":
@@ -175,25 +223,42 @@ def _wire_if_complete(root: Any) -> None:
         return
     del _our_parts[root]  # once
     controls = [ours[control.name] for control in CONTROLS]
-    asked = [ours["task"], ours["tab"], *(hosts[name] for name in PICTURES), *controls]
-    shown = [ours[name] for name in ("status", "preview", "overlay", "mask_picture", "heat", "colors")]
+    asked = [ours["task"], ours["tab"], *(hosts[name] for name in PICTURES), *controls, ours["key"]]
+    shown = [ours[name] for name in ("status", "preview", *_SHOWN)]
+    every = [*shown, ours["choices"], ours["levels"]]
     kept = [ours["key"], ours["brush_state"]]
-    found = [*kept, ours["head"], *shown]
+    found = [*kept, ours["head"], ours["objects"], *every]
     script = {_JS: _OPEN_TAB % (len(asked), len(PICTURES))}
 
-    for event in (ours["segment"].click, ours["prompt"].submit):
+    for event in (ours["segment"].click, ours["prompt"].submit, ours["negative_prompt"].submit):
         event(clicks.segment, inputs=asked, outputs=found, **script)
     sent = [hosts["img_inpaint_base"], hosts["img_inpaint_mask"], *(hosts[name] for name in SIZES)]
     ours["send"].click(clicks.send, inputs=asked, outputs=[*sent, *found], **script).then(
         None, inputs=[ours["status"]], outputs=[], **{_JS: _TO_UPLOAD}
     )
     for name in MASKS:
-        ours[name].change(clicks.redraw, inputs=[*kept, *controls], outputs=shown, show_progress="hidden")
+        act, answer = (clicks.move, shown) if name in ("threshold", "objects") else (clicks.redraw, every)
+        ours[name].change(act, inputs=[*kept, *controls], outputs=answer, show_progress="hidden")
+    _wire_choices(ours, controls)
     status = ours["status"]
     for name in ("method", "head"):
         ours[name].change(clicks.explain, inputs=[status, *controls], outputs=[status], show_progress="hidden")
     ours["refresh"].click(clicks.refresh, inputs=[], outputs=[ours["head"]])
     ours["unload"].click(clicks.unload, inputs=[], outputs=[status])
     # Whenever somebody opens the page; past the queue, which opens a connection for each.
-    fresh = [ours[name] for name in (*page.OF_CONTROLS, "head")]
+    fresh = [ours[name] for name in (*page.OF_CONTROLS, "head", "preset")]
     root.load(clicks.fresh, inputs=[], outputs=fresh, queue=False, show_progress="hidden")
+
+
+def _wire_choices(ours: dict[str, Any], controls: list[Any]) -> None:
+    """What is clicked in a picture, and presets: they set controls, whose change does the rest."""
+    threshold, objects, preset, status = (ours[name] for name in ("threshold", "objects", "preset", "status"))
+    ours["choices"].select(clicks.choose, inputs=[ours["levels"]], outputs=[threshold], show_progress="hidden")
+    ours["objects_picture"].select(
+        clicks.pick, inputs=[ours["key"], *controls], outputs=[objects], show_progress="hidden"
+    )
+    used = [ours[name] for name in presets.NAMES]
+    ours["use"].click(clicks.use_preset, inputs=[preset], outputs=[*used, status], show_progress="hidden")
+    told = {"outputs": [preset, status], "show_progress": "hidden"}
+    ours["save"].click(clicks.save_preset, inputs=[preset, *controls], **told)
+    ours["delete"].click(clicks.delete_preset, inputs=[preset], **told)

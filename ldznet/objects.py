@@ -1,0 +1,154 @@
+"""Things of one name, told apart: which pixel of a mask belongs to which object.
+
+Plain numpy and OpenCV: nothing here knows of prompts, models, files or the UI.
+
+    mask     (H, W)  bool
+    numbers  (H, W)  uint8; 0 is no object, 1 the largest, 2 the next, and so on
+
+An object is a connected part (8 neighbours); specks beside a large part, and parts beyond the 99th, have no
+number. Where two things touch, a part has a waist: it is cut there if the waist is clearly narrower than what lies
+on both sides, and both sides are of a similar width. Lumps, limbs and tails are not cut off: they are far narrower
+than the thing that they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ldznet.options import MOST_OBJECTS
+
+LEAST = 1 / 300  # of the area of the largest; less is a speck
+WAIST = 0.6  # of the width on either side, at most this much
+SIMILAR = 0.5  # of the width of the widest, at least this much
+SPECK = 0.02  # a hole with less of the square of the largest distance to the edge counts as filled
+_SIDE = 256  # waists of larger parts are looked for on a reduced copy
+
+Bools = NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The objects of a mask, the largest first; of equals, the one met first in reading order."""
+
+    numbers: NDArray[np.uint8]
+    boxes: tuple[Box, ...]  # (x0, y0, x1, y1) of each, x1 and y1 just outside
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def chosen(self, numbers: tuple[int, ...]) -> Bools:
+        """The objects with these numbers as a mask; numbers that no object has select nothing."""
+        wanted = np.zeros(256, bool)
+        wanted[list(numbers)] = True
+        selected: Bools = wanted[self.numbers]
+        return selected
+
+
+def find_objects(mask: Bools) -> Objects:
+    """Number the objects of a mask (H, W)."""
+    pieces = sorted(_pieces(mask), key=lambda piece: (-piece.area, piece.box[1], piece.box[0]))[:MOST_OBJECTS]
+    pieces = [piece for piece in pieces if piece.area >= LEAST * pieces[0].area]
+    numbers = np.zeros(mask.shape, np.uint8)
+    for number, piece in enumerate(pieces, start=1):
+        numbers[_slices(piece.box)][piece.inside] = number
+    return Objects(numbers, tuple(piece.box for piece in pieces))
+
+
+class _Piece(NamedTuple):
+    area: int
+    box: Box
+    inside: Bools  # of the box
+
+
+def _pieces(mask: Bools) -> Iterator[_Piece]:
+    """The largest connected parts, cut where two things touch."""
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    for label in 1 + np.argsort(-areas, kind="stable")[: min(MOST_OBJECTS, count - 1)]:
+        x, y, width, height = (int(value) for value in statistics[label, :4])
+        box = (x, y, x + width, y + height)
+        cut = _cut(labels[_slices(box)] == label)
+        for number in range(1, int(cut.max()) + 1):
+            yield _trimmed(cut == number, box)
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    x0, y0, x1, y1 = box
+    return slice(y0, y1), slice(x0, x1)
+
+
+def _trimmed(inside: Bools, box: Box) -> _Piece:
+    """In the smallest box that holds it."""
+    x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
+    left, top = box[0] + x, box[1] + y
+    inside = inside[y : y + height, x : x + width]
+    return _Piece(int(np.count_nonzero(inside)), (left, top, left + width, top + height), inside)
+
+
+# --- where two things touch --------------------------------------------------------------------------
+
+
+def _cut(part: Bools) -> NDArray[np.int32]:
+    """A connected part (h, w) -> the number of the thing that each pixel belongs to, 0 outside."""
+    solid = _without_specks(np.pad(part, 1))
+    cores = _cores(solid)
+    if len(cores) < 2:
+        return part.astype(np.int32)
+    found = np.zeros(solid.shape, np.int32)
+    for number, core in enumerate(cores, start=1):
+        found[core & solid] = number
+    # OpenCV's watershed goes first to where the colour does not change: it fills the part before it leaves it.
+    flat = np.repeat(np.where(solid, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    cv2.watershed(flat, found)
+    whole = found.clip(0).astype(np.uint16)
+    lines = solid & (whole == 0)  # one pixel wide, between two things
+    whole[lines] = cv2.dilate(whole, np.ones((3, 3), np.uint8))[lines]
+    return np.where(part, whole[1:-1, 1:-1], 0).astype(np.int32)
+
+
+def _without_specks(part: Bools) -> Bools:
+    """Fill what is too small a hole to be the gap between three things that touch."""
+    depth = cv2.distanceTransform(part.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
+    specks = statistics[:, cv2.CC_STAT_AREA] < SPECK * float(depth.max()) ** 2
+    specks[[0, labels[0, 0]]] = False  # the part itself, and its surroundings
+    solid: Bools = part | specks[labels]
+    return solid
+
+
+def _cores(solid: Bools) -> list[Bools]:
+    """The inside of each thing, as it is when a waist between it and another is passed."""
+    height, width = solid.shape
+    scale = max(1.0, max(height, width) / _SIDE)
+    small: NDArray[Any] = solid.view(np.uint8)
+    if scale > 1:
+        size = (round(width / scale), round(height / scale))
+        small = np.pad(cv2.resize(small * 255, size, interpolation=cv2.INTER_AREA) > 127, 1).view(np.uint8)
+    depth = cv2.distanceTransform(small, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    cores = _split(depth, SIMILAR * float(depth.max()))
+    if scale == 1 or len(cores) < 2:
+        return cores
+    enlarged = (cv2.resize(core[1:-1, 1:-1].view(np.uint8), (width, height), interpolation=0) for core in cores)
+    return [core > 0 for core in enlarged]
+
+
+def _split(depth: NDArray[np.float32], least: float, level: float = 1.0) -> list[Bools]:
+    """Rise from the edge, where the distance to it is 0: where one part becomes several, there was a waist.
+
+    A side counts if its own depth is at least `least`, and the waist at most WAIST of it.
+    """
+    highest = float(depth.max())
+    while level < WAIST * highest:
+        _, labels = cv2.connectedComponents((depth > level).view(np.uint8), connectivity=8)
+        sides = np.unique(labels[depth >= max(least, level / WAIST)])
+        if len(sides) > 1:
+            return [core for side in sides for core in _split(np.where(labels == side, depth, 0), least, level)]
+        level = max(level + 0.25, 1.06 * level)
+    return [depth > 0]
