@@ -1,4 +1,4 @@
-"""What several tests share: the recorded tensors of the released network, the network that must match, reading."""
+"""What several tests share: recorded tensors of the released network, a stand-in of the webui, reading."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from host.brightness import Brightness, half, use
+from host.process import Processing, Run, furnish
+from host.webui import Webui
 
 from ldznet.modeling.head import Head, HeadConfig
 from ldznet.modeling.unet import UNet, UNetConfig
-from ldznet.training.samples import Report, usable
+from ldznet.training.left_out import Report
+from ldznet.training.samples import usable
+from ldznet.webui import process, runs
 
 PARITY = Path(__file__).parent / "parity"
 CASES = ("48x48_b1", "40x56_b1", "64x48_b1")
@@ -104,3 +109,33 @@ def read_all(dataset):
     report = Report()
     report.merge(dataset.report)
     return list(usable(dataset, report)), report
+
+
+# --- a webui ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def webui(monkeypatch, tmp_path):
+    """The stand-in, with a model, an empty folder of heads, and nothing found yet."""
+    found = Webui(monkeypatch)
+    furnish(found, monkeypatch, tmp_path)
+    monkeypatch.setattr(runs, "RUNS", runs.Runs())
+    return found
+
+
+@pytest.fixture
+def method(monkeypatch, webui):
+    """What all is found with."""
+    return use(Brightness(), monkeypatch)
+
+
+@pytest.fixture
+def run(method):
+    """The hooks of our script."""
+    return Run(process)
+
+
+@pytest.fixture
+def p(webui):
+    """A run of img2img, whose picture's left half is bright."""
+    return Processing(webui.model, [half()])

@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from host.api import application, base64_of, picture
-from host.process import furnish
-from host.webui import Webui
+from host.brightness import SIZE, half, share
 from PIL import Image
-from test_webui import SIZE, Brightness, half, share
 
-from ldznet.methods.choose import Choice
 from ldznet.methods.learned import random_head
 from ldznet.modeling.checkpoint import save_head
 from ldznet.segmenter import LONGEST_PROMPT
@@ -28,21 +25,6 @@ BAD_BODIES = 2000  # generated; 10,000 were sent before a release
 SCHEMA_EXAMPLES = 30  # of each route, right and wrong ones
 ROUTES = [("POST", "/segment"), ("GET", "/heads"), ("POST", "/unload"), ("GET", "/status")]
 HALF = SIZE[0] * SIZE[1] // 2
-
-
-@pytest.fixture
-def webui(monkeypatch, tmp_path):
-    found = Webui(monkeypatch)
-    furnish(found, monkeypatch, tmp_path)
-    return found
-
-
-@pytest.fixture
-def method(monkeypatch, webui):
-    method = Brightness()
-    monkeypatch.setattr(runs, "choose_method", lambda *_given, **_more: Choice(method, "of a test"))
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
-    return method
 
 
 @pytest.fixture
@@ -104,6 +86,60 @@ def test_only_the_pictures_that_are_asked_for_come_back(client):
     assert picture(asked["overlay"]).size == SIZE
     assert picture(asked["colors"]).mode == "RGB"
     assert answered(client, return_colors=True)["colors"] is None
+
+
+@pytest.fixture
+def two():
+    """Two bright boxes in the dark, 48 x 48 and 32 x 32."""
+    picture = Image.new("RGB", SIZE)
+    picture.paste((255,) * 3, (8, 8, 56, 56))
+    picture.paste((255,) * 3, (88, 16, 120, 48))
+    return base64_of(picture)
+
+
+def test_every_object_is_told_and_which_pixel_is_whose(client, two):
+    answer = answered(client, image=two, return_objects=True)
+
+    large, small = answer["objects"]
+    assert [(one["number"], one["prompt"], one["selected"]) for one in (large, small)] == [
+        (1, "bright", True),
+        (2, "bright", True),
+    ]
+    assert large["box"] == pytest.approx([8, 8, 56, 56], abs=2)
+    assert small["box"] == pytest.approx([88, 16, 120, 48], abs=2)
+    assert small["area"] == pytest.approx(32 * 32, rel=0.1)
+    assert small["share"] == pytest.approx(small["area"] / (SIZE[0] * SIZE[1]))
+    assert small["probability"] > 0.8
+    numbers = np.asarray(picture(answer["object_numbers"]))
+    assert (numbers.dtype, numbers[30, 30], numbers[30, 100], numbers[30, 70]) == (np.uint8, 1, 2, 0)
+    assert [int((numbers == number).sum()) for number in (1, 2)] == [large["area"], small["area"]]
+    assert answered(client, image=two)["object_numbers"] is None
+
+
+@pytest.mark.parametrize("objects", ["2", [2]])
+def test_objects_are_chosen_by_their_numbers(client, two, objects):
+    answer = answered(client, image=two, objects=objects)
+
+    mask = np.asarray(picture(answer["mask"]))
+    assert (mask[30, 30], mask[30, 100]) == (0, 255)
+    assert [one["selected"] for one in answer["objects"]] == [False, True]
+    assert answer["prompts"][0]["area"] > 48 * 48  # of all
+    assert "objects" in refused(ask(client, objects=[0]))
+    assert "smallest area, objects" in answered(client, image=two, objects="3")["nothing_found"]
+
+
+def test_masks_to_choose_from_come_with_their_thresholds(client):
+    grey = Image.new("RGB", SIZE)
+    for level, side in ((70, 60), (130, 44), (230, 24)):
+        grey.paste((level,) * 3, (2, 2, 2 + side, 2 + side))
+
+    answer = answered(client, image=base64_of(grey), return_candidates=True)
+
+    assert [one["name"] for one in answer["candidates"]] == ["tight", "middle", "loose"]
+    for one in answer["candidates"]:
+        assert (np.asarray(picture(one["mask"])) > 127).sum() == one["area"]
+    assert [one["area"] for one in answer["candidates"]] == pytest.approx([24**2, 44**2, 60**2], rel=0.15)
+    assert answered(client)["candidates"] is None
 
 
 def test_probabilities_come_in_16_bits_as_large_as_the_picture_or_as_the_network_gave_them(client):
@@ -244,13 +280,16 @@ WRONG = [
     ("enabled", True),
     ("\0", 1),
 ]
+PASSES = "Prompts, timesteps, seeds, sentences and second looks make up to"
 CANNOT = [
     ({"prompt": ""}, "There is no prompt."),
     ({"prompt": " | "}, "There is no prompt."),
     ({"prompt": ["bucket", " "]}, "Prompt 2 is empty."),
     ({"prompt": "x" * (LONGEST_PROMPT + 1)}, f"Prompt 1 has {LONGEST_PROMPT + 1} characters"),
     ({"prompt": "|".join(map(str, range(101)))}, "prompt and negative_prompt have 101 parts together"),
-    ({"prompt": "a|b", "timesteps": list(range(501))}, "Prompts, timesteps and seeds make 1002 passes"),
+    ({"prompt": "a|b", "timesteps": list(range(501))}, f"{PASSES} 1002 passes"),
+    ({"timesteps": list(range(77)), "refine": True}, f"{PASSES} 1001 passes"),
+    ({"timesteps": list(range(9)), "refine": True, "average_templates": True}, f"{PASSES} 1053 passes"),
     ({"timesteps": "early"}, "Timesteps is 'early', but it must be whole numbers"),
     ({"timesteps": [1000]}, "Timesteps is '1000'"),
     ({"brush": "add"}, "mask and brush go together"),
@@ -541,6 +580,10 @@ def test_the_options_are_the_controls_with_their_ranges_and_defaults(schema):
     assert schema["components"]["schemas"]["SegmentRequest"]["required"] == ["prompt", "image"]
 
 
+def test_the_schema_has_no_bound_that_means_something_else_in_older_openapi(schema):
+    assert "exclusiveM" not in json.dumps(schema["components"])  # the webui's says that it is 3.0
+
+
 def test_the_example_of_the_schema_is_a_picture(schema):
     example = schema["components"]["schemas"]["SegmentRequest"]["properties"]["image"]["examples"][0]
 
@@ -604,8 +647,9 @@ def test_every_generated_bad_body_is_a_4xx_with_a_reason_and_the_server_goes_on(
     assert answered(client)["area"] > 0
 
 
-def test_schemathesis_finds_no_answer_that_the_schema_does_not_promise(webui, method):
-    schemathesis = pytest.importorskip("schemathesis")  # where Python is new enough for it
+def asked_as_the_schema_says(schema, examples, **headers):
+    """Rightly and wrongly; -> which routes, if all that they answer is what the schema promises."""
+    import schemathesis
     from hypothesis import HealthCheck, given, settings
     from schemathesis.specs.openapi import checks
 
@@ -616,12 +660,8 @@ def test_schemathesis_finds_no_answer_that_the_schema_does_not_promise(webui, me
         checks.content_type_conformance,
         checks.negative_data_rejection,
     ]
-    few = settings(
-        max_examples=SCHEMA_EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
-    schema = schemathesis.openapi.from_asgi("/openapi.json", application(webui))
+    few = settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     asked = set()
-
     for operation in schema.include(path_regex="^/ldznet/").get_all_operations():
         found = operation.ok()
         modes = [schemathesis.GenerationMode.POSITIVE]
@@ -632,9 +672,15 @@ def test_schemathesis_finds_no_answer_that_the_schema_does_not_promise(webui, me
             @few
             @given(case=cases)
             def one(case):
-                asked.add((case.method, case.path))
-                case.call_and_validate(checks=chosen)
+                asked.add((case.method, case.path.removeprefix("/ldznet")))
+                case.call_and_validate(checks=chosen, headers=headers)
 
             one()
+    return asked
 
-    assert asked == {(verb, f"/ldznet{path}") for verb, path in ROUTES}
+
+def test_schemathesis_finds_no_answer_that_the_schema_does_not_promise(webui, method):
+    schemathesis = pytest.importorskip("schemathesis")  # where Python is new enough for it
+    schema = schemathesis.openapi.from_asgi("/openapi.json", application(webui))
+
+    assert asked_as_the_schema_says(schema, SCHEMA_EXAMPLES) == set(ROUTES)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "ldznet").rglob("*.py")) + sorted((ROOT / "scripts").glob("*.py"))
 ROWS = [
     {"errors", "options"},
-    {"modeling", "image", "mask", "render", "refine"},
+    {"modeling", "image", "mask", "objects", "candidates", "render", "refine"},
     {"hosts"},
     {"methods"},
     {"segmenter"},

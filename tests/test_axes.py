@@ -6,13 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host.process import Processing, Run, furnish
-from host.webui import Webui
-from test_webui import Brightness, half, share
+from host.brightness import half, share
+from host.process import Processing
 
 from ldznet.errors import OptionError
-from ldznet.methods.choose import Choice
-from ldznet.webui import axes, process, runs
+from ldznet.webui import axes
 
 LABELS = [
     "[LD-ZNet] What to select",
@@ -23,6 +21,7 @@ LABELS = [
     "[LD-ZNet] Threshold",
     "[LD-ZNet] Grow or shrink (px)",
     "[LD-ZNet] Feather (px)",
+    "[LD-ZNet] Objects",
 ]
 
 
@@ -34,21 +33,6 @@ class AxisOptionImg2Img:
     def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
         self.label, self.type, self.apply = label, type, apply
         self.confirm, self.cost, self.choices = confirm, cost, choices
-
-
-@pytest.fixture
-def webui(monkeypatch, tmp_path):
-    found = Webui(monkeypatch)
-    furnish(found, monkeypatch, tmp_path)
-    return found
-
-
-@pytest.fixture
-def method(monkeypatch, webui):
-    method = Brightness()
-    monkeypatch.setattr(runs, "choose_method", lambda *_given, **_more: Choice(method, "of a test"))
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
-    return method
 
 
 @pytest.fixture
@@ -85,11 +69,6 @@ def plot(run, p, args, *used):
         run.process_images(pc, args)
         copies.append(pc)
     return copies
-
-
-@pytest.fixture
-def run(method):
-    return Run(process)
 
 
 @pytest.fixture
@@ -133,6 +112,16 @@ def test_grow_feather_and_negative_words_have_an_effect(options, run, p):
     assert sizes[1] > sizes[0]
     assert [len(np.unique(cell.read["image_mask"])) > 2 for cell in soft] == [False, True]
     assert share(without[0].read["image_mask"]) == (1.0, 0.0)
+
+
+def test_each_cell_repaints_another_object(options, run, p, method):
+    p.init_images[0].paste((0,) * 3, (20, 0, 36, 64))  # two bright parts, the second of which is larger
+
+    cells = plot(run, p, [{"prompt": "bright"}], (options["Objects"], ["1", "2", "1 2"]))
+
+    masks = [np.asarray(cell.read["image_mask"]) > 127 for cell in cells]
+    assert [(mask[30, 8], mask[30, 50]) for mask in masks] == [(False, True), (True, False), (True, True)]
+    assert method.calls == 1
 
 
 def test_a_timestep_and_a_method_of_an_axis_reach_the_network(options, run, p, method):

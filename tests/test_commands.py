@@ -1,5 +1,6 @@
 """The command line as a user and a program meet it."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from stand_ins import write_checkpoint
 
@@ -17,6 +19,7 @@ from ldznet.commands import arguments, segment
 from ldznet.image import save_png
 from ldznet.methods.learned import random_head
 from ldznet.modeling.checkpoint import save_head
+from ldznet.segmenter import Segmenter
 
 FAST = ("--random-weights", "--resolution", "64")
 
@@ -100,6 +103,68 @@ def test_everything_that_can_be_saved_is_saved_on_request(folder):
         assert saved["prompts"].tolist() == ["big dog", "cat"]
         assert saved["probability_2"].shape == (40, 60)
         assert saved["probability_2"].dtype == np.float32
+
+
+def squares():
+    """Probabilities of three things of one name."""
+    canvas = np.zeros((64, 96), np.float32)
+    for x, y, side in ((4, 4, 30), (50, 8, 20), (70, 44, 10)):
+        canvas[y : y + side, x : x + side] = 0.9
+    return canvas
+
+
+@pytest.fixture
+def three(folder, monkeypatch):
+    """Whatever is looked for, three squares are found."""
+    picture(folder / "photo.png", size=(96, 64))
+    found = Segmenter.segment
+
+    def segment(self, *given, **more):
+        maps = torch.from_numpy(squares())[None]
+        return dataclasses.replace(found(self, *given, **more), maps=maps)
+
+    monkeypatch.setattr(Segmenter, "segment", segment)
+    return folder
+
+
+def test_each_object_can_be_saved_and_is_told_in_the_report(three):
+    command("photo.png", "square", *FAST, "--save", "objects")
+
+    names = [f"photo.object.{number}.png" for number in (1, 2, 3)]
+    assert files(three / "masks") == ["photo.json", *names, "photo.objects.png"]
+    assert [int((opened(three / "masks" / name) > 127).sum()) for name in names] == [900, 400, 100]
+    report = json.loads((three / "masks" / "photo.json").read_text())
+    assert [(one["number"], one["area"], one["box"]) for one in report["objects"]] == [
+        (1, 900, [4, 4, 34, 34]),
+        (2, 400, [50, 8, 70, 28]),
+        (3, 100, [70, 44, 80, 54]),
+    ]
+    assert report["files"] == ["photo.objects.png", *names]
+
+
+def test_objects_are_chosen_by_their_numbers(three):
+    command("photo.png", "square", *FAST, "--save", "mask", "--objects", "1,3")
+
+    mask = opened(three / "masks" / "photo.mask.png") > 127
+    assert (mask.sum(), mask[10, 10], mask[10, 60], mask[50, 75]) == (1000, True, False, True)
+    report = json.loads((three / "masks" / "photo.json").read_text())
+    assert [one["selected"] for one in report["objects"]] == [True, False, True]
+    assert report["mask_options"]["objects"] == [1, 3]
+
+
+def test_an_objects_number_out_of_range_is_refused_before_any_work(three, capsys):
+    assert command("photo.png", "square", *FAST, "--objects", "0") == 2
+
+    assert "each of objects is 0, but it must be from 1 to 99" in capsys.readouterr().err
+
+
+def test_masks_to_choose_from_are_saved_with_their_thresholds(three):
+    command("photo.png", "square", *FAST, "--save", "candidates")
+
+    assert files(three / "masks") == ["photo.candidate.middle.png", "photo.json"]
+    assert (opened(three / "masks" / "photo.candidate.middle.png") > 127).sum() == 1400
+    report = json.loads((three / "masks" / "photo.json").read_text())
+    assert report["candidates"] == [{"name": "middle", "threshold": 0.45, "area": 1400}]
 
 
 def test_mask_options_act_on_the_mask(folder):

@@ -1,4 +1,4 @@
-"""docs/api.md: its examples are run as they stand, and its limits are the limits."""
+"""docs/api.md and the README: their examples are run as they stand, and the limits are the limits."""
 
 import json
 import os
@@ -10,23 +10,27 @@ from pathlib import Path
 import pytest
 import torch
 from host.api import application, serve
-from host.process import furnish
-from host.webui import Webui
+from host.brightness import Brightness, half, share, use
 from PIL import Image
-from test_webui import Brightness, half, share
 
 from ldznet.image import MAX_SIDE
-from ldznet.methods.choose import Choice
 from ldznet.segmenter import LONGEST_PROMPT
-from ldznet.webui import limits, runs
+from ldznet.webui import limits
 from ldznet.webui.api_models import OPTIONS
 from ldznet.webui.controls import read_settings
 
-PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "api.md").read_text()
 
 
-def blocks(kind):
-    return re.findall(rf"```{kind}\n(.*?)```", PAGE, re.S)
+def blocks(kind, page=PAGE):
+    return re.findall(rf"```{kind}\n(.*?)```", page, re.S)
+
+
+def of_the_readme(kind, word):
+    """The one example in which the word stands."""
+    (found,) = (block for block in blocks(kind, (ROOT / "README.md").read_text()) if word in block)
+    return found
 
 
 class Buckets(Brightness):
@@ -38,12 +42,9 @@ class Buckets(Brightness):
 
 
 @pytest.fixture
-def example(monkeypatch, tmp_path):
+def example(monkeypatch, tmp_path, webui):
     """Run an example of the page beside photo.jpg, against a server -> what it prints."""
-    webui = Webui(monkeypatch)
-    furnish(webui, monkeypatch, tmp_path)
-    monkeypatch.setattr(runs, "choose_method", lambda *_given, **_more: Choice(Buckets(), "of a test"))
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
+    use(Buckets(), monkeypatch)
     half().save(tmp_path / "photo.jpg", quality=95)
     places = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -79,6 +80,12 @@ def test_curl_gets_a_mask(example, tmp_path):
     assert answer["overlay"]
 
 
+def test_curl_of_the_readme_gets_a_mask(example, tmp_path):
+    example(["bash", "-e", "-o", "pipefail", "-c"], of_the_readme("bash", "curl"))
+
+    assert seen(tmp_path / "mask.png") == (1.0, 0.0)
+
+
 def test_plain_python_gets_a_mask_for_each_prompt(example, tmp_path):
     said = example([sys.executable, "-c"], blocks("python")[0])
 
@@ -97,8 +104,19 @@ def test_the_public_client_segments_and_inpaints(example, tmp_path):
     assert (tmp_path / "star.png").exists()
 
 
-def test_the_command_line_gets_a_mask(example, tmp_path):
-    said = example(["bash", "-e", "-c"], f"export PYTHONPATH={Path(__file__).parents[1]}\n{blocks('bash')[1]}")
+def test_the_public_client_inpaints_as_the_readme_says(example, tmp_path):
+    pytest.importorskip("webuiapi")
+
+    example([sys.executable, "-c"], of_the_readme("python", "webuiapi"))
+
+    assert (tmp_path / "star.png").exists()
+
+
+@pytest.mark.parametrize("page", ["docs/api.md", "README.md"])
+def test_the_command_line_gets_a_mask(example, tmp_path, page):
+    (line,) = re.findall(r"^python -m ldznet segment .*--url.*$", (ROOT / page).read_text(), re.M)
+
+    said = example(["bash", "-e", "-c"], f"export PYTHONPATH={ROOT}\n{line}")
 
     assert said.startswith("photo.jpg  bucket: ")
     assert seen(tmp_path / "masks" / "photo.mask.png") == (1.0, 0.0)

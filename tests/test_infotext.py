@@ -49,7 +49,7 @@ def some_values(number):
             values[control.name] = control.default
         elif control.kind == "switch":
             values[control.name] = draw.random() < 0.5
-        elif control.name in ("timesteps", "seeds"):
+        elif control.name in ("timesteps", "seeds", "objects"):
             values[control.name] = draw.choice(["", "7", "1 2", "3, 4", " 5"])
         elif control.kind == "text" or control.name == "head":
             values[control.name] = draw.choice(["", " | ", ", "]).join(draw.sample(WORDS, draw.randint(1, 3)))

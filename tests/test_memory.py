@@ -1,5 +1,6 @@
 """Where the head is and when, what a run leaves behind, and that after any fault the next run works."""
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -8,10 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from host.brightness import SIZE, half
 from host.model import CONFIGS
-from host.process import Processing, Run, furnish
-from host.webui import Webui
-from test_webui import SIZE, half
+from host.process import Processing, Run
 
 from ldznet.errors import CheckpointError, HeadError, HostError, LdznetError, OutOfMemoryError
 from ldznet.methods.learned import LearnedHead, random_head
@@ -19,7 +19,7 @@ from ldznet.modeling.checkpoint import save_head
 from ldznet.webui import found as finds
 from ldznet.webui import heads, process, progress, runs
 from ldznet.webui.controls import read_settings
-from ldznet.webui.memory import Usage
+from ldznet.webui.memory import Usage, device_memory, measured
 
 MB = 2**20
 
@@ -28,13 +28,9 @@ def asked(prompt="bright", **more):
     return read_settings([{"prompt": prompt, "resolution": 64, **more}])
 
 
-@pytest.fixture
-def webui(monkeypatch, tmp_path):
-    found = Webui(monkeypatch)
-    furnish(found, monkeypatch, tmp_path)
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
+@pytest.fixture(autouse=True)
+def without_the_embedded_head(monkeypatch, tmp_path):
     monkeypatch.setattr(heads, "ROOT", tmp_path / "nowhere")
-    return found
 
 
 @pytest.fixture
@@ -203,6 +199,54 @@ def test_a_run_is_logged_with_its_time_and_memory(webui, folder, caplog):
         "1.50 s, memory of the GPU 100 MB before, 300 MB at most, 200 MB after"
     )
     assert str(Usage(0.25)) == "0.25 s"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """PyTorch's counts of a GPU that there is none of: what a run takes is set in the middle of it."""
+    counts = SimpleNamespace(now=100 * MB, peak=900 * MB, asked=[])
+
+    def reset(device):
+        counts.asked.append(str(device))
+        counts.peak = counts.now
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: counts.now)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: counts.peak)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2048 * MB, 8192 * MB))
+    return counts
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_memory_of_a_run_on_a_gpu_is_counted_from_its_beginning_however_it_ends(gpu, fails):
+    with contextlib.suppress(MemoryError), measured(torch.device("cuda", 1)) as usage:
+        gpu.now = gpu.peak = 300 * MB
+        gpu.now = 120 * MB
+        if fails:
+            raise MemoryError
+
+    assert gpu.asked == ["cuda:1"]
+    told = usage.as_dict()
+    assert (told["before_mb"], told["peak_mb"], told["after_mb"]) == (100, 300, 120)
+    assert device_memory(torch.device("cuda")) == {"free_mb": 2048, "total_mb": 8192}
+
+
+def test_the_status_has_the_memory_of_the_last_run_on_a_gpu(webui, folder, gpu, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(runs, "measured", lambda _device: measured(torch.device("cuda")))
+    webui.unet.register_forward_pre_hook(lambda *_: setattr(gpu, "peak", 400 * MB))
+
+    runs.RUNS.find(webui.model, half(), asked())
+    monkeypatch.setattr(runs, "_webuis_device", lambda: torch.device("cuda"))
+    status = runs.RUNS.status()
+
+    assert {name: status["last_run"][name] for name in ("before_mb", "peak_mb", "after_mb")} == {
+        "before_mb": 100,
+        "peak_mb": 400,
+        "after_mb": 100,
+    }
+    assert (status["device"], status["free_mb"], status["total_mb"]) == ("cuda", 2048, 8192)
+    assert "memory of the GPU 100 MB before, 400 MB at most, 100 MB after" in caplog.text
 
 
 def test_after_unloading_nothing_of_ours_is_left_and_the_next_run_works(webui, folder):

@@ -9,31 +9,19 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 from host.api import application, serve
-from host.process import furnish
-from host.webui import Webui
+from host.brightness import SIZE, Brightness, half, share
 from PIL import Image
-from test_webui import SIZE, Brightness, half, share
 
 from ldznet.__main__ import main
 from ldznet.commands.remote import RemoteSegmenter, Server
 from ldznet.errors import HostError, ImageError, OptionError
-from ldznet.methods.choose import Choice
 from ldznet.options import SegmentOptions
 from ldznet.segmenter import Segmenter
 from ldznet.webui import limits, runs
 
 
 @pytest.fixture
-def webui(monkeypatch, tmp_path):
-    found = Webui(monkeypatch)
-    furnish(found, monkeypatch, tmp_path)
-    monkeypatch.setattr(runs, "choose_method", lambda *_given, **_more: Choice(Brightness(), "of a test"))
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
-    return found
-
-
-@pytest.fixture
-def address(webui):
+def address(webui, method):
     with serve(application(webui)) as address:
         yield address
 
@@ -106,9 +94,9 @@ def test_what_is_done_is_not_done_again_until_the_webui_has_another_checkpoint(s
     assert "bright: " in other
 
 
-@pytest.mark.parametrize("refine", [False, True])
-def test_probabilities_are_those_of_the_webuis_model_rounded(address, webui, refine):
-    options = SegmentOptions(resolution=64, refine=refine)
+@pytest.mark.parametrize("more", [{}, {"refine": True}, {"average_templates": True}])
+def test_probabilities_are_those_of_the_webuis_model_rounded(address, webui, more):
+    options = SegmentOptions(resolution=64, **more)
     near = Segmenter(runs.A1111Host(webui.model), Brightness())
     far = RemoteSegmenter(Server(address), "auto", None)
     small = Image.new("RGB", (512, 256), (40, 40, 40))
@@ -138,7 +126,7 @@ def test_a_transparent_picture_is_seen_on_the_background_that_is_asked_for(segme
     assert share(Image.open(tmp_path / "masks" / "photo.mask.png")) == (0.0, 1.0)
 
 
-def test_a_name_and_a_password_come_from_the_flag_or_the_address(webui, photo, tmp_path, capsys):
+def test_a_name_and_a_password_come_from_the_flag_or_the_address(webui, method, photo, tmp_path, capsys):
     with serve(application(webui, api_auth="ann:se@cret")) as address:
         secret = address.replace("//", "//ann:se%40cret@")
         runs_ = [

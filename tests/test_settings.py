@@ -2,18 +2,17 @@
 
 import copy
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from host.process import Processing, Run, furnish
-from host.webui import Webui
+from host.brightness import Brightness, share
 from PIL import Image
-from test_webui import Brightness, half, share
 
 from ldznet.errors import LdznetError, OptionError
 from ldznet.methods.choose import Choice
-from ldznet.webui import process, runs, settings
+from ldznet.webui import runs, settings
 from ldznet.webui.controls import CONTROLS
 
 
@@ -27,13 +26,6 @@ class OptionInfo:
     def info(self, text):
         self.comment += text
         return self
-
-
-@pytest.fixture
-def webui(monkeypatch, tmp_path):
-    found = Webui(monkeypatch)
-    furnish(found, monkeypatch, tmp_path)
-    return found
 
 
 @pytest.fixture
@@ -58,18 +50,7 @@ def method(monkeypatch, webui):
         return Choice(method, "of a test")
 
     monkeypatch.setattr(runs, "choose_method", choose)
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
     return method
-
-
-@pytest.fixture
-def run(method):
-    return Run(process)
-
-
-@pytest.fixture
-def p(webui):
-    return Processing(webui.model, [half()])
 
 
 def test_the_page_has_all_of_it_in_one_section(webui, monkeypatch):
@@ -85,6 +66,7 @@ def test_the_page_has_all_of_it_in_one_section(webui, monkeypatch):
         "ldznet_precision": "auto",
         "ldznet_rest": "GPU",
         "ldznet_template": "",
+        "ldznet_average_templates": False,
         "ldznet_on_nothing": "stop",
         "ldznet_append": False,
         "ldznet_save": False,
@@ -139,6 +121,18 @@ def test_the_sentence_of_the_page_is_used_and_written_below_the_picture(opts, ru
     assert p.extra_generation_params["LD-ZNet template"] == "a drawing of {}"
 
 
+@pytest.mark.parametrize(("call", "passes"), [({}, 9), ({"average_templates": False}, 1)])
+def test_nine_sentences_are_averaged_where_the_page_says_so_and_the_call_does_not_object(
+    opts, run, p, method, call, passes
+):
+    opts.ldznet_average_templates = True
+
+    run.once(p, [{"prompt": "bright", **call}])
+
+    assert method.calls == passes
+    assert p.extra_generation_params.get("LD-ZNet average templates") == ("True" if passes == 9 else None)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -164,7 +158,7 @@ def test_what_a_program_has_set_wrongly_stops_the_run_and_is_named(opts, run, p,
 def test_the_page_opens_with_what_is_set_or_with_the_default(opts):
     opts.ldznet_method, opts.ldznet_on_nothing = "attention", "explode"
 
-    assert settings.OF_CONTROLS == ("method", "on_nothing", "append")
+    assert settings.OF_CONTROLS == ("method", "average_templates", "on_nothing", "append")
     assert settings.first_value("method") == "attention"
     assert settings.first_value("on_nothing") == "stop"
     assert settings.first_value("threshold") == 0.5
@@ -192,7 +186,12 @@ def test_the_folder_of_the_command_line_wins(webui, opts):
 
 def test_an_older_webui_without_our_settings_has_the_defaults(opts):
     assert settings.setting("rest") == "GPU"
-    assert settings.defaults() == {"method": "auto", "on_nothing": "stop", "append": False}
+    assert settings.defaults() == {
+        "method": "auto",
+        "average_templates": False,
+        "on_nothing": "stop",
+        "append": False,
+    }
     with pytest.raises(KeyError):
         settings.setting("colour")
 
@@ -239,14 +238,17 @@ def test_a_full_disk_is_told_below_the_results_and_the_picture_stays(run, p, fol
     images = sys.modules["modules.images"]
     assert isinstance(images, ModuleType)
 
-    def full(*_given, **_more):
+    def full(_picture, path, _basename, *, forced_filename, **_more):
+        (Path(path) / f"{forced_filename}.tmp").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(images, "save_image", full)
 
     processed = run.once(p, [{"prompt": "bright", "append": True}])
 
-    assert "could not be saved beside 00000-1.png (No space left on device). Check the disk." in processed.comments
+    told = "Mask and overlay could not be saved beside 00000-1.png (No space left on device). Check the disk."
+    assert told in processed.comments
+    assert processed.extra_generation_params["LD-ZNet found"]["not_saved"] == told
     assert len(processed.images) == 4  # two pictures, mask and overlay
     assert sorted(path.name for path in folder.iterdir()) == ["00000-1.png", "00001-1.png"]
     assert run.reported == []

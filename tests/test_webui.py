@@ -12,80 +12,20 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from host.process import Processing, Run, furnish
-from host.webui import Webui
+from host.brightness import SIZE, half, share
+from host.process import Processing
 from PIL import Image
 
 from ldznet.errors import HeadError, LdznetError, OptionError, PromptError
-from ldznet.methods.choose import Choice
 from ldznet.methods.learned import random_head
-from ldznet.methods.method import Defaults
 from ldznet.modeling.checkpoint import save_head
 from ldznet.options import MaskOptions, SegmentOptions
 from ldznet.webui import found as finds
 from ldznet.webui import heads as heads_of
-from ldznet.webui import process, runs
+from ldznet.webui import runs
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_settings, split_prompts
 
 ROOT = Path(__file__).parents[1]
-SIZE = (128, 64)  # width, height
-
-
-class Brightness:
-    """Finds "bright" where the picture is, "dark" where it is not, and nothing else."""
-
-    name, defaults, record = "brightness", Defaults(resolution=64), {}
-
-    def __init__(self):
-        self.calls = 0
-
-    def check(self, host):
-        pass
-
-    def probability(self, host, picture, prompts, draw):
-        self.calls += 1
-        bright = ((picture.pixels.mean(dim=1) + 1) / 2).clamp(0, 1)[0]
-        found = {"bright": bright, "dark": 1 - bright}
-        return torch.stack([found.get(phrase, torch.zeros_like(bright)) for phrase in prompts.phrases])
-
-
-def half(left=255, right=0):
-    """A picture with a bright half."""
-    picture = Image.new("RGB", SIZE, (right,) * 3)
-    picture.paste((left,) * 3, (0, 0, SIZE[0] // 2, SIZE[1]))
-    return picture
-
-
-def share(mask):
-    """Of the left and the right half, how much is selected; 8 pixels at the edge between them are left out."""
-    found, middle = np.asarray(mask) > 127, SIZE[0] // 2
-    return round(float(found[:, : middle - 8].mean()), 2), round(float(found[:, middle + 8 :].mean()), 2)
-
-
-@pytest.fixture
-def webui(monkeypatch, tmp_path):
-    found = Webui(monkeypatch)
-    furnish(found, monkeypatch, tmp_path)
-    return found
-
-
-@pytest.fixture
-def method(monkeypatch, webui):
-    method = Brightness()
-    monkeypatch.setattr(runs, "choose_method", lambda *_given, **_more: Choice(method, "of a test"))
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
-    return method
-
-
-@pytest.fixture
-def run(method):
-    return Run(process)
-
-
-@pytest.fixture
-def p(webui):
-    return Processing(webui.model, [half()])
 
 
 def args(prompt="bright", **more):
@@ -107,6 +47,8 @@ def test_the_defaults_of_the_controls_are_the_defaults_of_the_options():
 def test_each_option_of_a_mask_has_its_control_and_its_range():
     for field in dataclasses.fields(MaskOptions):
         control = BY_NAME[field.name]
+        if field.name == "objects":  # several numbers in a text; out of range is refused below
+            continue
         assert control.default == field.default
         assert (control.low, control.high) == (field.metadata["low"], field.metadata["high"])
         assert control.choices == field.metadata["choices"]
@@ -137,6 +79,8 @@ OTHERS = {
     "padding": 0,
     "mask_blur": 0,
     "refine": True,
+    "average_templates": True,
+    "objects": "1, 3",
 }
 
 
@@ -148,9 +92,11 @@ def test_every_control_reaches_the_settings_by_place_and_by_name():
     assert by_place.negatives == ("shadow",)
     assert by_place.mask == MaskOptions(
         threshold=0.25, grow=-3, feather=2.5, invert=True, smallest_area=9, largest_only=True, fill_holes=True,
-        combine="difference", brush="subtract",
+        combine="difference", brush="subtract", objects=(1, 3),
     )  # fmt: skip
-    assert by_place.segment == SegmentOptions(resolution=512, timesteps=(300, 400), seeds=(1, 2), refine=True)
+    assert by_place.segment == SegmentOptions(
+        resolution=512, timesteps=(300, 400), seeds=(1, 2), refine=True, average_templates=True
+    )
     assert (by_place.fill, by_place.only_masked, by_place.padding, by_place.mask_blur) == (3, True, 0, 0)
     assert (by_place.method, by_place.head) == ("attention", "one.safetensors")
     assert (by_place.on_nothing, by_place.append) == ("empty mask", True)
@@ -172,6 +118,8 @@ def test_the_order_of_the_arguments_stays():
         ("invert", "yes", "Invert is 'yes', but it must be true or false"),
         ("timesteps", "early", "Timesteps is 'early', but it must be whole numbers, such as 300 400"),
         ("timesteps", "1000", "Timesteps is '1000': each of timesteps is 1000, but it must be from 0 to 999"),
+        ("objects", "first", "Objects is 'first', but it must be whole numbers, such as 1 2"),
+        ("objects", "0", "Objects is '0': each of objects is 0, but it must be from 1 to 99"),
         ("area", "everything", "Inpaint area is 'everything'"),
     ],
 )
@@ -449,7 +397,7 @@ def test_only_the_last_segmentations_are_kept(webui, method):
 def test_the_status_says_what_was_found_and_how(webui, method):
     found = runs.RUNS.find(webui.model, half(), read_settings(args("bright")))
 
-    lines = finds.describe(found, MaskOptions())
+    lines = finds.describe(found, MaskOptions(), 1)
 
     assert lines[0].startswith("bright: ")
     assert lines[1] == "Method: brightness, of a test"
@@ -463,13 +411,75 @@ def test_the_size_fits_the_webuis_sliders(size, expected):
     assert finds.fitting_size(size) == expected
 
 
+def dots(*boxes):
+    """A dark picture with bright boxes."""
+    picture = Image.new("RGB", SIZE)
+    for box in boxes:
+        picture.paste((255,) * 3, box)
+    return picture
+
+
+TWO = dots((8, 8, 56, 56), (88, 16, 120, 48))
+
+
+def test_the_preview_has_a_numbered_picture_where_there_are_several_objects(webui, method):
+    one, two = (runs.RUNS.find(webui.model, picture, read_settings(args())) for picture in (half(), TWO))
+
+    assert finds.show(one, MaskOptions()).objects is None
+    assert finds.show(two, MaskOptions()).objects.width >= SIZE[0]
+    assert [finds.show(found, MaskOptions()).count for found in (one, two)] == [1, 2]
+    assert finds.describe(two, MaskOptions(), 2)[1] == "Objects: 2; selected: all"
+    assert finds.describe(two, MaskOptions(objects=(2, 9)), 2)[1] == "Objects: 2; selected: 2"
+    assert finds.describe(two, MaskOptions(objects=(9,)), 2)[1] == "Objects: 2; selected: none"
+
+
+def test_an_object_is_found_by_a_pixel_of_its_picture(webui, method):
+    found = runs.RUNS.find(webui.model, TWO, read_settings(args()))
+
+    places = [(30, 30), (100, 30), (70, 30), (5, SIZE[1] + 5), (SIZE[0] + 5, 5)]
+    assert [finds.object_at(found, MaskOptions(), x, y) for x, y in places] == [1, 2, 0, 0, 0]
+
+
+def test_a_run_repaints_the_chosen_objects_only_and_says_of_all_where_they_are(run, p):
+    p.init_images = [TWO]
+
+    run.once(p, args(objects="2"))
+
+    mask = np.asarray(p.read["image_mask"]) > 127
+    assert (mask[30, 30], mask[30, 100]) == (False, True)
+    told = p.extra_generation_params["LD-ZNet found"]["objects"]
+    assert [(one["number"], one["selected"]) for one in told] == [(1, False), (2, True)]
+    assert p.extra_generation_params["LD-ZNet objects"] == "2"
+
+
+def test_a_number_that_no_object_has_stops_the_run(run, p):
+    with pytest.raises(LdznetError, match="smallest area, objects, shrink"):
+        run.once(p, args(objects="2"))
+
+
+def test_masks_to_choose_from_show_the_same_part_with_their_thresholds(webui, method):
+    grey = Image.new("RGB", SIZE)
+    for level, side in ((70, 60), (130, 44), (230, 24)):
+        grey.paste((level,) * 3, (2, 2, 2 + side, 2 + side))
+    steps, plain = (runs.RUNS.find(webui.model, picture, read_settings(args())) for picture in (grey, half()))
+
+    choices = finds.choices(steps, MaskOptions())
+
+    assert [choice.caption.split()[0] for choice in choices] == ["tight", "middle", "loose"]
+    assert all(choice.caption.endswith(f" {choice.threshold:.2f}") for choice in choices)
+    shares = [steps.segmentation.mask(MaskOptions(threshold=choice.threshold)).sum() for choice in choices]
+    assert shares == pytest.approx([24**2, 44**2, 60**2], rel=0.15)
+    assert len({choice.picture.size for choice in choices}) == 1
+    assert choices[0].picture.width < SIZE[0]
+    assert finds.choices(plain, MaskOptions()) == []
+
+
 # --- the loaded model and its heads ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def heads(webui, tmp_path, monkeypatch):
     """A head that fits, in the webui's folder."""
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
     monkeypatch.setattr(heads_of, "ROOT", tmp_path / "nowhere")
     folder = tmp_path / "ldznet"
     folder.mkdir()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Of `add_model`: they say how a model is loaded here.
 LOCAL = ("checkpoint", "random_weights", "device", "dtype", "head_storage", "prediction", "download")
+# Of SegmentOptions, what a webui can be told; the rest of a request says which pictures come back.
+ASKED = ("resolution", "timesteps", "seeds", "refine", "average_templates")
 # Done here: what shows through is painted before the picture is sent.
 HERE = ("background",)
 CONNECT = 10  # seconds; a webui that runs answers at once
@@ -138,7 +140,7 @@ class RemoteSegmenter:
             "prompt": list(prompts),
             "negative_prompt": list(negative_prompts),
             **self._asked,
-            **{name: told[name] for name in ("resolution", "timesteps", "seeds", "refine")},
+            **{name: told[name] for name in ASKED},
             "return_mask": False,
             "return_probabilities": True,
             "probability_size": "picture" if options.refine else "network",

@@ -18,14 +18,17 @@ from ldznet.errors import HeadError, LdznetError, OptionError
 from ldznet.mask import SoftMask, area
 from ldznet.methods.choose import METHODS, find_heads, fits
 from ldznet.modeling.checkpoint import HeadInfo
+from ldznet.options import MaskOptions, SegmentOptions
+from ldznet.refine import most_passes
 from ldznet.render import color_map, overlay
-from ldznet.segmenter import Segmentation, check_prompts, memory_explained
+from ldznet.segmenter import TEMPLATES, Segmentation, check_prompts, memory_explained
+from ldznet.webui import alwayson, runs
 from ldznet.webui import found as finds
-from ldznet.webui import runs
 from ldznet.webui import settings as page
 from ldznet.webui.api_models import (
     NUMBERS,
     WORDS,
+    Choice,
     Found,
     Head,
     Heads,
@@ -34,6 +37,7 @@ from ldznet.webui.api_models import (
     SegmentAnswer,
     SegmentRequest,
     Status,
+    Thing,
     Unwanted,
     given,
 )
@@ -67,6 +71,7 @@ def register(app: FastAPI) -> None:
         return
     asked = [Depends(ShownBasic())] if getattr(options, "api_auth", None) else []
     app.include_router(router, dependencies=asked)
+    alwayson.watch(app)
 
 
 # --- segment -----------------------------------------------------------------------------------------
@@ -111,14 +116,19 @@ def _settings(asked: SegmentRequest) -> Settings:
             f"prompt and negative_prompt have {words} parts together, but at most {MOST_PROMPTS} are taken. Ask "
             "several times."
         )
-    options = settings.segment
-    passes = words * max(1, len(options.timesteps)) * len(options.seeds)
+    passes = words * _passes(settings.segment)
     if passes > MOST_PASSES:
         raise OptionError(
-            f"Prompts, timesteps and seeds make {passes} passes through the network, but at most {MOST_PASSES} "
-            "are made at once. Give fewer of them."
+            f"Prompts, timesteps, seeds, sentences and second looks make up to {passes} passes through the "
+            f"network, but at most {MOST_PASSES} are made at once. Give fewer of them."
         )
     return dataclasses.replace(settings, prompts=prompts, negatives=negatives)
+
+
+def _passes(options: SegmentOptions) -> int:
+    """Of a prompt, if there is as much to look at again as there can be."""
+    each = (len(TEMPLATES) if options.average_templates else 1) * (most_passes() if options.refine else 1)
+    return max(1, len(options.timesteps)) * len(options.seeds) * each
 
 
 def _require_name(head: str) -> None:
@@ -135,7 +145,7 @@ def _require_room(asked: SegmentRequest, settings: Settings, image: Image.Image)
             "leave refine out."
         )
     words = len(settings.prompts) + len(settings.negatives)
-    pictures = len(settings.prompts) * asked.return_masks
+    pictures = len(settings.prompts) * asked.return_masks + asked.return_objects + 3 * asked.return_candidates
     if asked.return_probabilities and asked.probability_size == "picture":
         pictures += words
     if pictures * image.width * image.height > MOST_ANSWERED:
@@ -180,7 +190,7 @@ def _answer(
     something = finds.is_something(found, options)
     if not something:
         options = dataclasses.replace(options, invert=False)  # inverted, nothing would be everything
-    mask = segmentation.mask(options, brush=brush)
+    mask, objects = segmentation.mask(options, brush=brush), segmentation.objects(options)
     method, _, reason = found.reason.partition(", ")
     return SegmentAnswer(
         width=segmentation.size[1],
@@ -190,6 +200,9 @@ def _answer(
         overlay=encode(overlay(found.image, mask)) if asked.return_overlay else None,
         colors=_colors(found, settings) if asked.return_colors else None,
         prompts=_prompts(asked, settings, segmentation),
+        objects=[Thing(**one) for one in segmentation.tell_objects(objects, options.objects)],
+        object_numbers=encode(objects.numbers) if asked.return_objects else None,
+        candidates=_candidates(options, segmentation) if asked.return_candidates else None,
         negative_prompts=[
             Unwanted(prompt=prompt, probabilities=_probabilities(asked, segmentation, number))
             for number, prompt in enumerate(segmentation.negative_prompts, start=len(segmentation))
@@ -212,6 +225,13 @@ def _prompts(asked: SegmentRequest, settings: Settings, segmentation: Segmentati
             mask = encode(finds.to_picture(segmentation.mask(options, only=number)))
         answers.append(Found(**one, mask=mask, probabilities=_probabilities(asked, segmentation, number)))
     return answers
+
+
+def _candidates(options: MaskOptions, segmentation: Segmentation) -> list[Choice]:
+    chosen = segmentation.candidates(options)
+    levels = [dataclasses.replace(options, threshold=one.threshold, objects=()) for one in chosen]
+    masks = [encode(finds.to_picture(segmentation.mask(level))) for level in levels]
+    return [Choice(**one._asdict(), mask=mask) for one, mask in zip(chosen, masks, strict=True)]
 
 
 def _probabilities(asked: SegmentRequest, segmentation: Segmentation, number: int) -> str | None:

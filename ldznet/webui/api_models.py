@@ -21,7 +21,7 @@ _IS_2 = pydantic.VERSION.startswith("2.")
 OF_A_RUN = frozenset(("enabled", "on_nothing", "append", "fill", "area", "padding", "mask_blur"))
 OPTIONS = tuple(control.name for control in CONTROLS if control.name not in OF_A_RUN)
 WORDS = ("prompt", "negative_prompt")  # a text with | between its parts, or a list
-NUMBERS = ("timesteps", "seeds")  # a text with spaces between its numbers, or a list
+NUMBERS = ("timesteps", "seeds", "objects")  # a text with spaces between its numbers, or a list
 _EXAMPLES = {"prompt": ["bucket | red hat"], "negative_prompt": ["shadow"], "timesteps": ["300 400"]}
 
 
@@ -35,7 +35,7 @@ def _type(control: Control) -> Any:
     if control.name in WORDS:
         return _text(LONGEST_TEXT) | _listed(_text(LONGEST_PROMPT), MOST_PROMPTS)
     if control.name in NUMBERS:
-        return _text(LONGEST_WORD) | _listed(conint(strict=True, ge=0, lt=2**63), MOST_PASSES)
+        return _text(LONGEST_WORD) | _listed(conint(strict=True, ge=0, le=2**63 - 1), MOST_PASSES)
     if control.kind == "switch":
         return StrictBool
     if control.choices:
@@ -61,7 +61,23 @@ def _field(control: Control) -> tuple[Any, Any]:
     return _type(control), Field(... if control.name == "prompt" else control.default, **said)
 
 
-class _Known(BaseModel, extra="forbid"):
+class _Told(BaseModel):
+    """Says in the schema which fields may be null: pydantic 1 does not, and OpenAPI 3.0 has a word for it."""
+
+    if not _IS_2:
+
+        class Config:
+            """pydantic 1 reads it."""
+
+            @staticmethod
+            def schema_extra(schema: dict[str, Any], model: Any) -> None:
+                """Of each model, as it is described."""
+                for name, field in model.__fields__.items():
+                    if field.allow_none:
+                        schema["properties"][name]["nullable"] = True
+
+
+class _Known(_Told, extra="forbid"):
     """Takes no field that it does not know."""
 
 
@@ -89,6 +105,8 @@ class SegmentRequest(_Options):  # type: ignore[misc]
     return_masks: StrictBool = Field(False, description="a mask for each prompt, not inverted")
     return_overlay: StrictBool = Field(False, description="the picture with the mask on it")
     return_colors: StrictBool = Field(False, description="a labelled colour map; only for several prompts")
+    return_objects: StrictBool = Field(False, description="which pixel belongs to which object: PNG of 8 bits")
+    return_candidates: StrictBool = Field(False, description="masks at up to three thresholds, to choose from")
     return_probabilities: StrictBool = Field(
         False, description="of each prompt, before negative prompts: PNG of 16 bits, 65535 is 1"
     )
@@ -103,7 +121,7 @@ def given(request: SegmentRequest) -> dict[str, Any]:
     return {name: getattr(request, name) for name in OPTIONS if name in said}
 
 
-class Found(BaseModel):
+class Found(_Told):
     """What was found of one prompt, after negative prompts."""
 
     prompt: str
@@ -118,14 +136,35 @@ class Found(BaseModel):
     probabilities: str | None = Field(None, description="PNG of 16 bits in base64, by return_probabilities")
 
 
-class Unwanted(BaseModel):
+class Thing(_Told):
+    """One object in the mask of all prompts, before that grows: a connected part, cut where two things touch."""
+
+    number: int = Field(..., description="for `objects` of a request; 1 is the largest", examples=[1])
+    prompt: str = Field(..., description="the most probable one")
+    area: int = Field(..., description="pixels", examples=[20480])
+    share: float = Field(..., description="of the picture, 0 to 1", examples=[0.078])
+    box: list[int] = Field(..., description="x0, y0, x1, y1", examples=[[96, 128, 224, 288]])
+    probability: float = Field(..., description="mean of its prompt inside", examples=[0.91])
+    selected: bool = Field(..., description="by `objects` of the request")
+
+
+class Choice(_Told):
+    """A threshold at which the probabilities themselves show what belongs together, and what it would select."""
+
+    name: Literal["tight", "middle", "loose"]
+    threshold: float = Field(..., examples=[0.35])
+    area: int = Field(..., description="pixels that reach the threshold", examples=[20480])
+    mask: str = Field(..., description="PNG in base64, with the request's other options and all objects")
+
+
+class Unwanted(_Told):
     """A negative prompt."""
 
     prompt: str
     probabilities: str | None = None
 
 
-class Seconds(BaseModel):
+class Seconds(_Told):
     """Where the time went. What was found before is not looked for again, which takes next to none."""
 
     waited: float = Field(..., description="for other work of the webui")
@@ -135,7 +174,7 @@ class Seconds(BaseModel):
     total: float
 
 
-class SegmentAnswer(BaseModel):
+class SegmentAnswer(_Told):
     """What was found. Where nothing was, the mask is empty, or the given one; `nothing_found` says what to try."""
 
     width: int = Field(..., examples=[512])
@@ -145,6 +184,12 @@ class SegmentAnswer(BaseModel):
     overlay: str | None = Field(None, description="PNG in base64")
     colors: str | None = Field(None, description="PNG in base64")
     prompts: list[Found]
+    objects: list[Thing] = Field(..., description="the largest first, 99 at most")
+    object_numbers: str | None = Field(
+        None,
+        description="PNG of 8 bits in base64: the number of each pixel's object, 0 for none; by return_objects",
+    )
+    candidates: list[Choice] | None = Field(None, description="the tightest first; by return_candidates")
     negative_prompts: list[Unwanted]
     method: str = Field(..., examples=["ld-znet"])
     reason: str = Field(
@@ -156,7 +201,7 @@ class SegmentAnswer(BaseModel):
     record: dict[str, Any] = Field(..., description="all that is needed to repeat it")
 
 
-class Head(BaseModel):
+class Head(_Told):
     """A file in one of the folders of heads."""
 
     name: str = Field(..., description="as `head` of a request", examples=["ld-znet.safetensors"])
@@ -165,7 +210,7 @@ class Head(BaseModel):
     fits: bool | None = Field(..., description="the loaded checkpoint; null if none is loaded")
 
 
-class Heads(BaseModel):
+class Heads(_Told):
     """What can be asked for, and for which checkpoint."""
 
     checkpoint: str | None = Field(..., examples=["v1-5-pruned-emaonly.safetensors [6ce0161689]"])
@@ -174,7 +219,16 @@ class Heads(BaseModel):
     heads: list[Head]
 
 
-class Status(BaseModel, extra="allow"):
+class LastRun(_Told):
+    """What the last segmentation took; the memory is ours and the webui's, on the device."""
+
+    seconds: float
+    before_mb: float | None = None
+    peak_mb: float | None = None
+    after_mb: float | None = None
+
+
+class Status(_Told, extra="allow"):
     """What of ours is loaded, where, and its memory; null where there is nothing, or nobody counts."""
 
     model: str | None = Field(None, description="the checkpoint of the last run")
@@ -187,15 +241,13 @@ class Status(BaseModel, extra="allow"):
         None, description="where the head stays between runs, by the settings", examples=["GPU"]
     )
     kept: int | None = Field(None, description="segmentations at hand, in the memory of the CPU")
-    last_run: dict[str, float | None] | None = Field(
-        None, description="seconds; MB of ours and the webui's on the device: before_mb, peak_mb, after_mb"
-    )
+    last_run: LastRun | None = Field(None, description="what the last segmentation took")
     device: str | None = Field(None, description="where the webui computes", examples=["cuda"])
     free_mb: float | None = Field(None, description="of the device, for all programs")
     total_mb: float | None = None
 
 
-class Problem(BaseModel):
+class Problem(_Told):
     """Why a request was refused: what is wrong, why, what to do."""
 
     detail: str

@@ -11,6 +11,7 @@ batch, is told where it is dealt with; file names and lines are those of AUTOMAT
 from __future__ import annotations
 
 import dataclasses
+import glob
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def _mask_run(p: Any, settings: Settings) -> None:
     mask = found.segmentation.mask(settings.mask, brush=given)
     p.extra_generation_params[infotext.FOUND] = infotext.Answer(answer(found, settings.mask, mask))
     if is_something(found, settings.mask) and mask.any():
-        p.image_mask = kept.made = to_picture(mask)
+        p.image_mask = _made(to_picture(mask))
         kept.append, kept.save = settings.append, page.setting("save")
         if kept.append or kept.save:
             kept.pictures = {"mask": p.image_mask, "overlay": Image.fromarray(overlay(found.image, mask))}
@@ -75,7 +76,7 @@ def _mask_run(p: Any, settings: Settings) -> None:
     if settings.on_nothing == "empty mask":
         # "Only masked" would repaint the whole picture (processing.py:1649), inverting as well.
         p.inpaint_full_res = p.inpainting_mask_invert = 0
-        p.image_mask = kept.made = Image.new("L", image.size)
+        p.image_mask = _made(Image.new("L", image.size))
 
 
 @dataclass
@@ -85,7 +86,6 @@ class _Kept:
     given: Image.Image | None
     settings: dict[str, Any]
     batch: bool = False
-    made: Image.Image | None = None
     pictures: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)  # mask and overlay
     append: bool = False
     save: bool = False
@@ -122,14 +122,20 @@ def _clean(p: Any) -> _Kept:
     if kept is None:
         kept = _first_sight(p)
         setattr(p, _OURS, kept)
-    elif p.image_mask is not kept.made:
+    elif p.image_mask is not None and _OURS not in p.image_mask.info:
         kept.given = p.image_mask  # the webui has read this file's own mask from the folder of masks
     for name, value in kept.settings.items():
         setattr(p, name, value)
     for name in ("image_mask", *_STALE):
         setattr(p, name, None)
-    kept.made, kept.pictures = None, {}
+    kept.pictures = {}
     return kept
+
+
+def _made(mask: Image.Image) -> Image.Image:
+    """Mark it as ours: other extensions run our hooks with copies of `p`, so that no `p` knows them all."""
+    mask.info[_OURS] = True
+    return mask
 
 
 def _only_image(p: Any) -> Image.Image:
@@ -190,8 +196,8 @@ def _refusal(p: Any, text: str) -> Exception:
 def finish(p: Any, processed: Any) -> None:
     """The work of the hook `postprocess`: mask and overlay join the results; a batch keeps all comments."""
     kept: _Kept | None = getattr(p, _OURS, None)
-    if kept is None:
-        return
+    if kept is None or not (processed.images or kept.skipped):
+        return  # ADetailer calls this between two pictures, with a copy of `p` and no results
     if kept.save:
         _save(p, processed, kept.pictures)
     for picture in kept.pictures.values() if kept.append else ():
@@ -239,3 +245,7 @@ def _save(p: Any, processed: Any, pictures: Mapping[str, Image.Image]) -> None:
         told = f"Mask and overlay could not be saved beside {beside.name} ({why.strerror or why}). Check the disk."
         log.warning("%s", told)
         processed.comments += f"{told}\n"
+        if infotext.FOUND in p.extra_generation_params:
+            p.extra_generation_params[infotext.FOUND]["not_saved"] = told  # programs are given no comments
+        for half in beside.parent.glob(f"{glob.escape(beside.stem)}-ldznet-*.tmp"):  # images.py:716
+            half.unlink(missing_ok=True)

@@ -68,6 +68,7 @@ SETTINGS: tuple[Setting, ...] = (
         "{} stands for the prompt; empty: what the head was trained with",
         infotext=TEMPLATE_KEY,
     ),
+    _of_control("average_templates", "Average nine sentences instead, unless the panel says otherwise"),
     _of_control("on_nothing", "If nothing is found, the panel starts with"),
     _of_control("append", "Append mask and overlay to the results, unless the panel says otherwise"),
     Setting(

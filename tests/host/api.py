@@ -13,11 +13,19 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic
 from PIL import Image
+from pydantic import BaseModel
 
 from host.process import Processing, Run
 from ldznet.webui import api, process
 from ldznet.webui.controls import CONTROLS
 from ldznet.webui.guard import authorize
+
+
+class Img2Img(BaseModel):
+    """StableDiffusionImg2ImgProcessingAPI, of which there is much more."""
+
+    init_images: list
+    alwayson_scripts: dict = {}
 
 
 def application(webui, *, api_auth=None, with_api=True):
@@ -40,15 +48,17 @@ def application(webui, *, api_auth=None, with_api=True):
         return {"txt2img": [], "img2img": ["ld-znet segment"]}
 
     @app.post("/sdapi/v1/img2img", dependencies=asked)
-    def img2img(body: dict):
+    def img2img(body: Img2Img):
         from modules.call_queue import queue_lock
 
-        defaults = [control.default for control in CONTROLS]
-        named = {name.lower(): value for name, value in body.get("alwayson_scripts", {}).items()}
+        args = [control.default for control in CONTROLS]
+        named = {name.lower(): value for name, value in body.alwayson_scripts.items()}
         given = named.get("ld-znet segment", {}).get("args", [])
-        p = Processing(webui.model, [picture(text) for text in body["init_images"]], is_api=True)
+        for place in range(min(len(given), len(args))):
+            args[place] = given[place]
+        p = Processing(webui.model, [picture(text) for text in body.init_images], is_api=True)
         with queue_lock:
-            processed = Run(process).once(p, [*given, *defaults[len(given) :]])
+            processed = Run(process).once(p, args)
         info = {"extra_generation_params": processed.extra_generation_params, "infotexts": processed.infotexts}
         return {"images": [base64_of(one) for one in processed.images], "parameters": {}, "info": json.dumps(info)}
 

@@ -249,15 +249,33 @@ try {
   await page.waitForTimeout(1000);
   await page.locator('#img2img_batch_upload input[type=file]').setInputFiles(scenes);
   await page.waitForTimeout(8000);
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await page.locator(`${ours('append')} input`).check();
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
   const batch = await generate();
   seen.batchLog = batch.log;
+  seen.batchPictures = batch.pictures.length;
   seen.batch = [];
-  for (const [at, file] of scenes.entries()) {
-    const picture = batch.pictures[at] && await pixels(batch.pictures[at]);
-    seen.batch.push(picture && compareAll(picture, await pixels(dataUrl(file))));
+  for (const [at, file] of scenes.entries()) { // picture, mask and overlay of each
+    const [picture, own] = batch.pictures.slice(3 * at, 3 * at + 2);
+    seen.batch.push(own && compare(await pixels(picture), await pixels(dataUrl(file)), await pixels(own, 1)));
   }
   await top();
   await shot('panel-9-batch');
+
+  // The parameters of a picture that was made without us switch the panel off, those of one of ours on.
+  const isOn = () => page.locator(`${ours('enabled')}-checkbox input`).isChecked();
+  const foreign = 'a red ball\nSteps: 3, Sampler: Euler a, CFG scale: 6.5, Seed: 5, Size: 192x128, Model: other';
+  seen.pasted = [];
+  for (const text of [foreign, `${foreign}, LD-ZNet prompt: a drop, LD-ZNet threshold: 0.35`]) {
+    await page.locator('#img2img_prompt textarea').fill(text);
+    await page.locator('#img2img_tools #paste').click();
+    await changes(() => page.locator('#img2img_prompt textarea').inputValue(), text);
+    const before = await isOn();
+    await changes(async () => String(await isOn()), String(before), 8000).catch(() => null);
+    seen.pasted.push([await isOn(), await page.locator(`${ours('prompt')} textarea`).inputValue(),
+      await page.locator(`${ours('threshold')} input[type=number]`).inputValue()]);
+  }
 
   await open('dark');
   await page.locator(`${ours('enabled')} > .label-wrap`).first().click();

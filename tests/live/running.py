@@ -1,7 +1,8 @@
 """A real AUTOMATIC1111, started for a test with a copy of this checkout as its extension, and asked over its API.
 
 WEBUI_DIR is a folder with start.sh and stop.sh, which start and stop a webui on $PORT with what arguments they are
-given. The webui itself is not touched: its data folder is a temporary one, with the embedded model and its head.
+given; the precision is said here. The webui itself is not touched: its data folder is a temporary one, with the
+embedded model and its head.
 """
 
 import base64
@@ -29,6 +30,7 @@ EXTENSION = (
     "ldznet",
     "scripts",
     "localizations",
+    "javascript",
     "models",
     "install.py",
     "preload.py",
@@ -95,6 +97,9 @@ def _write_inpainting(path, text):
 
 
 def start(data, *flags):
+    """In full precision, unless the flags are of precision."""
+    if not any(flag in flags for flag in ("--no-half", "--precision")):
+        flags = ("--no-half", *flags)
     folder = data / "checkpoints"
     own = ["--data-dir", data, "--ckpt-dir", folder, "--ckpt", folder / "tiny.safetensors", *flags]
     done = subprocess.run(
@@ -111,10 +116,10 @@ def stop():
     subprocess.run([WEBUI / "stop.sh"], check=True, capture_output=True)
 
 
-def ask(route, body=None):
-    """-> status, answer."""
-    data = None if body is None else json.dumps(body).encode()
-    url, kind = f"http://127.0.0.1:{PORT}/sdapi/v1/{route}", {"Content-Type": "application/json"}
+def ask(route, body=None, at="sdapi/v1"):
+    """-> status, answer; a body in bytes is sent as it is."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    url, kind = f"http://127.0.0.1:{PORT}/{at}/{route}", {"Content-Type": "application/json"}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data, kind), timeout=600) as answer:
             return answer.status, json.load(answer)

@@ -103,6 +103,7 @@ class Client:
             str(CHECKPOINTS),
             "--ckpt",
             str(CHECKPOINTS / "tiny.safetensors"),
+            "--no-half",
         ]
         done = subprocess.run(
             [WEBUI / "start.sh", *own, *arguments],

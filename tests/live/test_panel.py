@@ -260,9 +260,15 @@ def test_nothing_found_is_told_on_the_page(seen):
     assert "Nothing to inpaint" in seen["nothing"]
 
 
-def test_in_batch_each_file_is_partly_as_it_was(seen):
-    assert len(seen["batch"]) == 3
-    assert all(0.05 < share < 0.999 for share in seen["batch"])
+def test_in_batch_each_file_is_as_it_was_outside_its_own_mask(seen):
+    assert (seen["batchPictures"], len(seen["batch"])) == (9, 3)
+    assert all(outside == 0 and inside > 5 for outside, inside in seen["batch"]), seen["batch"]
+
+
+def test_a_pictures_parameters_switch_the_panel_off_or_on(seen):
+    foreign, ours = seen["pasted"]
+    assert (foreign[0], foreign[1]) == (False, "orange circle")
+    assert ours == [True, "a drop", "0.35"]
 
 
 def test_reload_ui_leaves_a_panel_that_works(seen):

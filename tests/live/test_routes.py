@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from running import LOG, PORT, ROOT, SIZE, decoded, encoded, furnish, start, stop
-from test_api import ROUTES, bad_bodies
+from test_api import ROUTES, asked_as_the_schema_says, bad_bodies
 
 from ldznet.__main__ import main
 from ldznet.commands.remote import Server
 from ldznet.errors import HostError, OptionError
 from ldznet.training.scenes import make_scene
+from ldznet.webui.controls import CONTROLS
 
 ADDRESS, PAIR = f"http://127.0.0.1:{PORT}", "ann:secret"
 
@@ -100,9 +101,24 @@ def test_generated_bad_bodies_are_refused_and_leave_the_server_serving(server, s
     )
 
 
+def test_schemathesis_finds_no_answer_that_the_schema_does_not_promise(server):
+    schemathesis = pytest.importorskip("schemathesis")
+    token = {"Authorization": f"Basic {base64.b64encode(PAIR.encode()).decode()}"}
+    schema = schemathesis.openapi.from_url(f"{ADDRESS}/openapi.json", headers=token)
+
+    assert asked_as_the_schema_says(schema, 20, **token) == set(ROUTES)
+
+
 def test_a_refusal_has_its_reason(server, scene):
     with pytest.raises(HostError, match="says: threshold: "):
         server.ask("POST", "/ldznet/segment", {"image": encoded(scene), "prompt": "a", "threshold": 2})
+
+
+def test_what_img2img_would_leave_out_of_our_arguments_is_refused(server, scene):
+    more = {"LD-ZNet segment": {"args": [None] * (len(CONTROLS) + 1)}}
+
+    with pytest.raises(HostError, match=f"says: LD-ZNet segment was given {len(CONTROLS) + 1} arguments"):
+        server.ask("POST", "/sdapi/v1/img2img", {"init_images": [encoded(scene)], "alwayson_scripts": more})
 
 
 def test_the_command_line_uses_the_webuis_model_as_its_own(server, scene, tmp_path):
@@ -117,14 +133,15 @@ def test_the_command_line_uses_the_webuis_model_as_its_own(server, scene, tmp_pa
     assert (masks[0] != masks[1]).mean() < 0.001
 
 
-def test_the_examples_of_curl_and_webuiapi_work(server, tmp_path):
-    page = (ROOT / "docs" / "api.md").read_text()
-    curl = re.findall(r"```bash\n(.*?)```", page, re.S)[0]
-    client = re.findall(r"```python\n(.*?)```", page, re.S)[1]
+@pytest.mark.parametrize("page", ["docs/api.md", "README.md"])
+def test_the_examples_of_curl_and_webuiapi_work(server, tmp_path, page):
+    text = (ROOT / page).read_text()
+    (curl,) = (block for block in re.findall(r"```bash\n(.*?)```", text, re.S) if "curl" in block)
+    (client,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "import webuiapi" in block)
     Image.open(ROOT / "docs" / "pictures" / "triangle.jpg").save(tmp_path / "photo.jpg")
     curl = curl.replace("curl -sf", f"curl -sf -u {PAIR}").replace("python -c", f"{sys.executable} -c")
     client = client.replace("port=7860", f'port={PORT}, username="ann", password="secret"')
-    client = client.replace("denoising_strength=0.8", "denoising_strength=0.8, steps=2, width=128, height=128")
+    client = client.replace('"a green star"', '"a green star", steps=2, width=128, height=128')
 
     for command in (["bash", "-e", "-c", curl.replace("7860", PORT)], [sys.executable, "-c", client]):
         command[-1] = command[-1].replace("bucket", "triangle")
@@ -134,4 +151,4 @@ def test_the_examples_of_curl_and_webuiapi_work(server, tmp_path):
     with Image.open(tmp_path / "mask.png") as mask:
         assert mask.getbbox()
     assert (tmp_path / "star.png").exists()
-    assert done.stdout.startswith("triangle ")
+    assert done.stdout.startswith("triangle ") or page == "README.md"

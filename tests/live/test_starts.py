@@ -1,4 +1,4 @@
-"""The panel in a real AUTOMATIC1111 started to save memory: the same pictures as without. See running.py."""
+"""A real AUTOMATIC1111 started in other ways: to save memory, in half precision, without us. See running.py."""
 
 import json
 import os
@@ -12,6 +12,9 @@ from ldznet.training.scenes import make_scene
 
 PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}
 
+WITHOUT_US = "--no-half --disable-extra-extensions"
+WAYS = ("--no-half", "--no-half --medvram", "--no-half --lowvram", "--precision half", WITHOUT_US)
+
 pytestmark = [
     pytest.mark.webui,
     pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
@@ -20,25 +23,36 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """flag -> picture, mask and overlay of the same run."""
+    """flags -> a run without us, and the same one with us: picture, mask and overlay."""
     data = tmp_path_factory.mktemp("data")
     furnish(data)
     client, found = Client(Image.fromarray(make_scene(1, size=(128, 192)).image)), {}
-    for flag in ("", "--medvram", "--lowvram"):
-        start(data, *flag.split())
+    for flags in WAYS:
+        start(data, *flags.split())
         try:
             client.run()  # the first run of a webui starts from other random states than all later ones
-            status, found[flag] = client.run(PHRASE)
+            plain, ours = client.run(), client.run(PHRASE) if flags != WITHOUT_US else (200, None)
         finally:
             stop()
-        assert status == 200, found[flag]
+        assert (plain[0], ours[0]) == (200, 200), (plain, ours)
+        found[flags] = plain[1], ours[1]
     return found
 
 
-@pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
-def test_low_memory_modes_make_the_same_mask_and_picture(answers, flag):
-    plain, found = (list(map(decoded, answers[name]["images"])) for name in ("", flag))
+@pytest.mark.parametrize("flags", ["--no-half --medvram", "--no-half --lowvram"])
+def test_low_memory_modes_make_the_same_mask_and_picture(answers, flags):
+    plain, found = (list(map(decoded, answers[way][1]["images"])) for way in ("--no-half", flags))
 
     assert len(found) == 3
     assert all(np.array_equal(one, other) for one, other in zip(plain, found, strict=True))
-    assert json.loads(answers[flag]["info"])["seed"] == 1
+    assert json.loads(answers[flags][1]["info"])["seed"] == 1
+
+
+def test_in_half_precision_nearly_the_same_is_found(answers):
+    one, other = (decoded(answers[way][1]["images"][1]) for way in ("--no-half", "--precision half"))
+
+    assert (one != other).mean() < 0.001
+
+
+def test_switched_off_or_not_installed_is_the_same(answers):
+    assert answers["--no-half"][0]["images"] == answers[WITHOUT_US][0]["images"]

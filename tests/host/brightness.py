@@ -1,0 +1,48 @@
+"""A method that needs no training, pictures that it can be tried on, and what a mask of them is checked with."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ldznet.methods.choose import Choice
+from ldznet.methods.method import Defaults
+from ldznet.webui import runs
+
+SIZE = (128, 64)  # width, height
+
+
+class Brightness:
+    """Finds "bright" where the picture is, "dark" where it is not, and nothing else."""
+
+    name, defaults, record = "brightness", Defaults(resolution=64), {}
+
+    def __init__(self):
+        self.calls = 0
+
+    def check(self, host):
+        pass
+
+    def probability(self, host, picture, prompts, draw):
+        self.calls += 1
+        bright = ((picture.pixels.mean(dim=1) + 1) / 2).clamp(0, 1)[0]
+        found = {"bright": bright, "dark": 1 - bright}
+        return torch.stack([found.get(phrase, torch.zeros_like(bright)) for phrase in prompts.phrases])
+
+
+def use(method, monkeypatch):
+    """Let every run of the panel, the script and the routes find things with it."""
+    monkeypatch.setattr(runs, "choose_method", lambda *_given, **_more: Choice(method, "of a test"))
+    return method
+
+
+def half(left=255, right=0):
+    """A picture with a bright half."""
+    picture = Image.new("RGB", SIZE, (right,) * 3)
+    picture.paste((left,) * 3, (0, 0, SIZE[0] // 2, SIZE[1]))
+    return picture
+
+
+def share(mask):
+    """Of the left and the right half, how much is selected; 8 pixels at the edge between them are left out."""
+    found, middle = np.asarray(mask) > 127, SIZE[0] // 2
+    return round(float(found[:, : middle - 8].mean()), 2), round(float(found[:, middle + 8 :].mean()), 2)

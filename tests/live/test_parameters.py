@@ -1,0 +1,98 @@
+"""Parameters of pictures that a real AUTOMATIC1111 has painted, read back by its page. See running.py."""
+
+import base64
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from running import PORT, WEBUI, Client, furnish, start, stop
+from test_infotext import some_values
+
+from ldznet.training.scenes import make_scene
+from ldznet.webui.controls import CONTROLS
+
+PLAYWRIGHT = WEBUI / "browser" / "node_modules" / "playwright-core" / "index.mjs"
+WORDS = (
+    'the "green" star',
+    "two\nlines, a: b",
+    "emoji 🪣 帽子",
+    '"quoted"',
+    "3x4",
+    "back\\slash",
+    " led by a space",
+)
+# What would take long, or a file that is not there; and the picture comes out whatever is found.
+SET = {"head": "automatic", "resolution": 64, "refine": False, "on_nothing": "empty mask"}
+
+CLIENT = Client(Image.fromarray(make_scene(1, size=(128, 192)).image))
+
+pytestmark = [
+    pytest.mark.webui,
+    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
+]
+
+
+def settings(number):
+    """Random ones for every control."""
+    draw = random.Random(number)
+    prompts = {name: " | ".join(draw.sample(WORDS, 3)) for name in ("prompt", "negative_prompt")}
+    return some_values(number) | SET | prompts
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """Settings, and the picture that was painted with each: its file, and the text below it."""
+    data = tmp_path_factory.mktemp("data")
+    furnish(data)
+    start(data)
+    try:
+        yield [paint(data, number) for number in range(4)]
+    finally:
+        stop()
+
+
+def paint(data, number):
+    """Settings, file, text."""
+    values = settings(number)
+    status, answer = CLIENT.run(values, steps=1)
+    assert status == 200, answer
+    file = data / f"{number}.png"
+    file.write_bytes(base64.b64decode(answer["images"][0]))
+    return values, file, json.loads(answer["info"])["infotexts"][0]
+
+
+def test_the_api_gets_the_same_run_from_the_text_alone(painted):
+    for _, file, text in painted:
+        status, answer = CLIENT.run(infotext=text, steps=1)
+        again = json.loads(answer["info"])["infotexts"][0]
+
+        assert status == 200
+        assert again[again.index("LD-ZNet") :] == text[text.index("LD-ZNet") :]
+        assert base64.b64decode(answer["images"][0])[-2000:] == file.read_bytes()[-2000:]
+
+
+def test_png_info_and_the_arrow_restore_every_control(painted):
+    kinds = {control.name: control.kind for control in CONTROLS}
+    script = Path(__file__).with_name("parameters.mjs")
+    given = {
+        "URL": f"http://127.0.0.1:{PORT}",
+        "TEXTS": json.dumps([text for *_, text in painted[:2]]),
+        "PICTURES": json.dumps([str(file) for _, file, _ in painted[2:]]),
+        "CONTROLS": json.dumps(kinds),
+        "PLAYWRIGHT": os.environ.get("PLAYWRIGHT", str(PLAYWRIGHT)),
+    }
+    done = subprocess.run(
+        ["node", str(script)], env=os.environ | given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    print(json.dumps(seen, indent=1))
+
+    assert (seen.get("failed"), seen["errors"]) == (None, [])
+    for (values, *_), shown in zip(painted, [*seen["texts"], *seen["pictures"]], strict=True):
+        assert shown == values
+    assert seen["tab"] == "img2img"
