@@ -192,8 +192,12 @@ try {
     [2, 'inpaint', '#img2maskimg', scenes[2]], [3, 'inpaint sketch', '#inpaint_sketch', scenes[0]]]) {
     await page.evaluate(tab => switch_to_img2img_tab(tab), tab);
     await page.locator(`${id} input[type=file]`).setInputFiles(scene);
-    await page.waitForSelector(`${id} canvas`);
-    await page.waitForTimeout(1500);
+    // Before that, the page would send an empty canvas.
+    await page.waitForFunction(([id, width]) => {
+      const canvases = [...document.querySelectorAll(`${id} canvas`)];
+      return canvases.length && canvases.every(canvas => canvas.width === width);
+    }, [id, Number(process.env.WIDTH)]);
+    await page.waitForTimeout(500);
     const masked = share_of(await segmented());
     const run = await generate();
     const picture = run.pictures[0] && await pixels(run.pictures[0]);
@@ -291,6 +295,7 @@ try {
   // Reload UI: the scripts are loaded anew, our modules are not.
   await page.evaluate(() => gradioApp().querySelector('#settings_restart_gradio').click());
   for (let waited = 0; process.env.LOG && starts() < 2 && waited < 180; waited++) await page.waitForTimeout(1000);
+  if (!process.env.LOG) await page.waitForTimeout(20000); // nothing else tells that it has been down
   await page.waitForTimeout(2000);
   await open();
   await page.locator(`${ours('enabled')} > .label-wrap`).first().click();

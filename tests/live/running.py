@@ -3,6 +3,10 @@
 WEBUI_DIR is a folder with start.sh and stop.sh, which start and stop a webui on $PORT with what arguments they are
 given; the precision is said here. The webui itself is not touched: its data folder is a temporary one, with the
 embedded model and its head.
+
+WEBUI_URL is the address of one that runs already, with --api, this checkout as its extension and the embedded
+model as its checkpoint: the tests of the panel and of parameters take it as it is, and leave out what needs its
+files. What a run saves lies in its output folders.
 """
 
 import base64
@@ -25,6 +29,8 @@ from ldznet.commands.arguments import EMBEDDED
 WEBUI = Path(os.environ.get("WEBUI_DIR", ""))
 LOG = WEBUI / "run" / "webui.log"
 PORT = os.environ.get("WEBUI_PORT", "7877")
+GIVEN = "WEBUI_URL" in os.environ
+URL = os.environ.get("WEBUI_URL", f"http://127.0.0.1:{PORT}").rstrip("/")
 ROOT = Path(__file__).parents[2]
 EXTENSION = (
     "ldznet",
@@ -97,7 +103,9 @@ def _write_inpainting(path, text):
 
 
 def start(data, *flags):
-    """In full precision, unless the flags are of precision."""
+    """In full precision, unless the flags are of precision. One that runs already is left as it is."""
+    if GIVEN:
+        return
     if not any(flag in flags for flag in ("--no-half", "--precision")):
         flags = ("--no-half", *flags)
     folder = data / "checkpoints"
@@ -113,13 +121,15 @@ def start(data, *flags):
 
 
 def stop():
+    if GIVEN:
+        return
     subprocess.run([WEBUI / "stop.sh"], check=True, capture_output=True)
 
 
 def ask(route, body=None, at="sdapi/v1"):
     """-> status, answer; a body in bytes is sent as it is."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    url, kind = f"http://127.0.0.1:{PORT}/{at}/{route}", {"Content-Type": "application/json"}
+    url, kind = f"{URL}/{at}/{route}", {"Content-Type": "application/json"}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data, kind), timeout=600) as answer:
             return answer.status, json.load(answer)

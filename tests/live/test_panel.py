@@ -1,7 +1,7 @@
 """The panel inside a real AUTOMATIC1111: through its API, and in a headless Chromium (panel.mjs).
 
-WEBUI_DIR as in running.py. For the browser: node, PLAYWRIGHT (playwright-core's index.mjs; by default that of
-WEBUI_DIR/browser) and CHROMIUM (/usr/bin/chromium). SHOTS is a folder for screenshots of each step.
+WEBUI_DIR or WEBUI_URL as in running.py. For the browser: node, PLAYWRIGHT (playwright-core's index.mjs; by default
+that of WEBUI_DIR/browser) and CHROMIUM (/usr/bin/chromium). SHOTS is a folder for screenshots of each step.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import LOG, PORT, SIZE, WEBUI, Client, ask, decoded, furnish, start, stop
+from running import GIVEN, LOG, SIZE, URL, WEBUI, Client, ask, decoded, furnish, start, stop
 
 from ldznet.training.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
@@ -30,8 +30,9 @@ NOTHING = PHRASE | {"threshold": 1.0, "grow": -512}
 
 pytestmark = [
     pytest.mark.webui,
-    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
+    pytest.mark.skipif(not {"WEBUI_DIR", "WEBUI_URL"} & os.environ.keys(), reason="no webui is named"),
 ]
+WITH_FILES = pytest.mark.skipif("WEBUI_URL" in os.environ, reason="the files of the webui are not at hand")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,7 @@ def test_every_fill_and_area_paints_inside_only(client, fill, area):
     assert client.outside(found)[0] == 0
 
 
+@WITH_FILES
 def test_other_extensions_see_the_mask(client):
     _, found = client.run(PHRASE)
 
@@ -165,6 +167,7 @@ def test_a_large_picture_is_masked_at_its_size(client, scenes):
     assert 0.005 < share < 0.9
 
 
+@WITH_FILES
 def test_an_inpainting_checkpoint_is_masked_by_attention(client):
     nine = {"override_settings": {"sd_model_checkpoint": "nine.safetensors"}}
 
@@ -183,7 +186,7 @@ def test_an_inpainting_checkpoint_is_masked_by_attention(client):
 def seen(log, scenes):
     """What panel.mjs has seen."""
     settings = {
-        "URL": f"http://127.0.0.1:{PORT}",
+        "URL": URL,
         "SCENES": ",".join(map(str, scenes)),
         "PHRASE": os.environ.get("PHRASE", "orange circle"),
         "PHRASES": os.environ.get("PHRASES", "orange circle | purple circle"),
@@ -191,7 +194,7 @@ def seen(log, scenes):
         "THRESHOLD": "0.1",
         "WIDTH": str(SIZE[0]),
         "HEIGHT": str(SIZE[1]),
-        "LOG": str(LOG),
+        "LOG": "" if GIVEN else str(LOG),
         "PLAYWRIGHT": os.environ.get("PLAYWRIGHT", str(PLAYWRIGHT)),
     }
     script = Path(__file__).with_name("panel.mjs")
@@ -275,6 +278,7 @@ def test_reload_ui_leaves_a_panel_that_works(seen):
     assert seen["reloaded"].startswith("orange circle: ")
 
 
+@WITH_FILES
 def test_the_log_has_no_error_of_ours(seen, log):
     text = log.read_text()
     assert "Error running" not in text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from running import PORT, WEBUI, Client, furnish, start, stop
+from running import URL, WEBUI, Client, furnish, start, stop
 from test_infotext import some_values
 
 from ldznet.training.scenes import make_scene
@@ -32,7 +32,7 @@ CLIENT = Client(Image.fromarray(make_scene(1, size=(128, 192)).image))
 
 pytestmark = [
     pytest.mark.webui,
-    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
+    pytest.mark.skipif(not {"WEBUI_DIR", "WEBUI_URL"} & os.environ.keys(), reason="no webui is named"),
 ]
 
 
@@ -79,7 +79,7 @@ def test_png_info_and_the_arrow_restore_every_control(painted):
     kinds = {control.name: control.kind for control in CONTROLS}
     script = Path(__file__).with_name("parameters.mjs")
     given = {
-        "URL": f"http://127.0.0.1:{PORT}",
+        "URL": URL,
         "TEXTS": json.dumps([text for *_, text in painted[:2]]),
         "PICTURES": json.dumps([str(file) for _, file, _ in painted[2:]]),
         "CONTROLS": json.dumps(kinds),
