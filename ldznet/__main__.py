@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ldznet import __version__
-from ldznet.commands import bench, convert, evaluate, segment, serve, train
+from ldznet.commands import bench, convert, download, evaluate, segment, serve, train
 from ldznet.commands.output import print_json, printable, stop_code
 from ldznet.errors import LdznetError, OptionError, PromptError
 
@@ -133,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
-    for command in (segment, serve, convert, train, evaluate, bench):
+    for command in (segment, serve, convert, download, train, evaluate, bench):
         command.add(commands)
     return parser
 

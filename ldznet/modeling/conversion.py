@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,7 +33,7 @@ from ldznet.modeling.tensorfile import (
     verify_archive,
 )
 from ldznet.modeling.unet import UNetConfig
-from ldznet.modeling.writing import CHUNK, Shapes, count, name_of, new_folders, require_room, write_head
+from ldznet.modeling.writing import Shapes, count, digest_of, name_of, new_folders, require_room, write_head
 
 # done, total: bytes; called often while a long piece of work goes on
 Progress = Callable[[int, int], None]
@@ -98,7 +97,7 @@ def convert(
         # All that can be refused is refused before the long reading begins.
         require_room(path, size, overwrite)
         counter = _Counter(progress, size + sum(part.stat().st_size for part in _parts(tensors)))
-        source_sha256 = _digest_of(_parts(tensors), counter)
+        source_sha256 = digest_of(_parts(tensors), counter)
         for part in _parts(tensors):
             verify_archive(part)
         origin = {
@@ -241,13 +240,3 @@ def _parts(tensors: TensorFile) -> list[Path]:
     if not path.name.endswith(".index.json"):
         return [path]
     return [path.parent / name for name in sorted(set(json.loads(path.read_text())["weight_map"].values()))]
-
-
-def _digest_of(paths: Iterable[Path], report: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                report(len(chunk))
-    return digest.hexdigest()

@@ -184,3 +184,14 @@ def count(shape: Iterable[int]) -> int:
 def name_of(dtype: torch.dtype) -> str:
     """Without "torch."."""
     return str(dtype).removeprefix("torch.")
+
+
+def digest_of(paths: Iterable[Path], report: Callable[[int], None] = lambda _bytes: None) -> str:
+    """SHA-256 of some files, one after the other; `report` gets the bytes of each piece."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                report(len(chunk))
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""python -m ldznet download: a head, or the released checkpoint as a head, from an address on the web."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldznet.commands.arguments import MODELS, Subparsers, byte_bar
+from ldznet.commands.output import print_json
+from ldznet.errors import DownloadError
+
+
+def add(commands: Subparsers) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "download",
+        help="fetch a head from the web and check it",
+        description="Fetch a head, or the released LD-ZNet checkpoint, which is then converted and taken away. "
+        "The same command goes on where it was interrupted. A head's own digest is checked, and --sha256 where it "
+        "is given; no code in the file is run.",
+        epilog="examples:\n"
+        "  python -m ldznet download https://example.org/bucket-head.safetensors\n"
+        "  python -m ldznet download https://example.org/ld-znet.ckpt --to stable-diffusion-webui/models/ldznet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("url", metavar="ADDRESS", help="http:// or https://, of a .safetensors or .ckpt file")
+    parser.add_argument(
+        "--to", type=Path, default=MODELS, metavar="FOLDER", help="(default: models/, where it is found)"
+    )
+    parser.add_argument("--sha256", default="", metavar="DIGITS", help="refuse a file with another SHA-256")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Fetch, check, convert where that is needed, and say where the head lies."""
+    from ldznet.commands.fetching import fetched
+    from ldznet.modeling.checkpoint import read_head_info, verify_digest
+    from ldznet.modeling.conversion import convert
+    from ldznet.modeling.tensorfile import open_tensors
+
+    with (
+        byte_bar("fetching") as progress,
+        fetched(parsed.url, parsed.to, sha256=parsed.sha256, progress=progress) as source,
+    ):
+        with open_tensors(source) as tensors:
+            ready = "ldznet.config" in tensors.metadata
+        if ready:
+            verify_digest(source, read_head_info(source).sha256)
+            path = _moved(source, parsed.to / source.name)
+        else:
+            with byte_bar("converting") as converting:
+                path = convert(source, parsed.to / f"{source.stem}.safetensors", progress=converting).path
+    info = read_head_info(path)
+    if parsed.json:
+        print_json({"path": str(path), "kind": info.config.kind, "sha256": info.sha256})
+    else:
+        print(f"{path}\n  {info.config.kind}, {path.stat().st_size / 1e6:,.1f} MB, sha256 {info.sha256}")
+    return 0
+
+
+def _moved(source: Path, target: Path) -> Path:
+    from ldznet.modeling.checkpoint import read_head_info
+
+    if target.exists() and read_head_info(target).sha256 != read_head_info(source).sha256:
+        raise DownloadError(
+            f"{target} is there already and another head; it was left as it is. Move it away, then give the same "
+            "command: nothing is fetched again."
+        )
+    return source.replace(target)
