@@ -88,7 +88,7 @@ def _trimmed(inside: Bools, box: Box) -> _Piece:
     """In the smallest box that holds it."""
     x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
     left, top = box[0] + x, box[1] + y
-    inside = inside[y : y + height, x : x + width]
+    inside = inside[y : y + height, x : x + width].copy()  # a view would keep the whole of it
     return _Piece(int(np.count_nonzero(inside)), (left, top, left + width, top + height), inside)
 
 
@@ -99,11 +99,9 @@ def _cut(part: Bools) -> NDArray[np.int32]:
     """A connected part (h, w) -> the number of the thing that each pixel belongs to, 0 outside."""
     solid = _without_specks(np.pad(part, 1))
     cores = _cores(solid)
-    if len(cores) < 2:
+    if cores is None:
         return part.astype(np.int32)
-    found = np.zeros(solid.shape, np.int32)
-    for number, core in enumerate(cores, start=1):
-        found[core & solid] = number
+    found = np.where(solid, cores, 0).astype(np.int32)
     # OpenCV's watershed goes first to where the colour does not change: it fills the part before it leaves it.
     flat = np.repeat(np.where(solid, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     cv2.watershed(flat, found)
@@ -123,20 +121,26 @@ def _without_specks(part: Bools) -> Bools:
     return solid
 
 
-def _cores(solid: Bools) -> list[Bools]:
-    """The inside of each thing, as it is when a waist between it and another is passed."""
+def _cores(solid: Bools) -> NDArray[np.uint16] | None:
+    """The number of the thing that each pixel is inside of when a waist between it and another is passed, 0
+    elsewhere; None if there is one thing only.
+    """
     height, width = solid.shape
     scale = max(1.0, max(height, width) / _SIDE)
     small: NDArray[Any] = solid.view(np.uint8)
     if scale > 1:
-        size = (round(width / scale), round(height / scale))
+        size = (max(1, round(width / scale)), max(1, round(height / scale)))
         small = np.pad(cv2.resize(small * 255, size, interpolation=cv2.INTER_AREA) > 127, 1).view(np.uint8)
     depth = cv2.distanceTransform(small, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     cores = _split(depth, SIMILAR * float(depth.max()))
-    if scale == 1 or len(cores) < 2:
-        return cores
-    enlarged = (cv2.resize(core[1:-1, 1:-1].view(np.uint8), (width, height), interpolation=0) for core in cores)
-    return [core > 0 for core in enlarged]
+    if len(cores) < 2:
+        return None
+    numbers = np.zeros(small.shape, np.uint16)
+    for number, core in enumerate(cores, start=1):
+        numbers[core] = number
+    if scale > 1:  # all at once: a picture for each of a hundred things would not fit into memory
+        numbers = cv2.resize(numbers[1:-1, 1:-1], (width, height), interpolation=cv2.INTER_NEAREST)
+    return numbers
 
 
 def _split(depth: NDArray[np.float32], least: float, level: float = 1.0) -> list[Bools]:

@@ -87,6 +87,12 @@ class Segmentation:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def nbytes(self) -> int:
+        """What the maps take in memory; the image is not among them."""
+        patches = (patch.probability.nbytes for patches in self.patches for patch in patches)
+        return self.maps.nbytes + sum(patches)
+
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         return (self.probability(index) for index in range(len(self)))
 

@@ -283,6 +283,24 @@ def test_cocos_images_may_lie_in_a_folder_of_their_own(tmp_path):
     assert Aigi(tmp_path)[0].mask.sum() == 64
 
 
+def test_cocos_images_of_one_name_in_two_folders_are_two(tmp_path):
+    masks = {"a/1.png": part(1, 1, 9, 9), "b/1.png": part(20, 1, 30, 9)}
+    images = []
+    for number, name in enumerate(masks, start=1):
+        (tmp_path / name).parent.mkdir()
+        save_photo(tmp_path / name, number)
+        images.append({"id": number, "file_name": name, "height": 40, "width": 60})
+    annotations = [
+        {"image_id": number, "category_id": 1, "segmentation": runs(mask)}
+        for number, mask in enumerate(masks.values(), start=1)
+    ]
+    dataset = Aigi(coco(tmp_path, annotations, images=images))
+
+    assert [sample.key for sample in dataset] == ["a/1.png/cat", "b/1.png/cat"]
+    assert all(np.array_equal(dataset[at].mask, mask) for at, mask in enumerate(masks.values()))
+    assert not dataset.report.counts
+
+
 def test_coco_may_be_laid_out_with_a_folder_of_annotations_beside_that_of_images_and_crowds_count(tmp_path):
     crowd = {"image_id": 7, "category_id": 1, "iscrowd": 1, "segmentation": runs(part(20, 1, 30, 9))}
     one = {"image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]}

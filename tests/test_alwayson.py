@@ -40,6 +40,9 @@ def ask(client, said, name="LD-ZNet segment"):
         ({"args": [False, "bright", "", "auto", "automatic", "0.5"]}, "Threshold is '0.5'"),
         ({"args": ["yes", "bright"]}, "LD-ZNet segment is 'yes', but it must be true or false"),
         ({"args": [{"timesteps": "early"}]}, "Timesteps is 'early'"),
+        ({"args": [{"invert": 1}]}, "Invert is 1, but it must be true or false"),
+        ({"args": [{"prompt": "bright", "seeds": " ".join(map(str, range(1001)))}]}, "make up to 1001 passes"),
+        ({"args": [{"prompt": " | ".join("x" * 101)}]}, "have 101 parts together, but at most 100 are taken"),
         (
             {"args": {"prompt": "bright"}},
             "\"args\" of LD-ZNet segment is {'prompt': 'bright'}, but it must be a list",
@@ -59,7 +62,14 @@ def test_what_would_not_be_used_is_refused_by_its_name_before_anything_runs(clie
     assert method.calls == 0
 
 
-@pytest.mark.parametrize("args", [[{"prompt": "bright", "append": True}], [True, "bright", *DEFAULTS[2:]]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        [{"prompt": "bright", "append": True}],
+        [{"enabled": None, "prompt": "bright", "append": True}],
+        [True, "bright", *DEFAULTS[2:]],
+    ],
+)
 def test_what_is_right_reaches_the_run(client, args):
     place = [control.name for control in CONTROLS].index("append")
     if len(args) > 1:

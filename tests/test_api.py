@@ -142,6 +142,23 @@ def test_masks_to_choose_from_come_with_their_thresholds(client):
     assert answered(client)["candidates"] is None
 
 
+def test_a_picture_may_be_a_single_line(client):
+    line = Image.new("RGB", (16384, 1), "white")
+
+    answer = answered(client, image=base64_of(line), return_objects=True, return_candidates=True)
+
+    assert (answer["area"], len(answer["objects"])) == (16384, 1)
+
+
+def test_a_mask_to_choose_from_is_combined_with_the_given_mask_as_brush_says(client):
+    given = Image.new("L", SIZE)
+    given.paste(255, (0, 0, SIZE[0], SIZE[1] // 2))
+
+    answer = answered(client, mask=base64_of(given), brush="intersect", return_candidates=True)
+
+    assert [share(picture(one["mask"])) for one in answer["candidates"]] == [(0.5, 0.0)]
+
+
 def test_probabilities_come_in_16_bits_as_large_as_the_picture_or_as_the_network_gave_them(client):
     large = answered(client, negative_prompt="dark", return_probabilities=True)
     small = answered(client, return_probabilities=True, probability_size="network")
@@ -376,10 +393,13 @@ def test_an_answer_that_would_be_too_large_is_refused_before_any_network_runs(cl
     words = {"prompt": ["bright", "dark"], "negative_prompt": "red"}
 
     text = refused(ask(client, **words, return_masks=True, return_probabilities=True))
+    small = {**words, "return_probabilities": True, "probability_size": "network"}
 
-    assert text.startswith(f"The answer would have 5 pictures of {SIZE[0]} x {SIZE[1]} pixels")
+    assert text.startswith("The answer would have 5 pictures, of more than the 24,576 pixels in all")
+    assert "a lower resolution" in refused(ask(client, **small, resolution=128))
     assert method.calls == 0
     answered(client, **words, return_probabilities=True)
+    answered(client, **small, resolution=64)
 
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(client, monkeypatch):

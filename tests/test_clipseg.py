@@ -50,6 +50,17 @@ def test_it_gives_one_probability_per_pixel_and_phrase(folder):
     assert not np.array_equal(found[0].probability, found[1].probability)
 
 
+def test_it_sees_the_square_of_its_protocol_whatever_its_config_says(folder):
+    method, seen = ClipSeg.load(folder), []
+    method.model.register_forward_pre_hook(
+        lambda _model, _args, given: seen.append(given["pixel_values"].shape), with_kwargs=True
+    )
+    list(predict(random_host(), method, [SceneSamples("photo", 1, size=64)[0]], size=64))
+
+    assert method.model.config.vision_config.image_size == 64
+    assert [tuple(shape) for shape in seen] == [(1, 3, 352, 352)]
+
+
 def test_it_is_measured_from_the_command_line(folder, capsys):
     arguments = ["evaluate", "scenes", "--scenes", "1", "--looks", "photo", "--random-weights", "--quiet"]
     assert main([*arguments, "--clipseg", str(folder)]) == 0

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from stand_ins import SmallestHost
 
-from ldznet.errors import OptionError
+from ldznet.errors import CheckpointError, OptionError
 from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.learned import random_head
 from ldznet.training.left_out import Skipped
@@ -57,6 +57,33 @@ def test_a_training_goes_on_where_it_stopped_with_the_same_result(host, samples,
     assert [row["loss"] for row in whole["rows"]] == [row["loss"] for row in parts["rows"]]
     for part in ("module", "average"):
         assert all(torch.equal(whole[part][name], parts[part][name]) for name in whole[part])
+
+
+@pytest.mark.parametrize("other", ["model", "dataset"])
+def test_a_training_does_not_go_on_with_another_model_or_dataset(samples, tmp_path, other):
+    host = SmallestHost()
+    trainer(host, samples, tmp_path, "znet").run(minutes=0, say=say)
+    if other == "model":
+        host.info = dataclasses.replace(host.info, fingerprint="of another one")
+    else:
+        samples = SceneSamples("photo", 3, size=64)
+
+    with pytest.raises(CheckpointError, match=rf"holds a training with another {other}, so this one cannot go on"):
+        trainer(host, samples, tmp_path, "znet")
+
+
+def test_a_step_that_is_tried_costs_the_reading_of_its_samples_as_well(tmp_path, monkeypatch):
+    now = [0.0]
+
+    class Slow(SceneSamples):
+        def __getitem__(self, index):
+            now[0] += 10
+            return super().__getitem__(index)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    cost = trainer(SmallestHost(), Slow("photo", 4, size=64), tmp_path, "znet", batch=2).try_steps(2)
+
+    assert cost.seconds == 20
 
 
 def test_parts_of_a_batch_and_computing_twice_give_the_same_losses(host, samples, tmp_path):

@@ -1,5 +1,6 @@
 """Objects: numbered as written out, cut where two things touch, and whole where one thing has a waist."""
 
+import tracemalloc
 from math import ceil
 
 import cv2
@@ -61,7 +62,7 @@ def test_the_chosen_are_a_mask_and_numbers_that_no_object_has_select_nothing():
     assert not objects.chosen(()).any()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (2, 2)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (2, 2), (1, 16384)])
 def test_an_empty_mask_has_no_object_and_a_full_one_has_one(shape):
     empty, full = find_objects(np.zeros(shape, bool)), find_objects(np.ones(shape, bool))
 
@@ -131,6 +132,21 @@ def test_a_grid_of_discs_with_gaps_between_them_is_cut_into_all():
     grid = [(40 + 68 * column, 40 + 68 * row, 36) for row in range(3) for column in range(4)]
 
     assert len(find_objects(discs((230, 300), *grid))) == 12
+
+
+def test_many_things_that_touch_in_a_large_picture_need_the_memory_of_a_few_masks():
+    grid = [(30 + 60 * column, 30 + 60 * row, 30) for row in range(15) for column in range(15)]
+    mask = discs((900, 900), *grid)
+
+    tracemalloc.start()
+    try:
+        objects = find_objects(mask)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert len(objects) == MOST_OBJECTS  # of 225
+    assert most < 60 * mask.nbytes
 
 
 def test_three_discs_around_a_small_gap_are_three():

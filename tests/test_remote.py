@@ -154,6 +154,8 @@ def test_a_name_and_a_password_come_from_the_flag_or_the_address(webui, method, 
         (["--template", "{}!", "--batch", "2"], "--template, --batch and --url do not go together"),
         (["--head", "models/a.safetensors"], "--head is the name of a head that the webui has"),
         (["--url-timeout", "0"], "--url-timeout is 0"),
+        (["--url-timeout", "nan"], "--url-timeout is nan"),
+        (["--url-timeout", "inf"], "--url-timeout is inf"),
         (["--url-auth", "ann"], "--url-auth needs a name, a colon and a password"),
     ],
 )
@@ -203,6 +205,11 @@ def test_where_nobody_answers_the_address_is_told():
 
     with pytest.raises(HostError, match=rf"The webui at http://127.0.0.1:{port} does not answer \("):
         Server(f"127.0.0.1:{port}").ask("GET", "/ldznet/heads")
+
+
+def test_a_name_that_no_machine_can_have_is_told():
+    with pytest.raises(HostError, match=r"The webui at http://\.\. does not answer \(encoding with 'idna' codec"):
+        Server("http://..").ask("GET", "/ldznet/heads")
 
 
 def test_who_is_too_slow_is_not_waited_for():

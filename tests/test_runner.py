@@ -243,6 +243,14 @@ def measured(*blocks):
     return part
 
 
+def test_a_folders_name_may_hold_what_means_something_in_patterns(tmp_path):
+    store = Store(tmp_path, "pictures [2026]", "key")
+    store.save(measured(0))
+
+    assert store.done() == {0}
+    assert store.whole(1, patience=0).blocks == {0}
+
+
 def test_a_process_waits_for_others_as_long_as_they_live_and_no_longer(tmp_path, monkeypatch):
     mine, other = (Store(tmp_path, "scenes", "key", (rank, 2)) for rank in (0, 1))
     mine.save(measured(0, 2))

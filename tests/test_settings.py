@@ -112,6 +112,16 @@ def test_what_a_call_says_wins(opts, run, p, method):
     assert method.wanted == "attention"
 
 
+@pytest.mark.parametrize("sentence", ['"{}"', '"a {}" and more', "[{}]"])
+def test_a_sentence_in_quotes_is_written_so_that_it_comes_back(opts, run, p, method, sentence):
+    opts.ldznet_template = sentence
+    run.once(p, [True, "bright"])
+    opts.ldznet_template = p.extra_generation_params["LD-ZNet template"]
+
+    assert opts.ldznet_template[0] == "["
+    assert settings.template() == sentence
+
+
 def test_the_sentence_of_the_page_is_used_and_written_below_the_picture(opts, run, p, method):
     opts.ldznet_template = " a drawing of {} "
 
@@ -142,6 +152,7 @@ def test_nine_sentences_are_averaged_where_the_page_says_so_and_the_call_does_no
             "yes",
             "The setting ldznet_append is 'yes', but it must be a switch, true or false (default False)",
         ),
+        ("heads", "~no-such/a", "The folder of heads is '~no-such/a', but there is no such user."),
         ("rest", 3, "The setting ldznet_rest is 3, but it must be one of GPU, CPU, unloaded (default 'GPU')."),
         ("template", "a photo", 'Settings, section "LD-ZNet segment", "Sentence around the prompt": template is'),
     ],

@@ -227,6 +227,19 @@ def test_where_there_is_nothing_the_run_stops_before_anything_is_painted(run, p,
     assert run.reported == []
 
 
+@pytest.mark.parametrize(
+    ("given", "invert"), [({"feather": 256}, 0), ({"mask_blur": 64}, 0), ({"grow": 512, "mask_blur": 0}, 1)]
+)
+def test_a_mask_of_which_the_webui_would_see_nothing_does_not_repaint_everything(run, p, given, invert):
+    p.init_images = [Image.new("RGB", (512, 512))]
+    p.init_images[0].paste((255, 255, 255), (256, 256, 264, 264))
+    p.inpaint_full_res, p.inpainting_mask_invert = True, invert
+    p.image_mask = Image.new("L", (512, 512))  # of a tab with "Mask mode"
+
+    with pytest.raises(LdznetError, match="would be masked, but the other options leave nothing"):
+        run.once(p, args(threshold=0.7, **given))
+
+
 def test_over_the_api_the_answer_is_422_with_the_text(run, p, monkeypatch):
     class HTTPException(Exception):  # noqa: N818
         def __init__(self, status_code, detail):
@@ -358,6 +371,16 @@ def test_a_script_that_runs_the_same_p_again_keeps_the_painted_mask(run, p):
     assert share(p.read["image_mask"]) == (0.0, 1.0)
 
 
+def test_a_script_that_runs_the_same_p_again_with_another_masked_content_gets_that(run, p):
+    p.inpainting_fill = 2
+    run.once(p, args())
+    p.inpainting_fill = 1  # loopback.py of the webui
+
+    run.process_images(p, args())
+
+    assert p.read["inpainting_fill"] == 1
+
+
 # --- preview ---------------------------------------------------------------------------------------------
 
 
@@ -392,6 +415,14 @@ def test_only_the_last_segmentations_are_kept(webui, method):
 
     assert runs.RUNS.kept(keys[0]) is None
     assert runs.RUNS.kept(keys[-1]) is not None
+
+
+def test_of_large_segmentations_fewer_are_kept_but_the_last(webui, method, monkeypatch):
+    monkeypatch.setattr(runs, "MOST_KEPT", 1)
+
+    keys = [runs.RUNS.find(webui.model, half(), read_settings(args(word))).key for word in ("bright", "dark")]
+
+    assert [runs.RUNS.kept(key) is not None for key in keys] == [False, True]
 
 
 def test_the_status_says_what_was_found_and_how(webui, method):
@@ -575,3 +606,16 @@ def test_a_translation_has_only_texts_that_the_panel_shows_and_all_labels(langua
     assert [text for text in found if f'"{text}"' not in shown] == []
     webuis_own = {"Masked content", "Inpaint area", TITLE}  # the webui's translations have the first two
     assert {control.label for control in CONTROLS} - webuis_own <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("over_the_api", "painted", "inverted"), [(False, False, 0), (False, True, 1), (True, False, 1)]
+)
+def test_a_mask_mode_that_the_page_hides_does_not_act(run, p, over_the_api, painted, inverted):
+    p.inpainting_mask_invert, p.is_api = 1, over_the_api
+    p.image_mask = Image.new("L", p.init_images[0].size) if painted else None
+
+    run.once(p, args())
+
+    assert run.reported == []
+    assert p.inpainting_mask_invert == inverted

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ldznet.commands.arguments import MODELS, Subparsers, byte_bar
 from ldznet.commands.output import print_json
-from ldznet.errors import DownloadError
+from ldznet.errors import CheckpointError, DownloadError
 
 
 def add(commands: Subparsers) -> None:
@@ -43,10 +43,15 @@ def run(parsed: argparse.Namespace) -> int:
         byte_bar("fetching") as progress,
         fetched(parsed.url, parsed.to, sha256=parsed.sha256, progress=progress) as source,
     ):
-        with open_tensors(source) as tensors:
-            ready = "ldznet.config" in tensors.metadata
+        try:
+            with open_tensors(source) as tensors:
+                ready = "ldznet.config" in tensors.metadata
+            if ready:
+                verify_digest(source, read_head_info(source).sha256)
+        except CheckpointError:
+            source.unlink()  # so that the same command fetches it anew
+            raise
         if ready:
-            verify_digest(source, read_head_info(source).sha256)
             path = _moved(source, parsed.to / source.name)
         else:
             with byte_bar("converting") as converting:

@@ -25,6 +25,7 @@ from ldznet.modeling.writing import digest_of
 
 _CHUNK = 2**20
 _SILENCE = 60.0  # seconds without a byte, after which a server is given up
+_PLAIN = "%/:?#[]@!$&'()*+,;=~"  # stays in an address as it is, beside letters and digits
 _ENDINGS = (".ckpt", ".safetensors", ".pt", ".pth")
 
 Progress = Callable[[int, int], None]  # bytes that have come, and of how many
@@ -41,8 +42,7 @@ def fetched(url: str, folder: Path, *, sha256: str = "", progress: Progress | No
         OptionError: that is no http or https address, or no SHA-256.
         DownloadError: there is no such file, it is a page, it was cut off, the disk is full, the SHA-256 differs.
     """
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not _is_address(url):
         raise OptionError(f"{url} is no address of a file on the web. Give one that begins with https://")
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise OptionError(f"{sha256!r} is no SHA-256. Give its 64 digits, 0 to 9 and a to f.")
@@ -56,7 +56,7 @@ def fetched(url: str, folder: Path, *, sha256: str = "", progress: Progress | No
                 raise
             (room / "partial").unlink(missing_ok=True)
             path = _receive(url, room, progress)
-    except (OSError, http.client.HTTPException) as why:
+    except (OSError, http.client.HTTPException, ValueError) as why:
         raise DownloadError(_explained(url, why)) from why
     if sha256 and (found := digest_of([path])) != sha256.lower():
         shutil.rmtree(room)
@@ -78,10 +78,14 @@ def _receive(url: str, room: Path, progress: Progress | None) -> Path:
     headers = {"User-Agent": f"ldznet/{__version__}", "Accept-Encoding": "identity"}
     if done:
         headers |= {"Range": f"bytes={done}-", "If-Range": str(kept["mark"])}
-    asked = urllib.request.Request(url, headers=headers)  # noqa: S310 - the address was looked at
+    plain = urllib.parse.quote(url, safe=_PLAIN)  # spaces and letters that are not English
+    asked = urllib.request.Request(plain, headers=headers)  # noqa: S310 - the address was looked at
     with urllib.request.urlopen(asked, timeout=_SILENCE) as answer:  # noqa: S310
-        if answer.status != 206:
+        if answer.status != 206 or not done:
             done = 0
+        elif not _continues(answer.headers, done, str(kept["mark"])):
+            partial.unlink()
+            return _receive(url, room, progress)
         if answer.headers.get_content_type() == "text/html":
             raise DownloadError(
                 f"{url} answers with a page, not with a file. Open it in a browser, and give the address behind "
@@ -89,7 +93,11 @@ def _receive(url: str, room: Path, progress: Progress | None) -> Path:
             )
         left = int(answer.headers.get("Content-Length") or 0)
         state = {"name": _name(url, answer.headers), "mark": _mark(answer.headers), "whole": False}
+        if done:
+            state["mark"] = kept["mark"]  # a part need not say it again
         _require_room(room, left)
+        if not done:
+            partial.unlink(missing_ok=True)  # before the note: a kill must not leave an old part with a new mark
         note.write_text(json.dumps(state))
         size = done + left
         with partial.open("ab" if done else "wb") as file:
@@ -103,6 +111,20 @@ def _receive(url: str, room: Path, progress: Progress | None) -> Path:
     path = partial.rename(room / str(state["name"]))
     note.write_text(json.dumps(state | {"whole": True}))
     return path
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+
+def _continues(headers: Any, done: int, mark: str) -> bool:
+    """Whether a part belongs behind what has come; not every server heeds If-Range."""
+    begins = str(headers.get("Content-Range") or f"bytes {done}-")
+    return begins.startswith(f"bytes {done}-") and (_mark(headers) or mark) == mark
 
 
 def _mark(headers: Any) -> str:
@@ -135,6 +157,8 @@ def _require_room(folder: Path, size: int) -> None:
 def _explained(url: str, why: Exception) -> str:
     if isinstance(why, urllib.error.HTTPError):
         return f"{url} answers {why.code} ({why.reason}): the file is not there, or not for everybody. Check it."
+    if isinstance(why, ValueError | http.client.InvalidURL):
+        return f"{url} cannot be asked for ({why}). Check the address."
     if isinstance(why, http.client.HTTPException):
         return f"{url} was cut off. What has come is kept: the same command goes on."
     reason = getattr(why, "reason", None) or getattr(why, "strerror", None) or why

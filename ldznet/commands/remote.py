@@ -31,6 +31,7 @@ ASKED = ("resolution", "timesteps", "seeds", "refine", "average_templates")
 # Done here: what shows through is painted before the picture is sent.
 HERE = ("background",)
 CONNECT = 10  # seconds; a webui that runs answers at once
+LONGEST = 7 * 24 * 3600  # seconds; a socket takes no endless time
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +72,10 @@ def require_remote(parsed: argparse.Namespace) -> None:
             f"With --url, --head is the name of a head that the webui has, but {parsed.head} is a path. Give the "
             "name alone; GET /ldznet/heads lists them."
         )
-    if parsed.url_timeout <= 0:
-        raise OptionError(f"--url-timeout is {parsed.url_timeout:g}, but it must be more than 0 seconds.")
+    if not 0 < parsed.url_timeout <= LONGEST:
+        raise OptionError(
+            f"--url-timeout is {parsed.url_timeout:g}, but it must be more than 0 and at most {LONGEST:,} seconds."
+        )
 
 
 def _is_given(parsed: argparse.Namespace, item: dataclasses.Field[Any]) -> bool:
@@ -217,7 +220,7 @@ class Server:
                 f"The webui at {self.shown} did not answer in time. It may be busy: wait, or give a longer "
                 "--url-timeout."
             ) from why
-        except (OSError, http.client.HTTPException) as why:
+        except (OSError, UnicodeError, http.client.HTTPException) as why:  # UnicodeError: what is no name
             said = getattr(why, "strerror", None) or str(why) or type(why).__name__
             raise HostError(
                 f"The webui at {self.shown} does not answer ({said}). Check the address, and that the webui runs."

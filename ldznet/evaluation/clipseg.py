@@ -21,6 +21,7 @@ from ldznet.hosts.host import Host, HostInfo
 from ldznet.methods.method import Defaults, Draw, Picture, Prompts
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in CLIPSeg's processor
+_SIDE = 352  # of its protocol and its processor; the model's config has 224, of the CLIP in it
 
 
 class ClipSeg:
@@ -64,10 +65,9 @@ class ClipSeg:
     def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
         """-> (P, h, w) float32 in [0, 1]."""
         device = next(self.model.parameters()).device
-        side = self.model.config.vision_config.image_size
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
         pixels = ((picture.pixels.cpu().float() + 1) / 2 - mean) / deviation
-        pixels = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        pixels = F.interpolate(pixels, (_SIDE, _SIDE), mode="bilinear", align_corners=False, antialias=True)
         ids = self.tokenizer(list(prompts.phrases), padding=True, truncation=True, return_tensors="pt").to(device)
         logits = self.model(
             input_ids=ids["input_ids"],

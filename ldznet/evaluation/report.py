@@ -10,6 +10,7 @@ FOLDER/NAME.jpg                 the worst and the best samples
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import threading
@@ -115,13 +116,13 @@ class Store:
     def _signs(self) -> dict[str, str | int]:
         """What changes while a process works."""
         found: dict[str, str | int] = {}
-        for path in self.folder.glob(f"{self.name}.*"):
+        for path in self.folder.glob(f"{glob.escape(self.name)}.*"):
             with contextlib.suppress(OSError):
                 found[path.name] = path.read_text() if path.suffix == ".alive" else path.stat().st_mtime_ns
         return found
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{self.name}.*-of-*.json"))
+        return sorted(self.folder.glob(f"{glob.escape(self.name)}.*-of-*.json"))
 
     def _read(self, path: Path) -> Part:
         try:

@@ -90,7 +90,7 @@ class Aigi(Reader):
                 continue
             seen.add(entry.key)
             self._entries.append(entry)
-        self._entries.sort(key=lambda entry: entry.image.name)
+        self._entries.sort(key=lambda entry: (entry.image.name, entry.image))
         if not self._entries:
             raise DatasetError(
                 f"{os.fspath(place)!r} has no caption that can be used. {self.report}. Its files must be of one "
@@ -175,7 +175,8 @@ class Aigi(Reader):
             groups.setdefault((image_id, caption), []).append(segmentation)
         for (image_id, caption), segmentations in groups.items():
             image, size = _place(images[image_id], path)
-            yield from self._entry(image, caption, size, partial(draw_coco, segmentations))
+            name = images[image_id]["file_name"]  # with its folder: another one may have images of the same names
+            yield from self._entry(image, caption, size, partial(draw_coco, segmentations), name)
 
     def _labelme(self, folder: Path) -> Iterator[_Entry]:
         for path in sorted(folder.glob("*.json")):
@@ -198,13 +199,15 @@ class Aigi(Reader):
             for label, shapes in groups.items():
                 yield from self._entry(image, label, size, partial(draw_labelme, shapes))
 
-    def _entry(self, image: Path, caption: object, size: Size | None, draw: Draw) -> Iterator[_Entry]:
+    def _entry(
+        self, image: Path, caption: object, size: Size | None, draw: Draw, name: str = ""
+    ) -> Iterator[_Entry]:
         try:
             phrase = check_phrase(caption, image.name)
         except SampleError as error:
             self.report.add(self._skip(error))
         else:
-            yield _Entry(f"{image.name}/{phrase}", image, phrase, size, draw)
+            yield _Entry(f"{name or image.name}/{phrase}", image, phrase, size, draw)
 
 
 # Finding files

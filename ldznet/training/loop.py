@@ -69,7 +69,7 @@ class Trainer:
     Raises:
         HeadError: the head does not fit the host's model.
         OptionError: the batch cannot be shared out, or the device does not compute in that precision.
-        CheckpointError: the folder holds a training with other options.
+        CheckpointError: the folder holds a training with other options, another model or dataset.
     """
 
     def __init__(
@@ -265,15 +265,18 @@ class Trainer:
             )
         plain, cached = [], []
         store = Store(cache, self.host) if cache else None
+        start = time.perf_counter()
         for parts in itertools.islice(self._batches(), count):
+            waited = time.perf_counter() - start  # for samples to be read
             self.frozen = Frozen(self.host, self.options)
-            plain.append(self._seconds(parts))
+            plain.append(waited + self._seconds(parts))
             if store:
                 self.frozen = Frozen(self.host, self.options, store)
                 for part in parts:
                     self._ask(part)
                 self.frozen = Frozen(self.host, self.options, store)  # whose memory is empty
-                cached.append(self._seconds(parts))
+                cached.append(waited + self._seconds(parts))
+            start = time.perf_counter()
         return Cost(min(plain), min(cached, default=None), self._peak_memory())
 
     def _seconds(self, parts: Sequence[Item]) -> float:
@@ -379,6 +382,7 @@ class Trainer:
                 "format": FORMAT,
                 "options": json.dumps(dataclasses.asdict(self.options)),
                 "head": self.accelerator.unwrap_model(self.head).config.to_json(),
+                "belongs": self._belongs(),
                 "module": self.accelerator.unwrap_model(self.head).state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -395,6 +399,10 @@ class Trainer:
             torch.save(state, partial)
             os.replace(partial, self.folder / "state.pt")
         self.accelerator.wait_for_everyone()
+
+    def _belongs(self) -> dict[str, str | int]:
+        """What else the result depends on, by what another one is called."""
+        return {"another model": self.host.info.fingerprint, "another dataset": len(self.stream.samples)}
 
     def _gather_report(self) -> None:
         """Each process meets other samples; all of them come to know of all that was left out."""
@@ -426,9 +434,20 @@ class Trainer:
             writer.writerows(self.rows)
         os.replace(partial, self.folder / "metrics.csv")
 
+    def _all_see(self, path: Path) -> bool:
+        """Whether there is a state to go on from: for every process or for none, as they learn together."""
+        seen = torch.tensor(float(path.exists()), device=self.accelerator.device)
+        share = float(self.accelerator.reduce(seen, "mean"))
+        if 0 < share < 1:
+            raise LaunchError(
+                f"Some processes see a training in {self.folder}, and others do not. Several machines need one "
+                "folder that all of them see: give such a one as --out."
+            )
+        return bool(share)
+
     def _resume(self) -> None:
         path = self.folder / "state.pt"
-        if not path.exists():
+        if not self._all_see(path):
             return
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -446,6 +465,12 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder} holds a training with {what}, so this one cannot go on there. Give the same "
                 "options, or another folder."
+            )
+        mine, theirs = self._belongs(), saved.get("belongs", {})  # states of before have none
+        if differs := [name for name in theirs if theirs[name] != mine[name]]:
+            raise CheckpointError(
+                f"{self.folder} holds a training with {' and '.join(differs)}, so this one cannot go on there. "
+                "Give the same --checkpoint and dataset, or another folder."
             )
         head.load_state_dict(saved["module"])
         self.average.load_state_dict(saved["average"])

@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from ldznet.errors import LdznetError, OptionError
 from ldznet.webui.controls import TITLE, read_settings
 from ldznet.webui.guard import sayable
+from ldznet.webui.passes import require_passes
 
 ROUTE = "/sdapi/v1/img2img"
 
@@ -45,7 +46,7 @@ def require_arguments(scripts: Any) -> None:
     """Check what the field alwayson_scripts of a request says of our script, also where that is switched off.
 
     Raises:
-        OptionError: something of it would not be used, or cannot be; the text names it.
+        OptionError: something of it would not be used, cannot be, or is too much; the text names it.
     """
     for name, said in scripts.items() if isinstance(scripts, Mapping) else ():
         if str(name).lower() != TITLE.lower():
@@ -62,4 +63,4 @@ def require_arguments(scripts: Any) -> None:
                 f'"args" of {TITLE} is {args!r}, but it must be a list: of one object with names, or of values in '
                 'order. Give {"args": [{"prompt": "bucket"}]}.'
             )
-        read_settings(args)
+        require_passes(read_settings(args))

@@ -18,10 +18,9 @@ from ldznet.errors import HeadError, LdznetError, OptionError
 from ldznet.mask import SoftMask, area
 from ldznet.methods.choose import METHODS, find_heads, fits
 from ldznet.modeling.checkpoint import HeadInfo
-from ldznet.options import MaskOptions, SegmentOptions
-from ldznet.refine import most_passes
+from ldznet.options import MaskOptions
 from ldznet.render import color_map, overlay
-from ldznet.segmenter import TEMPLATES, Segmentation, check_prompts, memory_explained
+from ldznet.segmenter import Segmentation, check_prompts, memory_explained
 from ldznet.webui import alwayson, runs
 from ldznet.webui import found as finds
 from ldznet.webui import settings as page
@@ -44,7 +43,8 @@ from ldznet.webui.api_models import (
 from ldznet.webui.controls import Settings
 from ldznet.webui.guard import GuardedRoute, ShownBasic
 from ldznet.webui.heads import head_folders
-from ldznet.webui.limits import MOST_ANSWERED, MOST_PASSES, MOST_PROMPTS
+from ldznet.webui.limits import MOST_ANSWERED
+from ldznet.webui.passes import require_passes
 from ldznet.webui.pictures import decode, encode, encode_probability
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
@@ -110,25 +110,9 @@ def _settings(asked: SegmentRequest) -> Settings:
     prompts, negatives = check_prompts(
         lists.get("prompt", settings.prompts), lists.get("negative_prompt", settings.negatives)
     )
-    words = len(prompts) + len(negatives)
-    if words > MOST_PROMPTS:
-        raise OptionError(
-            f"prompt and negative_prompt have {words} parts together, but at most {MOST_PROMPTS} are taken. Ask "
-            "several times."
-        )
-    passes = words * _passes(settings.segment)
-    if passes > MOST_PASSES:
-        raise OptionError(
-            f"Prompts, timesteps, seeds, sentences and second looks make up to {passes} passes through the "
-            f"network, but at most {MOST_PASSES} are made at once. Give fewer of them."
-        )
-    return dataclasses.replace(settings, prompts=prompts, negatives=negatives)
-
-
-def _passes(options: SegmentOptions) -> int:
-    """Of a prompt, if there is as much to look at again as there can be."""
-    each = (len(TEMPLATES) if options.average_templates else 1) * (most_passes() if options.refine else 1)
-    return max(1, len(options.timesteps)) * len(options.seeds) * each
+    settings = dataclasses.replace(settings, prompts=prompts, negatives=negatives)
+    require_passes(settings)
+    return settings
 
 
 def _require_name(head: str) -> None:
@@ -144,14 +128,13 @@ def _require_room(asked: SegmentRequest, settings: Settings, image: Image.Image)
             'What refine finds has no place in probabilities of probability_size "network". Ask for "picture", or '
             "leave refine out."
         )
-    words = len(settings.prompts) + len(settings.negatives)
+    words = (len(settings.prompts) + len(settings.negatives)) * asked.return_probabilities
     pictures = len(settings.prompts) * asked.return_masks + asked.return_objects + 3 * asked.return_candidates
-    if asked.return_probabilities and asked.probability_size == "picture":
-        pictures += words
-    if pictures * image.width * image.height > MOST_ANSWERED:
+    size, seen = image.width * image.height, settings.segment.resolution**2
+    if pictures * size + words * (size if asked.probability_size == "picture" else seen) > MOST_ANSWERED:
         raise OptionError(
-            f"The answer would have {pictures} pictures of {image.width} x {image.height} pixels, but at most "
-            f"{MOST_ANSWERED:,} pixels are sent. Ask for fewer prompts, a smaller image, or probability_size "
+            f"The answer would have {pictures + words} pictures, of more than the {MOST_ANSWERED:,} pixels in all "
+            "that are sent. Ask for fewer prompts, a smaller image, a lower resolution, or probability_size "
             '"network".'
         )
 
@@ -202,7 +185,7 @@ def _answer(
         prompts=_prompts(asked, settings, segmentation),
         objects=[Thing(**one) for one in segmentation.tell_objects(objects, options.objects)],
         object_numbers=encode(objects.numbers) if asked.return_objects else None,
-        candidates=_candidates(options, segmentation) if asked.return_candidates else None,
+        candidates=_candidates(options, segmentation, brush) if asked.return_candidates else None,
         negative_prompts=[
             Unwanted(prompt=prompt, probabilities=_probabilities(asked, segmentation, number))
             for number, prompt in enumerate(segmentation.negative_prompts, start=len(segmentation))
@@ -227,10 +210,10 @@ def _prompts(asked: SegmentRequest, settings: Settings, segmentation: Segmentati
     return answers
 
 
-def _candidates(options: MaskOptions, segmentation: Segmentation) -> list[Choice]:
+def _candidates(options: MaskOptions, segmentation: Segmentation, brush: SoftMask | None) -> list[Choice]:
     chosen = segmentation.candidates(options)
     levels = [dataclasses.replace(options, threshold=one.threshold, objects=()) for one in chosen]
-    masks = [encode(finds.to_picture(segmentation.mask(level))) for level in levels]
+    masks = [encode(finds.to_picture(segmentation.mask(level, brush=brush))) for level in levels]
     return [Choice(**one._asdict(), mask=mask) for one, mask in zip(chosen, masks, strict=True)]
 
 
@@ -257,7 +240,7 @@ def _colors(found: finds.Found, settings: Settings) -> str | None:
 # --- what is there, and what is loaded ---------------------------------------------------------------
 
 
-@router.get("/heads", response_model=Heads)
+@router.get("/heads", response_model=Heads, responses={422: _ASKED_WRONGLY[422]})
 def heads() -> Heads:
     """The heads that can be asked for, and the checkpoint that they would work with."""
     from modules import shared

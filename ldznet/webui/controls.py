@@ -57,9 +57,9 @@ class Control:
 
 
 def _read_switch(control: Control, value: Any) -> bool:
-    if value not in (True, False):
+    if not isinstance(value, bool):
         raise control.refuse(value, "true or false")
-    return bool(value)
+    return value
 
 
 def _read_text(control: Control, value: Any) -> str:
@@ -263,7 +263,7 @@ def is_enabled(args: Sequence[Any]) -> bool:
     """Whether there is anything to do; needs no other value to be right."""
     if not args:
         return False
-    return bool(args[0].get("enabled", True)) if isinstance(args[0], Mapping) else bool(args[0])
+    return bool(_switched(args[0])["enabled"] if isinstance(args[0], Mapping) else args[0])
 
 
 def _named(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -282,8 +282,13 @@ def _named(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any
                 )
         if unknown := sorted(args[0].keys() - BY_NAME.keys()):
             raise OptionError(f"{TITLE} has no control {unknown[0]!r}. Those there are: {', '.join(BY_NAME)}.")
-        return {"enabled": True, **args[0]}
+        return _switched(args[0])
     return dict(zip(BY_NAME, args, strict=False))
+
+
+def _switched(named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An object switches on by itself, also where it leaves the switch open."""
+    return {**named, "enabled": True if named.get("enabled") is None else named["enabled"]}
 
 
 def split_prompts(text: str) -> tuple[str, ...]:

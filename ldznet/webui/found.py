@@ -129,7 +129,7 @@ def nothing(found: Found, options: MaskOptions) -> str:
     if any(one["area"] for one in answers):
         return (
             f"Nothing to inpaint: {seen} and would be masked, but the other options leave nothing of it. Look at "
-            "how prompts are combined, smallest area, objects, shrink, and the painted mask."
+            "how prompts are combined, smallest area, objects, shrink, feather, mask blur, and the painted mask."
         )
     return (
         f"Nothing to inpaint: {seen}, and the threshold is {options.threshold:.2f}. Lower the threshold, or use "

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ldznet.errors import HeadError
+from ldznet.errors import HeadError, OptionError
 from ldznet.hosts.host import HostInfo
 from ldznet.methods.choose import find_heads
 from ldznet.modeling.checkpoint import HeadInfo, read_head_info
@@ -19,7 +19,7 @@ from ldznet.modeling.conversion import convert
 from ldznet.modeling.tensorfile import open_tensors
 from ldznet.segmenter import Progress
 from ldznet.webui import settings as page
-from ldznet.webui.controls import AUTOMATIC, Settings
+from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,22 @@ _converting = threading.Lock()
 
 
 def head_folders() -> list[Path]:
-    """Where heads are looked for: in the extension, in the webui, and where the command line or the page says."""
+    """Where heads are looked for: in the extension, in the webui, and where the command line or the page says.
+
+    Raises:
+        OptionError: what is said is no folder that there can be.
+    """
     from modules import paths  # type: ignore[import-not-found]
 
     given = page.folder()
     folders = [ROOT / "models", Path(paths.models_path) / "ldznet"]
-    return [*folders, Path(given).expanduser()] if given else folders
+    try:
+        return [*folders, Path(given).expanduser()] if given else folders
+    except RuntimeError as why:
+        raise OptionError(
+            f"The folder of heads is {given!r}, but there is no such user. Give a path without ~, in Settings, "
+            f'section "{TITLE}", or to --ldznet-heads.'
+        ) from why
 
 
 def head_names() -> list[str]:
@@ -69,7 +79,7 @@ def wanted_heads(settings: Settings) -> list[HeadInfo]:
         return heads
     name = chosen_name(settings.head)
     chosen = [info for info in heads if info.path.name == name]
-    if not chosen and settings.method in ("auto", "head"):
+    if not chosen:
         for path in _files(folders):
             if path.name == name:
                 read_head_info(path)  # raises, and says what is wrong with it

@@ -48,7 +48,7 @@ def written(values: Mapping[str, Any], template: str = "") -> dict[str, str]:
         for control in _WRITTEN
         if values[control.name] != control.default
     }
-    return {**texts, TEMPLATE_KEY: template} if template else texts
+    return {**texts, TEMPLATE_KEY: _listed(template) if template[0] in '"[' else template} if template else texts
 
 
 def clear(params: dict[str, Any]) -> None:
@@ -103,7 +103,11 @@ def complete(_text: str, params: dict[str, Any]) -> None:
 
 def _encoded(control: Control, value: Any) -> str:
     text = str(value)
-    return json.dumps([text], ensure_ascii=False) if _is_difficult(control, text) else text
+    return _listed(text) if _is_difficult(control, text) else text
+
+
+def _listed(text: str) -> str:
+    return json.dumps([text], ensure_ascii=False)
 
 
 def _is_difficult(control: Control, text: str) -> bool:

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ldznet.errors import ImageError, LdznetError, PromptError
@@ -58,11 +61,15 @@ def _mask_run(p: Any, settings: Settings) -> None:
     image = _only_image(p)
     found = runs.RUNS.find(p.sd_model, image, settings)
     _set_inpainting(p, settings)
+    if kept.given is None and not getattr(p, "is_api", False):
+        p.inpainting_mask_invert = 0  # the page hides "Mask mode" where there is no mask; the panel has "Invert"
+    kept.fill = p.inpainting_fill
     given = None if kept.given is None else brush_of(kept.given, image.size)
     mask = found.segmentation.mask(settings.mask, brush=given)
     p.extra_generation_params[infotext.FOUND] = infotext.Answer(answer(found, settings.mask, mask))
-    if is_something(found, settings.mask) and mask.any():
-        p.image_mask = _made(to_picture(mask))
+    made = to_picture(mask)
+    if is_something(found, settings.mask) and _is_seen(p, made):
+        p.image_mask = _made(made)
         kept.append, kept.save = settings.append, page.setting("save")
         if kept.append or kept.save:
             kept.pictures = {"mask": p.image_mask, "overlay": Image.fromarray(overlay(found.image, mask))}
@@ -86,6 +93,7 @@ class _Kept:
     given: Image.Image | None
     settings: dict[str, Any]
     batch: bool = False
+    fill: int | None = None  # what the run before has left as the masked content
     pictures: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)  # mask and overlay
     append: bool = False
     save: bool = False
@@ -124,6 +132,8 @@ def _clean(p: Any) -> _Kept:
         setattr(p, _OURS, kept)
     elif p.image_mask is not None and _OURS not in p.image_mask.info:
         kept.given = p.image_mask  # the webui has read this file's own mask from the folder of masks
+    if kept.fill not in (None, p.inpainting_fill):
+        kept.settings["inpainting_fill"] = p.inpainting_fill  # by the script Loopback, after its first loop
     for name, value in kept.settings.items():
         setattr(p, name, value)
     for name in ("image_mask", *_STALE):
@@ -136,6 +146,21 @@ def _made(mask: Image.Image) -> Image.Image:
     """Mark it as ours: other extensions run our hooks with copies of `p`, so that no `p` knows them all."""
     mask.info[_OURS] = True
     return mask
+
+
+def _is_seen(p: Any, mask: Image.Image) -> bool:
+    """Whether anything is left of a mask when the webui has inverted and blurred it (processing.py:1616).
+
+    If not, "Only masked" would repaint the whole picture.
+    """
+    seen: NDArray[Any] = np.asarray(mask)
+    if p.inpainting_mask_invert:
+        seen = 255 - seen
+    for sigma, across in ((p.mask_blur_x, True), (p.mask_blur_y, False)):
+        if sigma > 0:
+            length = 2 * int(2.5 * sigma + 0.5) + 1
+            seen = cv2.GaussianBlur(seen, (length, 1) if across else (1, length), sigma)
+    return bool(seen.any())
 
 
 def _only_image(p: Any) -> Image.Image:

@@ -40,7 +40,9 @@ __all__ = ["RUNS", "Runs", "StoppedError", "UnforeseenError"]
 
 log = logging.getLogger(__name__)
 
-KEPT = 8  # segmentations that stay at hand for the sliders of all who have the page open
+# Segmentations that stay at hand for the sliders of all who have the page open; of large ones fewer, but the last.
+KEPT = 8
+MOST_KEPT = 2**29  # bytes of their maps
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -207,9 +209,12 @@ class Runs:
     def _keep(self, found: Found) -> Found:
         with self._lock:
             self._found[found.key] = found
-            while len(self._found) > KEPT:
+            while len(self._found) > KEPT or (len(self._found) > 1 and self._kept_bytes() > MOST_KEPT):
                 self._found.popitem(last=False)
         return found
+
+    def _kept_bytes(self) -> int:
+        return sum(found.segmentation.nbytes for found in self._found.values())
 
     # --- the model and the method --------------------------------------------------------------------
 

@@ -7,7 +7,9 @@ call of the API gets that does not give the control.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,13 +119,21 @@ def setting(name: str) -> Any:
 _KINDS = {str: "text", bool: "switch, true or false"}
 
 
+def unpacked(text: str) -> str:
+    """A sentence that a picture names; one that the webui would not read back is in a JSON list (infotext.py)."""
+    if text.startswith('["'):
+        with contextlib.suppress(ValueError):
+            text = str(json.loads(text)[0])
+    return text
+
+
 def template() -> str:
     """The sentence around the prompt; empty for what the method was made with.
 
     Raises:
         OptionError: it has no place for the prompt.
     """
-    text: str = setting("template").strip()
+    text: str = unpacked(setting("template").strip())
     try:
         SegmentOptions(template=text)
     except OptionError as why:
