@@ -10,7 +10,8 @@ try:
     from ldznet.webui.controls import TITLE
 except Exception as why:
     logging.getLogger(__name__).exception("ldznet cannot be loaded")
-    panel, TITLE, BROKEN = None, "LD-ZNet segment", f"{type(why).__name__}: {why}"
+    # Under its own name the API would take it for a script without arguments, and repaint the whole picture.
+    panel, TITLE, BROKEN = None, "LD-ZNet segment cannot be loaded", f"{type(why).__name__}: {why}"
 
 
 class LdznetSegment(scripts.Script):
