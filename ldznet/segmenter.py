@@ -65,6 +65,7 @@ TEMPLATES = (
 MOST_PROMPTS = 1000
 LONGEST_PROMPT = 2000
 _KEPT_CONTEXTS = 256
+_KEPT_PICTURES = 4  # of one image, at several resolutions: pixels and latent
 _BATCH_OF_A_CPU = 8
 
 # done, total: passes of a batch through the network. Raising in it stops the work.
@@ -323,6 +324,8 @@ class Segmenter:
         size = self._network_size(self.image, options)
         key = size if posterior_noise is None else (size, options.seeds[0])
         if key not in self._pictures:
+            while len(self._pictures) >= _KEPT_PICTURES:
+                del self._pictures[next(iter(self._pictures))]
             self._pictures[key] = self._encode(self.image, size, posterior_noise)
         return self._pictures[key]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ldznet.evaluation.features import FeatureScore, draw_scores, measure_featur
 from ldznet.evaluation.metrics import ClipSegMetrics, MetricError, PhraseCutMetrics
 from ldznet.evaluation.pictures import prediction_sheet
 from ldznet.evaluation.published import TABLES
-from ldznet.evaluation.report import Store, breakdown, latex_row, numbers_of_parts, table
+from ldznet.evaluation.report import Store, as_json, breakdown, latex_row, numbers_of_parts, table
 from ldznet.evaluation.runner import Part, Prediction, Scores, intersection_over_union, measure, predict
 from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.attention import AttentionMethod
@@ -430,3 +431,10 @@ def test_what_is_damaged_is_counted_or_ends_a_measurement(capsys, tmp_path):
 def test_a_wrong_request_is_an_error(capsys, arguments, said):
     assert main(["evaluate", *arguments, *FAST]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_could_not_be_measured_is_null_in_json():
+    text = as_json({"ap": float("nan"), "parts": [{"ap": float("nan")}, 1.5], "path": Path("x")})
+
+    assert json.loads(text) == {"ap": None, "parts": [{"ap": None}, 1.5], "path": "x"}
+    assert "NaN" not in text

@@ -561,6 +561,18 @@ def test_contexts_are_forgotten_when_there_are_too_many(segmenter, monkeypatch):
     assert list(segmenter._contexts) == ["a photo of a c.", "a photo of a d.", "a photo of a e."]
 
 
+def test_of_one_image_the_last_resolutions_are_kept(segmenter, monkeypatch):
+    monkeypatch.setattr(module, "_KEPT_PICTURES", 2)
+    segmenter.set_image(picture())
+    first = segmenter.segment("cat", SegmentOptions(resolution=64)).probabilities()
+
+    for resolution in (128, 192):
+        segmenter.segment("cat", SegmentOptions(resolution=resolution))
+
+    assert len(segmenter._pictures) == 2
+    assert np.array_equal(segmenter.segment("cat", SegmentOptions(resolution=64)).probabilities(), first)
+
+
 def test_contexts_join_in_order():
     first, second = (
         Context(torch.zeros(1, 2, 3), None, (False,)),

@@ -96,7 +96,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.scenes < 1 or (parsed.limit is not None and parsed.limit < 1):
         raise OptionError("--scenes and --limit must be at least 1.")
     place = find_dataset(parsed.data, parsed.folder, ("scenes", *STUDY_NAMES))
-    from ldznet.evaluation.report import table
+    from ldznet.evaluation.report import as_json, table
 
     process = process_of_launch()
     if process[1] > 1 and not parsed.out:
@@ -129,7 +129,7 @@ def run(parsed: argparse.Namespace) -> int:
     if process[0]:
         return 0
     if parsed.json:
-        print(json.dumps({"record": record, "numbers": numbers, "left_out": left_out}, indent=2, default=str))
+        print(as_json({"record": record, "numbers": numbers, "left_out": left_out}))
         return 0
     print(f"{choice.method.name} ({choice.reason}), {host.info.name}; percent\n")
     print(table(numbers, published))

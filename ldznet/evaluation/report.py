@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import math
 import os
 import threading
 import time
@@ -229,9 +230,22 @@ def write_report(
         "categories": numbers_of_parts(scores),
         "report": scores.report.state_dict(),
     }
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=2, default=str))
+    (folder / f"{name}.json").write_text(as_json(report))
     texts = [table({name: numbers}, published), *([breakdown(scores)] if scores.categories else [])]
     if scores.report.skipped or scores.report.kept:
         texts.append(str(scores.report).replace("\n", "\n\n"))
     (folder / f"{name}.md").write_text("\n\n".join([*texts, *sorted(scores.report.notes)]) + "\n")
     (folder / f"{name}.tex").write_text(latex_row(str(record.get("method", name)), numbers) + "\n")
+
+
+def as_json(content: Any) -> str:
+    """JSON proper: what could not be measured, nan among numbers, is null."""
+    return json.dumps(_without_nan(content), indent=2, default=str)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
