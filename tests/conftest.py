@@ -10,6 +10,8 @@ from host.brightness import Brightness, half, use
 from host.process import Processing, Run, furnish
 from host.webui import Webui
 
+from ldznet.methods import learned
+from ldznet.methods.method import Defaults
 from ldznet.modeling.head import Head, HeadConfig
 from ldznet.modeling.unet import UNet, UNetConfig
 from ldznet.training.left_out import Report
@@ -139,3 +141,16 @@ def run(method):
 def p(webui):
     """A run of img2img, whose picture's left half is bright."""
     return Processing(webui.model, [half()])
+
+
+@pytest.fixture
+def small_squares(monkeypatch):
+    """Masks of random heads at 64 pixels, so that it takes no time."""
+    whole = learned.random_head
+
+    def small(*given):
+        head = whole(*given)
+        head._defaults = Defaults(64, (300,), "{}")
+        return head
+
+    monkeypatch.setattr(learned, "random_head", small)

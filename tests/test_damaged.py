@@ -9,25 +9,12 @@ from PIL import Image
 from stand_ins import write_checkpoint
 
 from ldznet.__main__ import main
-from ldznet.methods import learned
-from ldznet.methods.method import Defaults
 from ldznet.training.miniature import write_phrasecut
 
 SQUARE = [[10.0, 10.0], [30.0, 10.0], [30.0, 30.0], [10.0, 30.0]]
 LEFT_OUT = 61564  # one of the 17 images whose annotations were made for another size
 
-
-@pytest.fixture(autouse=True)
-def small_squares(monkeypatch):
-    """Masks at 64 pixels, so that it takes no time."""
-    whole = learned.random_head
-
-    def small(*given):
-        head = whole(*given)
-        head._defaults = Defaults(64, (300,), "{}")
-        return head
-
-    monkeypatch.setattr(learned, "random_head", small)
+pytestmark = pytest.mark.usefixtures("small_squares")
 
 
 @pytest.fixture(scope="module")

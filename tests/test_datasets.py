@@ -5,11 +5,11 @@ import json
 import pytest
 
 from ldznet.__main__ import main
-from ldznet.methods import learned
-from ldznet.methods.method import Defaults
 from ldznet.training.miniature import write_aigi, write_phrasecut
 
 FAST = ("--random-weights", "--quiet", "--limit", "1")
+
+pytestmark = pytest.mark.usefixtures("small_squares")
 
 
 @pytest.fixture(autouse=True)
@@ -17,19 +17,6 @@ def here(tmp_path, monkeypatch):
     """The folder in which the program runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def small_squares(monkeypatch):
-    """Masks at 64 pixels, so that it takes no time."""
-    whole = learned.random_head
-
-    def small(*given):
-        head = whole(*given)
-        head._defaults = Defaults(64, (300,), "{}")
-        return head
-
-    monkeypatch.setattr(learned, "random_head", small)
 
 
 @pytest.mark.parametrize("place", ["data/VGPhraseCut_v0", "VGPhraseCut_v0", "phrasecut"])

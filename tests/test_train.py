@@ -230,4 +230,5 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_pat
     assert "with all that it asks for in the cache" in said
     assert "MB on cpu" in said
     assert "GB of the frozen model + 5 x 0.01 GB of the head (weights, gradients," in said
+    assert "a validation takes one more" in said
     assert list(tmp_path.iterdir()) == []

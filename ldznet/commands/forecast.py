@@ -28,7 +28,8 @@ def weights(host: DiffusersHost, head: Head) -> str:
     return (
         f"{head.config.kind}: {parameter_count(head):,} parameters\n"
         f"memory of weights: {_gigabytes(frozen + learned)} = {_gigabytes(frozen)} of the frozen model + "
-        f"{_COPIES} x {_gigabytes(_bytes(head))} of the head (weights, gradients, AdamW's two averages, EMA)"
+        f"{_COPIES} x {_gigabytes(_bytes(head))} of the head (weights, gradients, AdamW's two averages, EMA); "
+        "a validation takes one more"
     )
 
 
