@@ -172,9 +172,10 @@ def set_threshold(page, value):
 
 def picture(page, name, unlike=None):
     """The address of a picture of the preview, as soon as it is another one."""
-    script = (
-        "([id, old]) => { const now = document.querySelector(id)?.src; return now && now !== old ? now : null; }"
-    )
+    script = """([id, old]) => {
+        const now = document.querySelector(id);
+        return now && now.complete && now.src && now.src !== old ? now.src : null;
+    }"""
     return page.wait_for_function(script, arg=[f"#ldznet_{name} img", unlike]).json_value()
 
 
@@ -216,6 +217,14 @@ def shares(page, words="circle", level=0.05):
     return (pixels(page, picture(page, "mask_picture")) > 127).mean()
 
 
+def numbers_of_objects(page):
+    """The box of the numbers. Before anything is shown: pictures that arrive move what is to be clicked."""
+    page.get_by_role("button", name="Advanced").click()
+    box = page.locator("#ldznet_objects input, #ldznet_objects textarea")
+    box.wait_for()
+    return box
+
+
 def test_one_of_several_thresholds_is_chosen_by_a_click(page):
     shares(page)
     choices = page.locator("#ldznet_choices .thumbnail-item")
@@ -233,17 +242,15 @@ def test_one_of_several_thresholds_is_chosen_by_a_click(page):
 
 
 def test_objects_are_chosen_by_clicks_in_their_picture_and_by_their_numbers(page):
+    box = numbers_of_objects(page)
     shares(page)
-    whole = picture(page, "mask_picture")
+    whole, drawn = picture(page, "mask_picture"), picture(page, "objects_picture")
     objects = page.locator("#ldznet_objects_picture img")
-    objects.wait_for()
-    page.get_by_role("button", name="Advanced").click()
-    box = page.locator("#ldznet_objects input, #ldznet_objects textarea")
-    box.wait_for()
 
     box.fill("2")
     second = picture(page, "mask_picture", unlike=whole)
     mask = pixels(page, second) > 127
+    picture(page, "objects_picture", unlike=drawn)
     objects.click(position=place_of(page, mask))
     page.wait_for_function(
         "() => document.querySelector('#ldznet_objects input, #ldznet_objects textarea').value === ''"
@@ -266,11 +273,11 @@ def place_of(page, mask):
 
 
 def test_words_anew_select_all_objects_again(page):
+    box = numbers_of_objects(page)
     shares(page)
-    page.get_by_role("button", name="Advanced").click()
-    box = page.locator("#ldznet_objects input, #ldznet_objects textarea")
+    whole = picture(page, "mask_picture")
     box.fill("2")
-    before = picture(page, "mask_picture")
+    before = picture(page, "mask_picture", unlike=whole)
 
     ask(page, "star")
 
