@@ -10,6 +10,7 @@ from host.brightness import Brightness, half, use
 from host.process import Processing, Run, furnish
 from host.webui import Webui
 
+from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods import learned
 from ldznet.methods.method import Defaults
 from ldznet.modeling.head import Head, HeadConfig
@@ -28,6 +29,12 @@ torch.set_num_threads(1)
 def arrays(name):
     with np.load(PARITY / name) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+@pytest.fixture(scope="module")
+def host():
+    """A small model with random weights."""
+    return random_host()
 
 
 @pytest.fixture(scope="session")

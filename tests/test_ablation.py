@@ -13,16 +13,10 @@ from ldznet.evaluation.ablation import Row, Setup, Workbench, looks_of, table
 from ldznet.evaluation.search import search
 from ldznet.evaluation.steps import draw_steps
 from ldznet.evaluation.variants import Step, said, steps_for, variants
-from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.attention_options import AttentionOptions, suited
 from ldznet.training.scene_samples import SceneSamples
 
 FAST = ("--random-weights", "--quiet")
-
-
-@pytest.fixture(scope="module")
-def host():
-    return random_host()
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,13 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "ldznet").rglob("*.py")) + sorted((ROOT / "scripts").glob("*.py"))
 ROWS = [
     {"errors", "options"},
-    {"modeling", "image", "mask", "objects", "candidates", "render", "refine"},
+    {
+        *("modeling", "image", "mask", "objects", "candidates", "refine", "segmentation", "prompts", "shortage"),
+        *("render", "palette", "legend", "lettering"),
+    },
     {"hosts"},
     {"methods"},
-    {"segmenter"},
+    {"segmenter", "batches", "passes", "second_look"},
     {"training", "evaluation"},
     {"webui", "commands"},
     {"__main__"},

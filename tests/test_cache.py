@@ -22,11 +22,6 @@ WHOLE = TrainOptions(
 )
 
 
-@pytest.fixture(scope="module")
-def host():
-    return random_host()
-
-
 @pytest.fixture
 def pixels():
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1

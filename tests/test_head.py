@@ -64,6 +64,13 @@ def inputs(head, size=(8, 16), prompts=1, latents=1):
     return x, draw(prompts, 7, unet.context_width), features
 
 
+def assert_each_is_as_alone(together, head, x, context, features):
+    for index, logits in enumerate(together):
+        alone = {path: feature[index : index + 1] for path, feature in features.items()}
+        expected = head(x, context[index : index + 1], alone)
+        torch.testing.assert_close(logits[None], expected, atol=1e-3, rtol=1e-4)
+
+
 def test_the_full_size_head_has_the_released_names_shapes_and_parameters(released_shapes):
     head = empty_head(HeadConfig())
 
@@ -107,11 +114,7 @@ def test_joined_features_change_the_answer_of_each_prompt_for_itself(unet):
     x, context, features = inputs(head, prompts=3)
     together = head(x, context, features)
 
-    for index in range(3):
-        alone = {path: feature[index : index + 1] for path, feature in features.items()}
-        torch.testing.assert_close(
-            together[index : index + 1], head(x, context[index : index + 1], alone), atol=1e-3, rtol=1e-4
-        )
+    assert_each_is_as_alone(together, head, x, context, features)
     for path in features:
         changed = head(x, context, {**features, path: features[path].flip(1)})
         assert not torch.equal(together, changed), path
@@ -184,11 +187,7 @@ def test_one_latent_serves_a_batch_of_prompts_like_each_prompt_alone(kind, unet)
 
     together = head(x, context, features)
 
-    for index in range(3):
-        alone = {path: feature[index : index + 1] for path, feature in features.items()}
-        torch.testing.assert_close(
-            together[index : index + 1], head(x, context[index : index + 1], alone), atol=1e-3, rtol=1e-4
-        )
+    assert_each_is_as_alone(together, head, x, context, features)
     spread = head(x.expand(3, -1, -1, -1), context, features)
     torch.testing.assert_close(together, spread, atol=1e-3, rtol=1e-4)
     assert not torch.allclose(together[0], together[1], atol=1e-3)

@@ -26,11 +26,6 @@ NEEDED = ("input_blocks.8.1", "middle_block.1", "output_blocks.3.1", "output_blo
 FAMILIES = ("sd1", "sd2", "sdxl")
 
 
-@pytest.fixture(scope="module")
-def host():
-    return random_host()
-
-
 def a_pass(host, prompts=("a cat",), seed=0):
     """Arguments of one UNet pass."""
     generator = torch.Generator().manual_seed(seed)

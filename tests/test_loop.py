@@ -12,7 +12,6 @@ from accelerate.state import AcceleratorState
 from stand_ins import SmallestHost
 
 from ldznet.errors import CheckpointError, OptionError
-from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.learned import random_head
 from ldznet.training.left_out import Skipped
 from ldznet.training.loop import Trainer, TrainOptions
@@ -24,11 +23,6 @@ SMALL = TrainOptions(steps=4, batch=2, size=64, rate=1e-3, timesteps=(300, 499),
 
 
 def say(_text): ...
-
-
-@pytest.fixture(scope="module")
-def host():
-    return random_host()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ldznet.errors import OptionError
-from ldznet.segmenter import TEMPLATES
+from ldznet.prompts import TEMPLATES
 from ldznet.training import phrasecut, samples
 from ldznet.training.left_out import Report, Skipped
 from ldznet.training.miniature import outlines, write_phrasecut

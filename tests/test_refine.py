@@ -9,7 +9,6 @@ from PIL import Image
 
 from ldznet import refine
 from ldznet.evaluation.refinement import STAGES, Refinement, measure_refinement, table
-from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.learned import random_head
 from ldznet.methods.method import Defaults
 from ldznet.options import MaskOptions, SegmentOptions
@@ -210,11 +209,6 @@ def test_at_the_images_own_border_nothing_fades():
 
 
 # --- through the segmenter -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def host():
-    return random_host()
 
 
 class Bright:

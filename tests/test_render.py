@@ -5,13 +5,13 @@ import weakref
 
 import numpy as np
 import pytest
-from PIL import ImageFont
 from skimage.color import rgb2lab
 
-from ldznet import render
+from ldznet import legend, palette
 from ldznet.errors import OptionError, ShapeError
 from ldznet.objects import Objects
-from ldznet.render import MAGENTA, PALETTE, color_map, heat_map, object_map, overlay
+from ldznet.palette import PALETTE
+from ldznet.render import MAGENTA, color_map, heat_map, object_map, overlay
 
 WHITE, BLACK, PANEL, EMPTY = (255, 255, 255), (0, 0, 0), (250, 250, 250), (225, 225, 225)
 SHAPES = [(1, 1), (5, 9), (8, 1), (2, 30)]
@@ -51,34 +51,6 @@ def contrast(one, other):
 
 def lab(colors):
     return rgb2lab(np.asarray(colors, np.float64).reshape(-1, 1, 3) / 255)[:, 0]
-
-
-@pytest.fixture
-def fonts_forgotten():
-    """Each test that changes the fonts starts and ends without remembered ones."""
-    remembering = (render._font, render._installed, render._covers)
-    for function in remembering:
-        function.cache_clear()
-    yield
-    for function in remembering:
-        function.cache_clear()
-
-
-@pytest.fixture
-def no_system_fonts(monkeypatch, fonts_forgotten):
-    monkeypatch.setattr(render, "FONT_FILES", ())
-
-
-@pytest.fixture
-def old_pillow(monkeypatch, no_system_fonts):
-    """Pillow before 10.1 on a machine without fonts: load_default takes no size and gives a bitmap font."""
-    bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
-    monkeypatch.setattr(ImageFont, "load_default", lambda: bitmap)
-
-
-scalable_default = pytest.mark.skipif(
-    not hasattr(ImageFont, "load_default_imagefont"), reason="Pillow before 10.1 brings no scalable font"
-)
 
 
 # Overlay
@@ -472,29 +444,29 @@ def test_a_label_stands_beside_its_chip():
 
 @pytest.mark.parametrize("number", [1, 9, 99, 100, 800, 1000])
 def test_every_chip_shows_its_number(number):
-    chip, of_the_same_look = (render._chip(each, 14, 2, 1.0) for each in (number, number + 126))
+    chip, of_the_same_look = (legend._chip(each, 14, 2, 1.0) for each in (number, number + 126))
 
     assert not (chip[:, :28] == of_the_same_look[:, :28]).all()
 
 
 @pytest.mark.parametrize("number", [1, 9, 99, 100, 800])
 def test_a_number_of_three_digits_leaves_the_look_free(number):
-    chip, of_the_same_look = (render._chip(each, 14, 2, 1.0) for each in (number, number + 126))
+    chip, of_the_same_look = (legend._chip(each, 14, 2, 1.0) for each in (number, number + 126))
 
     assert (chip[:, 28:] == of_the_same_look[:, 28:]).all()
 
 
 def test_text_grows_with_the_picture():
     sizes = {
-        shape: render._text_size(shape) for shape in [(1, 1), (512, 768), (1000, 1500), (8192, 8192), (3, 5000)]
+        shape: legend.text_size(shape) for shape in [(1, 1), (512, 768), (1000, 1500), (8192, 8192), (3, 5000)]
     }
 
     assert sizes == {(1, 1): 14, (512, 768): 18, (1000, 1500): 36, (8192, 8192): 195, (3, 5000): 14}
 
 
 def test_a_row_of_the_legend_takes_what_fits():
-    assert render._flow([1, 1, 1, 1], 3) == ([(0, 0), (0, 1), (0, 2), (1, 0)], 2)
-    assert render._flow([1, 3, 2, 2, 1], 3) == ([(0, 0), (1, 0), (2, 0), (3, 0), (3, 2)], 4)
+    assert legend._flow([1, 1, 1, 1], 3) == ([(0, 0), (0, 1), (0, 2), (1, 0)], 2)
+    assert legend._flow([1, 3, 2, 2, 1], 3) == ([(0, 0), (1, 0), (2, 0), (3, 0), (3, 2)], 4)
 
 
 def test_entries_of_the_legend_do_not_touch():
@@ -508,161 +480,10 @@ def test_entries_of_the_legend_do_not_touch():
     assert lines == 5  # cat and the long one; dog; W; tree; i, which is narrow; grass
 
 
-def test_a_long_label_is_cut_in_its_middle_and_fits():
-    text = "a photograph of a very old bicycle leaning against the wall of a house"
-    fonts = render._fonts(text)
-
-    cut = render._elide(text, 14, 200, fonts)
-    start, end = cut.split("...")
-
-    assert text.startswith(start)
-    assert text.endswith(end)
-    assert 0 <= len(start) - len(end) <= 1
-    assert 150 < render._text(cut, 14, fonts).shape[1] <= 200
-    assert render._elide("a short one", 14, 200, fonts) == "a short one"
-
-
-def test_a_label_of_a_million_letters_is_cut_without_being_drawn(monkeypatch):
-    drawn = []
-    real = render._text
-    monkeypatch.setattr(render, "_text", lambda text, *others: drawn.append(text) or real(text, *others))
-
-    cut = render._elide("x" * 1_000_000, 14, 200, [""])
-
-    assert 10 < len(cut) < 100
-    assert max(map(len, drawn)) <= 403
-
-
-ODD_LABELS = [
-    "",
-    " \n\t ",
-    "two\nlines",
-    "猫と犬",
-    "고양이",
-    "🐈 cat",
-    "👩‍🚀",
-    "👍🏽",
-    "🇫🇷",
-    "café",
-    "cafe\u0301",
-    "лошадь",
-    "סוס",
-    "حصان",
-    "घोड़ा",
-    "\ud83d",
-    "\x00\x07\u200b\ufeff",
-    "\U0010fffd",
-    "<b>&amp;",
-    "x" * 5000,
-    "ﷺ" * 50,
-]
-
-
-@pytest.mark.parametrize("label", ODD_LABELS)
-def test_any_label_can_be_drawn(label):
-    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).picture
-
-    assert entries(picture, 30)[:, :60].any()
-
-
-@pytest.mark.usefixtures("no_system_fonts")
-@pytest.mark.parametrize("label", ODD_LABELS)
-def test_any_label_can_be_drawn_without_system_fonts(label):
-    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).picture
-
-    assert entries(picture, 30)[:, :60].any()
-
-
-@pytest.mark.usefixtures("old_pillow")
-@pytest.mark.parametrize("label", ODD_LABELS)
-def test_any_label_can_be_drawn_by_an_old_pillow_without_fonts(label):
-    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).picture
-
-    assert entries(picture, 30)[:, :60].any()
-
-
-@pytest.mark.usefixtures("old_pillow")
-def test_an_old_pillow_writes_labels_in_its_bitmap_font():
-    maps = np.zeros((1, 30, 300), np.float32)
-
-    legends = {label: color_map(maps, [label]).picture for label in ("cat", "dog", "猫", "?")}
-
-    assert not (legends["cat"] == legends["dog"]).all()
-    assert (legends["猫"] == legends["?"]).all()
-
-
-@pytest.mark.usefixtures("old_pillow")
-def test_the_bitmap_font_grows_with_the_picture():
-    small, large = (render._text("cat", size, [""]) for size in (14, 36))
-
-    assert small.shape[0] == 12
-    assert (large == small.repeat(3, axis=0).repeat(3, axis=1)).all()
-
-
-@scalable_default
-def test_a_system_font_serves_letters_that_pillows_own_lacks(monkeypatch, fonts_forgotten):
-    asked = []
-    real = ImageFont.truetype
-
-    def truetype(font, size=10, *arguments, **options):
-        if not isinstance(font, str):
-            return real(font, size, *arguments, **options)  # Pillow's own, from memory
-        asked.append(font)
-        if font != "Known.ttf":
-            raise OSError("cannot open resource")
-        return ImageFont.load_default(size)
-
-    monkeypatch.setattr(render, "FONT_FILES", ("Missing.ttf", "Known.ttf"))
-    monkeypatch.setattr(ImageFont, "truetype", truetype)
-
-    plain = render._fonts("cat")
-    assert (plain, asked) == ([""], [])  # no disk is searched for a label that Pillow can write
-    assert render._fonts("猫") == ["", "Known.ttf"]
-    assert set(asked) == {"Missing.ttf", "Known.ttf"}
-
-
-@scalable_default
-def test_the_font_that_knows_most_of_the_letters_comes_first(monkeypatch):
-    monkeypatch.setattr(render, "FONT_FILES", ("Greek.ttf", "French.ttf"))
-    monkeypatch.setattr(render, "_installed", lambda name: True)
-    known = {"": "acf", "Greek.ttf": "αβγ", "French.ttf": "acfé"}
-    monkeypatch.setattr(render, "_covers", lambda name, letter: letter in known[name])
-
-    assert render._fonts("caf") == [""]
-    assert render._fonts("café") == ["French.ttf", "", "Greek.ttf"]
-    runs = [(name, "".join(letters)) for name, letters in render._runs("caféβ?", ["French.ttf", "", "Greek.ttf"])]
-    assert runs == [("French.ttf", "café"), ("Greek.ttf", "β"), ("French.ttf", "?")]
-
-
-@pytest.mark.usefixtures("old_pillow")
-def test_an_old_pillow_names_emoji_too():
-    assert render._spelled("🐈 café", render._fonts("🐈 café")) == "[cat] café"
-
-
-@pytest.mark.usefixtures("no_system_fonts")
-def test_emoji_that_no_font_has_are_named():
-    assert render._spelled("a 🐈 and 👩‍🚀 👍🏽", [""]) == "a [cat] and [woman][rocket] [thumbs up sign]"
-
-
-@pytest.mark.usefixtures("no_system_fonts")
-def test_letters_that_no_font_has_are_boxes_of_the_same_number():
-    one, three = render._text("猫", 20, [""]), render._text("猫猫猫", 20, [""])
-
-    assert one.any()
-    assert three.shape[1] == pytest.approx(3 * one.shape[1], abs=4)
-
-
-def test_a_label_is_one_line_of_text():
-    assert render._readable("  a\n cat\t") == "a cat"
-    assert render._readable("cafe\u0301") == "caf\u00e9"
-    assert render._readable("\ud83d") == "?"
-    assert render._readable(" ") == "(empty)"
-
-
 def test_ink_can_be_read_on_every_color():
     levels = range(0, 256, 15)
 
-    worst = min(contrast(color, render._ink(color)) for color in itertools.product(levels, repeat=3))
+    worst = min(contrast(color, palette.ink(color)) for color in itertools.product(levels, repeat=3))
 
     assert worst > 4.5  # what WCAG asks for text
 

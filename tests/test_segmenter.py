@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldznet import batches, segmentation
 from ldznet import segmenter as module
 from ldznet.errors import HeadError, HostError, ImageError, OptionError, OutOfMemoryError, PromptError
 from ldznet.hosts.diffusers_random import random_host
@@ -17,14 +18,12 @@ from ldznet.image import from_tensor
 from ldznet.methods.learned import LearnedHead, random_head
 from ldznet.modeling.checkpoint import save_head
 from ldznet.options import MaskOptions, SegmentOptions
-from ldznet.segmenter import TEMPLATES, Segmentation, Segmenter
+from ldznet.prompts import TEMPLATES
+from ldznet.segmentation import Segmentation
+from ldznet.segmenter import Segmenter
+from ldznet.shortage import memory_explained
 
 SMALL = SegmentOptions(resolution=128)
-
-
-@pytest.fixture(scope="module")
-def host():
-    return random_host()
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +309,7 @@ def test_a_hundred_prompts_on_an_8192_px_picture_never_hold_a_hundred_large_maps
     segmenter.set_image(image, SegmentOptions(resolution=64))
     found = segmenter.segment([f"thing {n}" for n in range(100)], SegmentOptions(resolution=64))
     alive, most = [], []
-    enlarge = module.to_image_size
+    enlarge = segmentation.to_image_size
 
     def counted(probability, size):
         import weakref
@@ -320,7 +319,7 @@ def test_a_hundred_prompts_on_an_8192_px_picture_never_hold_a_hundred_large_maps
         most.append(sum(reference() is not None for reference in alive))
         return made
 
-    monkeypatch.setattr(module, "to_image_size", counted)
+    monkeypatch.setattr(segmentation, "to_image_size", counted)
     mask = found.mask()
 
     assert found.maps.numel() * 4 < 2e6
@@ -555,10 +554,10 @@ def test_an_error_of_the_program_is_not_taken_for_a_lack_of_memory(segmenter, mo
 
 
 def test_contexts_are_forgotten_when_there_are_too_many(segmenter, monkeypatch):
-    monkeypatch.setattr(module, "_KEPT_CONTEXTS", 3)
+    monkeypatch.setattr(batches, "_KEPT_CONTEXTS", 3)
     run(segmenter, ["a", "b", "c", "d", "e"], SegmentOptions(resolution=64))
 
-    assert list(segmenter._contexts) == ["a photo of a c.", "a photo of a d.", "a photo of a e."]
+    assert list(segmenter._batches._contexts) == ["a photo of a c.", "a photo of a d.", "a photo of a e."]
 
 
 def test_of_one_image_the_last_resolutions_are_kept(segmenter, monkeypatch):
@@ -650,7 +649,7 @@ def test_what_is_of_the_wrong_kind_is_an_error_of_ours(segmenter, call, said):
 
 def test_a_lack_of_memory_is_told_from_other_errors_of_opencv():
     def resize(side):
-        with module.memory_explained("The picture"):
+        with memory_explained("The picture"):
             cv2.resize(np.zeros((2, 2), np.float32), (side, side))
 
     with pytest.raises(OutOfMemoryError, match="The picture does not fit into the memory that is free"):

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ldznet.commands.arguments import device_and_dtype, load_model
-from ldznet.commands.timing import Timing, Work, in_rounds, machine, said, timing_rows
+from ldznet.commands.timing import Timing, Work, figure_rows, in_rounds, machine, said, timing_rows
 from ldznet.errors import OptionError
 
 
@@ -96,8 +96,6 @@ def _memory(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float
 def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
     lines = [f"{said(result['machine'])}, {result['dtype']}, {result['resolution']} px", result["model"], ""]
     lines += timing_rows(timings)
-    lines += ["", "| ratio of the least times | |", "|---|---:|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in result["ratios"].items()]
-    lines += ["", "| peak | MB |", "|---|---:|"]
-    lines += [f"| {name} | {value:,.0f} |" for name, value in result["memory"].items()]
+    lines += figure_rows("ratio of the least times", "", result["ratios"], ".2f")
+    lines += figure_rows("peak", "MB", result["memory"], ",.0f")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldznet.commands.arguments import Subparsers, add_model, device_and_dtype, load_model
-from ldznet.commands.timing import Timing, Work, in_rounds, machine, said, timing_rows
+from ldznet.commands.timing import Timing, Work, figure_rows, in_rounds, machine, said, timing_rows
 from ldznet.errors import OptionError
 
 if TYPE_CHECKING:
@@ -354,8 +354,6 @@ def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
         "",
         *timing_rows(timings),
     ]
-    lines += ["", "| ratio of the least times | |", "|---|---:|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in result["ratios"].items()]
-    lines += ["", "| weights | MB |", "|---|---:|"]
-    lines += [f"| {name} | {value:,.0f} |" for name, value in result["weights"].items()]
+    lines += figure_rows("ratio of the least times", "", result["ratios"], ".2f")
+    lines += figure_rows("weights", "MB", result["weights"], ",.0f")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from ldznet.options import MaskOptions
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ldznet.segmenter import Segmentation
+    from ldznet.segmentation import Segmentation
 
 OUTPUTS = {
     "mask": "the mask of all prompts together, white is selected",

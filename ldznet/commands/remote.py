@@ -22,7 +22,7 @@ from ldznet.options import SegmentOptions
 
 if TYPE_CHECKING:
     from ldznet.image import ImageSource
-    from ldznet.segmenter import Segmentation
+    from ldznet.segmentation import Segmentation
 
 # Of `add_model`: they say how a model is loaded here.
 LOCAL = ("checkpoint", "random_weights", "device", "dtype", "head_storage", "prediction", "download")
@@ -155,7 +155,7 @@ def _segmentation(answer: dict[str, Any], where: str) -> Segmentation:
     import numpy as np
     import torch
 
-    from ldznet.segmenter import Segmentation
+    from ldznet.segmentation import Segmentation
     from ldznet.webui.pictures import decode_probability
 
     try:

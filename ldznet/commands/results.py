@@ -182,3 +182,19 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder of results before long work.
+
+    Raises:
+        OptionError: it cannot be made, or nothing can be written to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as why:
+        raise OptionError(
+            f"Nothing can be written to {folder} ({why.strerror or why}). Give another folder (--out), or mend "
+            "its permissions."
+        ) from why

@@ -236,7 +236,7 @@ def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> in
 def _to_standard_output(parsed: argparse.Namespace, jobs: Sequence[Job], settings: Settings) -> int:
     from PIL import Image
 
-    from ldznet.segmenter import memory_explained
+    from ldznet.shortage import memory_explained
 
     if len(jobs) != 1 or parsed.json:
         raise OptionError("--out - writes the mask of one image, so give one image and no --json.")
@@ -275,7 +275,7 @@ def _settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Settings:
     Raises:
         OptionError, PromptError: something in it is wrong.
     """
-    from ldznet.segmenter import check_prompts
+    from ldznet.prompts import check_prompts
 
     if parsed.url:
         remote.require_remote(parsed)
@@ -355,7 +355,7 @@ def _look(job: Job, settings: Settings, *, overwrite: bool) -> Work | dict[str, 
     Raises:
         LdznetError: it cannot be done.
     """
-    from ldznet.segmenter import memory_explained
+    from ldznet.shortage import memory_explained
 
     with memory_explained(job.source):
         source = read_source(job.source)
@@ -379,7 +379,7 @@ def _segment(
     segmenter: AnySegmenter, work: Work, settings: Settings, parsed: argparse.Namespace
 ) -> dict[str, Any]:
     """Segment one image and write its results, the report last."""
-    from ldznet.segmenter import memory_explained
+    from ldznet.shortage import memory_explained
 
     start = time.perf_counter()
     job, source = work.job, work.source

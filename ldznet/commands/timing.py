@@ -7,7 +7,7 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,12 @@ def timing_rows(timings: Sequence[Timing]) -> list[str]:
         memory = "" if t.memory is None else f"{t.memory:,.0f}"
         lines.append(f"| {t.step} | {t.prompts} | {t.first:.3f} | {t.median:.3f} | {t.least:.3f} | {memory} |")
     return lines
+
+
+def figure_rows(what: str, unit: str, figures: Mapping[str, float], form: str) -> list[str]:
+    """A table of one figure each, below an empty line, as lines of Markdown."""
+    rows = [f"| {name} | {figure:{form}} |" for name, figure in figures.items()]
+    return ["", f"| {what} | {unit}".rstrip() + " |", "|---|---:|", *rows]
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldznet.evaluation.metrics import ClipSegMetrics
+from ldznet.evaluation.clipseg_metrics import ClipSegMetrics
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Host
 from ldznet.training.samples import Sample, squares

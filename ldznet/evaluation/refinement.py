@@ -17,7 +17,8 @@ from ldznet.evaluation.runner import Prediction, Scores
 from ldznet.hosts.host import Host
 from ldznet.methods.method import Method
 from ldznet.options import SegmentOptions
-from ldznet.segmenter import Segmentation, Segmenter
+from ldznet.segmentation import Segmentation
+from ldznet.segmenter import Segmenter
 from ldznet.training.samples import Sample
 from ldznet.training.scene_samples import SceneSamples
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldznet.errors import LaunchError, OptionError
+from ldznet.errors import LaunchError, LdznetError, OptionError
 from ldznet.evaluation.published import Row
 from ldznet.evaluation.runner import Part, Scores
 
@@ -128,8 +128,8 @@ class Store:
     def _read(self, path: Path) -> Part:
         try:
             state = json.loads(path.read_text())
-            key = state["key"]
-        except (OSError, ValueError, KeyError) as why:
+            key, part = state["key"], Part.from_state(state)
+        except (OSError, ValueError, KeyError, TypeError, LdznetError) as why:
             raise OptionError(
                 f"{path} cannot be read ({why}). Delete it, and its part is measured again."
             ) from why
@@ -138,7 +138,7 @@ class Store:
                 f"{path.parent.parent} holds a measurement of other weights, options or data. Give another "
                 f"--out, or delete {path.parent}."
             )
-        return Part.from_state(state)
+        return part
 
 
 def table(numbers: Mapping[str, Mapping[str, float]], published: Sequence[Row] = ()) -> str:

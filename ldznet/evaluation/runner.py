@@ -18,15 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldznet.evaluation.metrics import (
-    ClipSegMetrics,
-    ClipSegResult,
-    EmptyMetrics,
-    EmptyResult,
-    MetricError,
-    PhraseCutMetrics,
-    PhraseCutResult,
-)
+from ldznet.evaluation.accumulator import MetricError
+from ldznet.evaluation.clipseg_metrics import ClipSegMetrics, ClipSegResult
+from ldznet.evaluation.empty_metrics import EmptyMetrics, EmptyResult
+from ldznet.evaluation.phrasecut_metrics import PhraseCutMetrics, PhraseCutResult
 from ldznet.hosts.host import Context, Host
 from ldznet.image import to_image_size
 from ldznet.methods.method import Draw, Method, Picture, Prompts

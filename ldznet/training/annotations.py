@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldznet.evaluation.metrics import rasterize_pillow, rasterize_skimage
+from ldznet.evaluation.polygons import rasterize_pillow, rasterize_skimage
 from ldznet.mask import Mask
 from ldznet.training.samples import SampleError, check_outlines, check_size, read_image
 

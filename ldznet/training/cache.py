@@ -35,7 +35,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ldznet.hosts.host import Context, Host
-from ldznet.segmenter import TEMPLATES
+from ldznet.prompts import TEMPLATES
 from ldznet.training.recipe import TrainOptions
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldznet.errors import OptionError
-from ldznet.evaluation.metrics import Polygons, Raster, rasterize_pillow, rasterize_skimage
+from ldznet.evaluation.polygons import Polygons, Raster, rasterize_pillow, rasterize_skimage
 from ldznet.training.left_out import Skipped
 from ldznet.training.samples import (
     DatasetError,

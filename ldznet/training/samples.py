@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from ldznet.errors import ImageError, LdznetError, OptionError
 from ldznet.image import load_image
 from ldznet.mask import Mask
-from ldznet.segmenter import LONGEST_PROMPT, TEMPLATES
+from ldznet.prompts import LONGEST_PROMPT, TEMPLATES
 from ldznet.training.left_out import Report, Skipped
 
 OnProblem = Literal["skip", "refuse"]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ldznet.errors import OptionError
-from ldznet.segmenter import TEMPLATES
+from ldznet.prompts import TEMPLATES
 from ldznet.training.left_out import Skipped
 from ldznet.training.recipe import TrainOptions
 from ldznet.training.samples import DatasetError, Sample, Samples, random_crop, squares

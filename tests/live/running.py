@@ -20,6 +20,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -44,6 +45,16 @@ EXTENSION = (
     "style.css",
 )
 SIZE = (192, 128)  # width, height
+
+# What starts a webui of its own, and what takes one that runs already as well.
+NEEDS_A_WEBUI = [
+    pytest.mark.webui,
+    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
+]
+NEEDS_ANY_WEBUI = [
+    pytest.mark.webui,
+    pytest.mark.skipif(not {"WEBUI_DIR", "WEBUI_URL"} & os.environ.keys(), reason="no webui is named"),
+]
 
 # Extensions that look in `process` whether the run is one with a mask, under the names of those that do.
 OTHERS = {

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import NEEDS_A_WEBUI
 from safetensors.torch import save_file
 
 from ldznet.hosts.diffusers import DiffusersHost
@@ -32,10 +33,7 @@ CHECKPOINTS = WEBUI / "webui" / "models" / "Stable-diffusion"
 PROMPTS = ["red circle", "a (blue:1.5) [square] AND BREAK <lora:rand:1>", "circle"]
 RESOLUTION = 256
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
-]
+pytestmark = NEEDS_A_WEBUI
 
 
 # --- what the webui is given -----------------------------------------------------------------------------

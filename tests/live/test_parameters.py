@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from running import URL, WEBUI, Client, furnish, start, stop
+from running import NEEDS_ANY_WEBUI, URL, WEBUI, Client, furnish, start, stop
 from test_infotext import some_values
 
 from ldznet.training.scenes import make_scene
@@ -30,10 +30,7 @@ SET = {"head": "automatic", "resolution": 64, "refine": False, "on_nothing": "em
 
 CLIENT = Client(Image.fromarray(make_scene(1, size=(128, 192)).image))
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif(not {"WEBUI_DIR", "WEBUI_URL"} & os.environ.keys(), reason="no webui is named"),
-]
+pytestmark = NEEDS_ANY_WEBUI
 
 
 def settings(number):

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
-from running import LOG, PORT, ROOT, SIZE, decoded, encoded, furnish, start, stop
+from running import LOG, NEEDS_A_WEBUI, PORT, ROOT, SIZE, decoded, encoded, furnish, start, stop
 from test_api import ROUTES, asked_as_the_schema_says, bad_bodies
 
 from ldznet.__main__ import main
@@ -23,10 +22,7 @@ from ldznet.webui.controls import CONTROLS
 
 ADDRESS, PAIR = f"http://127.0.0.1:{PORT}", "ann:secret"
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
-]
+pytestmark = NEEDS_A_WEBUI
 
 
 @pytest.fixture(scope="module")

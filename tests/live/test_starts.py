@@ -1,12 +1,11 @@
 """A real AUTOMATIC1111 started in other ways: to save memory, in half precision, without us. See running.py."""
 
 import json
-import os
 
 import numpy as np
 import pytest
 from PIL import Image
-from running import Client, decoded, furnish, start, stop
+from running import NEEDS_A_WEBUI, Client, decoded, furnish, start, stop
 
 from ldznet.training.scenes import make_scene
 
@@ -15,10 +14,7 @@ PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}
 WITHOUT_US = "--no-half --disable-extra-extensions"
 WAYS = ("--no-half", "--no-half --medvram", "--no-half --lowvram", "--precision half", WITHOUT_US)
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
-]
+pytestmark = NEEDS_A_WEBUI
 
 
 @pytest.fixture(scope="module")

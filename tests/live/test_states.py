@@ -4,14 +4,13 @@ And that a released checkpoint becomes a head. See running.py.
 """
 
 import json
-import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import SIZE, Client, ask, decoded, encoded, furnish, start, stop
+from running import NEEDS_A_WEBUI, SIZE, Client, ask, decoded, encoded, furnish, start, stop
 from safetensors.torch import load_file, save_file
 
 from ldznet.commands.arguments import EMBEDDED
@@ -35,10 +34,7 @@ class Option(sd_unet.SdUnetOption):
 script_callbacks.on_list_unets(lambda options: options.append(Option()))
 """
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif("WEBUI_DIR" not in os.environ, reason="WEBUI_DIR names no webui"),
-]
+pytestmark = NEEDS_A_WEBUI
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,62 @@
+"""Prompts as texts: which can be used, and the sentences that may stand around one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ldznet.errors import PromptError
+
+# The sentences that the released heads were trained with (section 4 of the paper), in the order of the code.
+TEMPLATES = (
+    "a photo of a {}.",
+    "a photograph of a {}.",
+    "an image of a {}.",
+    "{}.",
+    "a cropped photo of a {}.",
+    "a good photo of a {}.",
+    "a photo of one {}.",
+    "a bad photo of a {}.",
+    "a photo of the {}.",
+)
+MOST_PROMPTS = 1000
+LONGEST_PROMPT = 2000
+
+
+def check_prompts(
+    prompts: str | Sequence[str], negative_prompts: str | Sequence[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Both without the space around them; one text stands for a list of one.
+
+    Raises:
+        PromptError: one of them cannot be used, there is none, or there are too many.
+    """
+    return _checked(prompts, "prompt", least=1), _checked(negative_prompts, "negative prompt", least=0)
+
+
+def _checked(prompts: str | Iterable[str], what: str, *, least: int) -> tuple[str, ...]:
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not isinstance(prompts, Iterable):
+        raise PromptError(f"The {what}s are {prompts!r}, but they must be texts. Give one, or a list of them.")
+    found = [_checked_text(text, f"{what.capitalize()} {number}") for number, text in enumerate(prompts, start=1)]
+    if len(found) < least:
+        raise PromptError("There is no prompt. Say what to look for, such as: bucket.")
+    if len(found) > MOST_PROMPTS:
+        raise PromptError(f"There are {len(found)} prompts; at most {MOST_PROMPTS} fit into one run. Split them.")
+    return tuple(found)
+
+
+def _checked_text(text: object, name: str) -> str:
+    if not isinstance(text, str):
+        raise PromptError(f"{name} is {text!r}, but it must be a text. Give words.")
+    if not text.strip():
+        raise PromptError(f"{name} is empty. Say what to look for, such as: bucket.")
+    if len(text) > LONGEST_PROMPT:
+        raise PromptError(f"{name} has {len(text)} characters; at most {LONGEST_PROMPT} are read. Shorten it.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(
+            f"{name} holds half a character (a lone surrogate), which is no text. Type it again."
+        ) from None
+    return text.strip()
