@@ -1,8 +1,11 @@
 """CLIPSeg as a baseline: a small random one, as transformers writes it."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from stand_ins import write_tokenizer
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
@@ -65,6 +68,18 @@ def test_it_is_measured_from_the_command_line(folder, capsys):
     arguments = ["evaluate", "scenes", "--scenes", "1", "--looks", "photo", "--random-weights", "--quiet"]
     assert main([*arguments, "--clipseg", str(folder)]) == 0
     assert "clipseg (a baseline)" in capsys.readouterr().out
+
+
+def test_weights_that_are_missing_are_not_made_up(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    lost = [name for name in weights if name.startswith("decoder.layers.0.")]
+    save_file({name: tensor for name, tensor in weights.items() if name not in lost}, copy / "model.safetensors")
+
+    with pytest.raises(
+        CheckpointError, match=f"{len(lost)} of its tensors are missing or of another shape, first"
+    ):
+        ClipSeg.load(copy)
 
 
 def test_a_folder_without_it_is_an_error(tmp_path):

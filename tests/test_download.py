@@ -1,9 +1,13 @@
 """Fetching a head from the web: from a server on this machine that can be made to fail."""
 
 import hashlib
+import http.client
 import http.server
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from test_checkpoint import CHECKPOINT
@@ -166,20 +170,130 @@ def test_an_address_that_cannot_be_is_named_as_such(url, tmp_path):
         took(url, tmp_path)
 
 
-def test_nothing_is_fetched_again_when_what_follows_fails(server, head, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["h.safetensors", "h.ckpt"])
+def test_a_head_that_is_there_is_told_before_anything_is_fetched(server, head, tmp_path, capsys, name):
     server.content = head.read_bytes()
     taken = tmp_path / "h.safetensors"
-    convert(CHECKPOINT, taken, heads=4, weights="raw")
-    before = taken.read_bytes()
-    command = ["download", server.address("h.safetensors"), "--to", str(tmp_path)]
+    taken.write_bytes(b"mine")
+
+    assert main(["download", server.address(name), "--to", str(tmp_path)]) == 1
+    assert f"{taken} is there already; it was left as it is. Move it away" in capsys.readouterr().err
+    assert taken.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [taken]  # what had come would have been kept
+
+
+def test_nothing_is_fetched_again_when_what_follows_fails(server, head, tmp_path, capsys, monkeypatch):
+    server.content = CHECKPOINT.read_bytes()
+    command = ["download", server.address("released.ckpt"), "--to", str(tmp_path)]
 
     assert main(command) == 1
-    assert "is there already and another head; it was left as it is" in capsys.readouterr().err
-    assert taken.read_bytes() == before
-    taken.unlink()
+    assert "the released one has 320" in capsys.readouterr().err
+    whole = convert
+    monkeypatch.setattr("ldznet.modeling.conversion.convert", lambda *args, **more: whole(*args, heads=4, **more))
 
     assert main(command) == 0
-    assert (taken.read_bytes(), server.asked) == (server.content, [None])
+    assert server.asked == [None]
+
+
+def test_a_head_called_as_a_checkpoint_lies_where_heads_are_found(server, head, tmp_path):
+    server.content = head.read_bytes()
+
+    assert main(["download", server.address("h.ckpt"), "--to", str(tmp_path)]) == 0
+    assert [info.path.name for info in find_heads([tmp_path])] == ["h.safetensors"]
+
+
+def test_a_second_download_of_the_same_file_is_refused_until_the_first_one_ends(server, tmp_path):
+    server.content = b"x" * 5000
+    url = server.address("x.ckpt")
+
+    with (
+        fetched(url, tmp_path),
+        pytest.raises(DownloadError, match=r"Another process is fetching .* Wait until it is done"),
+    ):
+        took(url, tmp_path)
+    assert server.asked == [None]
+    assert took(url, tmp_path) == ("x.ckpt", server.content)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_was_killed_leaves_no_lock(server, tmp_path):
+    server.content, url = b"x" * 5000, server.address("x.ckpt")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from ldznet.commands.fetching import fetched\n"
+        "with fetched(sys.argv[1], Path(sys.argv[2])): os._exit(9)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, url, tmp_path], cwd=Path(__file__).parents[1], check=False
+    )
+
+    assert killed.returncode == 9
+    assert took(url, tmp_path) == ("x.ckpt", server.content)
+    assert server.asked == [None]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(server, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(DownloadError, match=r"Nothing can be written to .*file .* Give another folder"):
+        took(server.address("x.ckpt"), tmp_path / "file")
+    assert server.asked == []
+
+
+# --- sent on ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other():
+    """A server to which another one sends on."""
+    server = Server()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def sends_on(monkeypatch, server, target):
+    """The server answers with another address; the target's own answers stay as they are."""
+    plain = Answers.do_GET
+
+    def answer(self):
+        if self.server is not server:
+            return plain(self)
+        server.asked.append(self.headers.get("Range"))
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.send_header("Content-Length", "0")
+        return self.end_headers()
+
+    monkeypatch.setattr(Answers, "do_GET", answer)
+
+
+def test_a_server_may_send_on_to_another_one_which_may_give_the_name_and_goes_on(
+    server, other, tmp_path, monkeypatch
+):
+    other.content, other.cut = bytes(range(256)) * 40, 4000
+    sends_on(monkeypatch, server, other.address("head.ckpt?token=1"))
+    with pytest.raises(DownloadError, match="was cut off"):
+        took(server.address("get?id=5"), tmp_path)
+    other.cut = None
+
+    assert took(server.address("get?id=5"), tmp_path) == ("head.ckpt", other.content)
+    assert server.asked == other.asked == [None, "bytes=4000-"]
+
+
+@pytest.mark.parametrize("kind", ["http", "ftp"])
+def test_a_server_may_not_send_on_to_where_anybody_could_change_the_file(
+    server, other, tmp_path, monkeypatch, kind
+):
+    def plain(host, timeout, **_certificates):
+        return http.client.HTTPConnection(host, timeout=timeout)
+
+    monkeypatch.setattr(http.client, "HTTPSConnection", plain)
+    sends_on(monkeypatch, server, other.address("x.ckpt").replace("http", kind))
+
+    with pytest.raises(DownloadError, match=r"sends on to .*, where anybody on the way could change the file"):
+        took(server.address("x.ckpt").replace("http", "https"), tmp_path)
+    assert (server.asked, other.asked) == ([None], [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_digest_that_was_given_is_checked(server, tmp_path):

@@ -1,5 +1,6 @@
-"""Several processes that train together: the result of one, and an end when one of them is lost."""
+"""Several processes that train together: a GPU for each, the result of one, an end when one of them is lost."""
 
+import argparse
 import os
 import socket
 import subprocess
@@ -8,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from ldznet.commands.arguments import device_and_dtype
+from ldznet.commands.launch import require_own_gpus
+from ldznet.errors import OptionError
 
 
 def launch(folder, *arguments, processes):
@@ -62,3 +67,52 @@ def test_when_a_process_is_lost_the_other_ends_with_an_error_and_the_training_go
     assert len(losses(tmp_path)) == 2
     assert launch(tmp_path, 1, processes=1)[0] == [0]
     assert len(losses(tmp_path)) == 4
+
+
+def device_of(monkeypatch, local, asked, gpus=2):
+    """What a process takes on a machine with so many GPUs, though there is none."""
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: taken.append(str(device)))
+    monkeypatch.setattr(torch, "empty", lambda _size, device: torch.zeros(0))
+    taken = []
+    device, dtype = device_and_dtype(argparse.Namespace(device=asked, dtype=None))
+    assert taken == [str(device)]
+    assert dtype == torch.float16
+    return str(device)
+
+
+@pytest.mark.parametrize("asked", ["cuda", None])
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch, asked):
+    assert [device_of(monkeypatch, local, asked) for local in (0, 1)] == ["cuda:0", "cuda:1"]
+    assert [device_of(monkeypatch, local, asked) for local in (2, 3)] == ["cuda:0", "cuda:1"]  # shared in turn
+
+
+def test_a_gpu_that_is_named_is_taken_whichever_process_it_is(monkeypatch):
+    assert [device_of(monkeypatch, local, "cuda:1") for local in (0, 1)] == ["cuda:1", "cuda:1"]
+
+
+def test_the_cpu_stays_the_cpu_in_every_process(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    assert device_and_dtype(argparse.Namespace(device="cpu", dtype=None)) == (torch.device("cpu"), torch.float32)
+
+
+def test_a_local_rank_that_is_none_is_an_error(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "first")
+
+    with pytest.raises(OptionError, match=r"LOCAL_RANK is 'first' in the environment.* Unset it"):
+        device_and_dtype(argparse.Namespace(device="cpu", dtype=None))
+
+
+def test_processes_that_train_together_are_refused_one_gpu_for_all(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+
+    require_own_gpus(None, 4)
+    with pytest.raises(OptionError, match=r"names one GPU for all 4 processes.* Give --device cuda"):
+        require_own_gpus("cuda:0", 4)
+    with pytest.raises(OptionError, match=r"4 processes were .* there are 2 GPUs.* --num_processes 2"):
+        require_own_gpus("cuda", 2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    require_own_gpus("cuda:0", 1)

@@ -14,13 +14,14 @@ from ldznet.__main__ import main
 from ldznet.commands import evaluate
 from ldznet.errors import LaunchError, OptionError
 from ldznet.evaluation import report
+from ldznet.evaluation.accumulator import MetricError
+from ldznet.evaluation.clipseg_metrics import ClipSegMetrics
 from ldznet.evaluation.features import FeatureScore, draw_scores, measure_features
-from ldznet.evaluation.metrics import ClipSegMetrics, MetricError, PhraseCutMetrics
+from ldznet.evaluation.phrasecut_metrics import PhraseCutMetrics
 from ldznet.evaluation.pictures import prediction_sheet
 from ldznet.evaluation.published import TABLES
 from ldznet.evaluation.report import Store, as_json, breakdown, latex_row, numbers_of_parts, table
 from ldznet.evaluation.runner import Part, Prediction, Scores, intersection_over_union, measure, predict
-from ldznet.hosts.diffusers_random import random_host
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.learned import random_head
 from ldznet.methods.method import Defaults
@@ -31,11 +32,6 @@ from ldznet.training.samples import Sample, usable
 from ldznet.training.scene_samples import SceneSamples
 
 FAST = ("--random-weights", "--quiet")
-
-
-@pytest.fixture(scope="module")
-def host():
-    return random_host()
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +284,17 @@ def test_a_block_that_two_have_measured_is_not_counted_twice():
         part.merge(measured(1, 2))
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"key": "key"}', '{"key": "key", "scores": 1}', "{"])
+def test_a_part_that_is_damaged_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "scenes.0-of-1.json").write_text(content)
+
+    with pytest.raises(
+        OptionError, match=r"scenes.0-of-1.json cannot be read .*Delete it, and its part is measured"
+    ):
+        Store(tmp_path, "scenes", "key")
+
+
 def test_a_sheet_shows_every_prediction_with_its_iou():
     target = np.zeros((64, 64), bool)
     target[:32] = True
@@ -425,6 +432,7 @@ def test_what_is_damaged_is_counted_or_ends_a_measurement(capsys, tmp_path):
     [
         (["nowhere"], "nowhere does not exist. Give a dataset's folder, or one of phrasecut, aigi, scenes,"),
         (["scenes", "--scenes", "0"], "--scenes and --limit must be at least 1"),
+        (["scenes", "--looks", ","], "--looks names no look: give some of photo, cartoon, sketch, painting."),
         (["scenes", "--looks", "watercolour"], "look is 'watercolour', which no painter knows"),
     ],
 )

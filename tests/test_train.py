@@ -10,9 +10,13 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from stand_ins import write_folder
 
 from ldznet.__main__ import main
+from ldznet.commands import forecast
+from ldznet.errors import HostError
 from ldznet.hosts.diffusers import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.modeling.checkpoint import load_head, read_head_info
@@ -110,6 +114,79 @@ def test_other_options_in_the_same_folder_are_refused(checkpoint, tmp_path, caps
     assert train(checkpoint, tmp_path / "run", "--minutes", "0") == 3
     assert train(checkpoint, tmp_path / "run", "--rate", "0.5") == 1
     assert "holds a training with other options (rate)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--start", "random"], ["--final", "random"]])
+def test_another_start_in_the_same_folder_is_refused(checkpoint, tmp_path, capsys, more):
+    assert train(checkpoint, tmp_path / "run", "--kind", "znet", "--minutes", "0") == 3
+    assert train(checkpoint, tmp_path / "run", "--kind", "znet", *more) == 1
+    assert "holds a training with another start of its head" in capsys.readouterr().err
+
+
+def test_a_model_with_another_vae_in_the_same_folder_is_refused(checkpoint, tmp_path, capsys):
+    assert train(checkpoint, tmp_path / "run", "--kind", "znet", "--minutes", "0") == 3
+    with safe_open(checkpoint, "pt") as file:
+        state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    state["first_stage_model.encoder.conv_in.weight"] += 0.01
+    other = shutil.copytree(checkpoint.parent, tmp_path / "model") / checkpoint.name
+    save_file(state, other, metadata)
+
+    assert train(other, tmp_path / "run", "--kind", "znet") == 1
+    assert "holds a training with another VAE or text encoder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--workers", "-1"], ["--minutes", "-1"], ["--minutes", "nan"]])
+def test_numbers_that_mean_nothing_are_refused(tmp_path, capsys, more):
+    assert train("nowhere", tmp_path / "run", *more) == 2
+    assert "but neither can be below 0" in capsys.readouterr().err
+
+
+def test_a_missing_tokenizer_may_be_downloaded_as_the_error_says(tmp_path, monkeypatch):
+    asked = []
+
+    def load(*_path, download, **_more):
+        asked.append(download)
+        raise HostError("no tokenizer")
+
+    monkeypatch.setattr(DiffusersHost, "load", load)
+    assert [train("x", tmp_path / "run", *more) for more in ([], ["--download"])] == [1, 1]
+    assert asked == [False, True]
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_training(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 10**6))
+
+    assert train(checkpoint, tmp_path / "run", "--kind", "znet") == 2
+    assert "0.00 GB are free. Make room, or give another folder (--out)" in capsys.readouterr().err
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_is_told_before_the_training(checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+
+    assert train(checkpoint, tmp_path / "file", "--kind", "znet") == 2
+    assert "Nothing can be written to" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_ends_the_training_and_the_one_before_is_whole(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    whole, folder = torch.save, tmp_path / "run"
+    assert train(checkpoint, folder, "--kind", "znet", "--minutes", "0") == 3
+
+    def full(_state, path):
+        path.write_bytes(b"as much as there was room for")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8\nmore")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert train(checkpoint, folder, "--kind", "znet") == 1
+    said = capsys.readouterr().err
+    assert "state.pt could not be written ([enforce fail" in said
+    assert "What was saved before is whole. Make room, and the same command goes on" in said
+    assert not (folder / "state.partial").exists()
+    assert torch.load(folder / "state.pt", weights_only=True)["step"] == 1
+    monkeypatch.setattr(torch, "save", whole)
+    assert train(checkpoint, folder, "--kind", "znet") == 0
 
 
 @pytest.mark.parametrize("kind", ["znet", "rgbnet"])

@@ -107,7 +107,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a small model with random weights, to try the program without any file: its masks mean nothing",
     )
-    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one)")
+    group.add_argument(
+        "--device",
+        help="cpu, cuda, cuda:1, mps (default: the GPU where there is one); of several processes each takes a GPU "
+        "of its own, but for cuda:1 and the like",
+    )
     group.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
@@ -143,21 +147,24 @@ def require_model(parsed: argparse.Namespace) -> None:
 
 
 def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """The device and precision asked for, or the best that there is.
+    """The device and precision asked for, or the best that there is; a GPU without a number is this process's own.
 
     Raises:
         OptionError: there is no such device, or it computes nothing.
     """
     import torch
 
-    from ldznet.hosts.diffusers import default_device, default_dtype
+    from ldznet.hosts.diffusers import default_device, default_dtype, own_device
 
+    asked = parsed.device or str(default_device())
     try:
-        device = torch.device(parsed.device) if parsed.device else default_device()
+        device = own_device(torch.device(asked), local_rank(), torch.cuda.device_count())
         torch.empty(0, device=device).cpu()  # PyTorch's device "meta" has nothing to give back
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # "cuda" alone means this one from now on, for accelerate as well
     except (RuntimeError, AssertionError, NotImplementedError) as why:
         raise OptionError(
-            f"The device {parsed.device} cannot be used here ({str(why).splitlines()[0]}). Leave --device out, or "
+            f"The device {asked} cannot be used here ({str(why).splitlines()[0]}). Leave --device out, or "
             "give cpu."
         ) from why
     return device, getattr(torch, parsed.dtype) if parsed.dtype else default_dtype(device)
@@ -212,6 +219,21 @@ def process_of_launch() -> tuple[int, int]:
     raise OptionError(
         f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
         "Unset both, or start with accelerate launch."
+    )
+
+
+def local_rank() -> int:
+    """Which of the processes of a launch on this machine this is.
+
+    Raises:
+        OptionError: the environment's LOCAL_RANK is no such number.
+    """
+    text = os.environ.get("LOCAL_RANK", "0")
+    if text.isdecimal():
+        return int(text)
+    raise OptionError(
+        f"LOCAL_RANK is {text!r} in the environment, which is no process of a launch. Unset it, or start with "
+        "accelerate launch."
     )
 
 

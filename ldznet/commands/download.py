@@ -41,7 +41,13 @@ def run(parsed: argparse.Namespace) -> int:
 
     with (
         byte_bar("fetching") as progress,
-        fetched(parsed.url, parsed.to, sha256=parsed.sha256, progress=progress) as source,
+        fetched(
+            parsed.url,
+            parsed.to,
+            sha256=parsed.sha256,
+            accept=lambda name: _require_free(_target(parsed.to, name)),
+            progress=progress,
+        ) as source,
     ):
         try:
             with open_tensors(source) as tensors:
@@ -51,11 +57,13 @@ def run(parsed: argparse.Namespace) -> int:
         except CheckpointError:
             source.unlink()  # so that the same command fetches it anew
             raise
+        path = _target(parsed.to, source.name)
         if ready:
-            path = _moved(source, parsed.to / source.name)
+            _require_free(path)  # once more, since much time has passed
+            source.replace(path)
         else:
             with byte_bar("converting") as converting:
-                path = convert(source, parsed.to / f"{source.stem}.safetensors", progress=converting).path
+                convert(source, path, progress=converting)
     info = read_head_info(path)
     if parsed.json:
         print_json({"path": str(path), "kind": info.config.kind, "sha256": info.sha256})
@@ -64,12 +72,14 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _moved(source: Path, target: Path) -> Path:
-    from ldznet.modeling.checkpoint import read_head_info
+def _target(folder: Path, name: str) -> Path:
+    """Where the head will lie, whether it comes as one or is converted: heads are looked for by this ending."""
+    return folder / f"{Path(name).stem}.safetensors"
 
-    if target.exists() and read_head_info(target).sha256 != read_head_info(source).sha256:
+
+def _require_free(target: Path) -> None:
+    if target.exists():
         raise DownloadError(
-            f"{target} is there already and another head; it was left as it is. Move it away, then give the same "
-            "command: nothing is fetched again."
+            f"{target} is there already; it was left as it is. Move it away, or give another folder (--to), and "
+            "then the same command."
         )
-    return source.replace(target)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ldznet.commands.arguments import Subparsers, add_model, item_bar, load_model, process_of_launch
 from ldznet.commands.datasets import add_place, find_dataset, inner_phrasecut, is_phrasecut
+from ldznet.commands.measurement import key_of, record_of
+from ldznet.commands.results import require_writable
 from ldznet.errors import OptionError
 from ldznet.evaluation.published import TABLES, Row
 
 if TYPE_CHECKING:
     from ldznet.evaluation.runner import Part, Scores
+    from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.hosts.host import Host
     from ldznet.methods.method import Method
     from ldznet.training.samples import Samples
@@ -101,6 +102,8 @@ def run(parsed: argparse.Namespace) -> int:
     process = process_of_launch()
     if process[1] > 1 and not parsed.out:
         raise OptionError("Several processes meet in a folder: give one with --out.")
+    if parsed.out:
+        require_writable(parsed.out)
     host, choice = load_model(parsed)
     if parsed.clipseg:
         from ldznet.evaluation.clipseg import ClipSeg
@@ -111,14 +114,7 @@ def run(parsed: argparse.Namespace) -> int:
         from ldznet.commands.studies import STUDIES
 
         return STUDIES[parsed.data](parsed, host, choice.method)
-    record = {
-        "method": choice.method.name,
-        "reason": choice.reason,
-        **choice.method.record,
-        "model": host.info.name,
-        "model_fingerprint": host.info.fingerprint,
-        "dtype": str(host.dtype).removeprefix("torch."),
-    }
+    record = record_of(parsed, host, choice)
     numbers, left_out = {}, []
     for name, published, samples in _datasets(parsed, choice.method, place):
         scores = _measure(parsed, place, host, choice.method, samples, name, record, process, published)
@@ -131,7 +127,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(as_json({"record": record, "numbers": numbers, "left_out": left_out}))
         return 0
-    print(f"{choice.method.name} ({choice.reason}), {host.info.name}; percent\n")
+    print(f"{choice.method.name} ({choice.reason}), {record['model']}; percent\n")
     print(table(numbers, published))
     for text in left_out:
         print(f"\n{text}")
@@ -164,8 +160,12 @@ def _datasets(
     from ldznet.training.scene_samples import SceneSamples
 
     if path is None:
+        from ldznet.training.scenes import LOOK_NAMES
+
         size = method.defaults.resolution
         looks = [look.strip() for look in parsed.looks.split(",") if look.strip()]
+        if not looks:
+            raise OptionError(f"--looks names no look: give some of {', '.join(LOOK_NAMES)}.")
         return [(look, (), SceneSamples(look, parsed.scenes, size=size)) for look in looks]
     if parsed.data == "phrasecut" or is_phrasecut(inner_phrasecut(path)):
         name, folder = f"PhraseCut-{parsed.split}", inner_phrasecut(path)
@@ -179,7 +179,7 @@ def _datasets(
 def _measure(
     parsed: argparse.Namespace,
     place: Path | None,
-    host: Host,
+    host: DiffusersHost,
     method: Method,
     samples: Samples,
     name: str,
@@ -189,14 +189,11 @@ def _measure(
 ) -> Scores | None:
     """The scores of a dataset; None where another process reports them."""
     from ldznet.evaluation.report import Store
-    from ldznet.evaluation.runner import PROTOCOL, Part, measure
+    from ldznet.evaluation.runner import Part, measure
 
-    count, size = min(len(samples), parsed.limit or len(samples)), method.defaults.resolution
+    count = min(len(samples), parsed.limit or len(samples))
     if parsed.out:
-        key = hashlib.sha256(
-            json.dumps([PROTOCOL, record, str(place or parsed.data), name, count, size, _BLOCK]).encode()
-        ).hexdigest()
-        store = Store(parsed.out, name, key, process)
+        store = Store(parsed.out, name, key_of(parsed, place, host, method, name, count, _BLOCK), process)
         done = store.done()
     else:
         store, done = None, set()

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ldznet.commands.arguments import EMBEDDED, Subparsers, add_options, device_and_dtype, process_of_launch
 from ldznet.commands.datasets import add_place, find_dataset, inner_phrasecut
+from ldznet.commands.launch import require_own_gpus
 from ldznet.errors import OptionError
 
 if TYPE_CHECKING:
+    import torch
+
     from ldznet.hosts.host import Host
     from ldznet.methods.learned import LearnedHead
     from ldznet.modeling.head import Head
@@ -137,8 +140,13 @@ def add(commands: Subparsers) -> None:
         help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: "
         "the small one in models/tiny)",
     )
-    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
+    group.add_argument(
+        "--device",
+        help="cpu, cuda, cuda:1 (default: the GPU where there is one); of several processes each takes a GPU of "
+        "its own",
+    )
     group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the frozen model")
+    group.add_argument("--download", action="store_true", help="allow the tokenizer to be downloaded (2 MB)")
     from ldznet.training.recipe import TrainOptions
 
     add_options(parser, TrainOptions, "recipe", unset=True)
@@ -147,10 +155,15 @@ def add(commands: Subparsers) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Train; 0 when it is done, 3 when it stopped to be gone on with."""
+    if parsed.workers < 0 or (parsed.minutes is not None and not parsed.minutes >= 0):
+        raise OptionError(
+            f"--workers is {parsed.workers} and --minutes {parsed.minutes}, but neither can be below 0. Leave "
+            "them out for none and for as long as it takes."
+        )
     place = _place(parsed)
     if parsed.data == "diffusion":
         return _diffusion(parsed)
-    from ldznet.commands.forecast import forecast, weights
+    from ldznet.commands.forecast import forecast, require_disk, weights
     from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.training.cache import may_keep_latents
     from ldznet.training.loop import Trainer
@@ -158,8 +171,8 @@ def run(parsed: argparse.Namespace) -> int:
     say = print if process_of_launch()[0] == 0 else _silent
     options = _recipe(parsed)
     training, validation = _data(parsed, options, place)  # first, as a model takes longer to load
-    device, dtype = device_and_dtype(parsed)
-    host = DiffusersHost.load(parsed.checkpoint, device=device, dtype=dtype)
+    device, dtype = _device_and_dtype(parsed)
+    host = DiffusersHost.load(parsed.checkpoint, device=device, dtype=dtype, download=parsed.download)
     head, start = _head(parsed, host, options)
     if start:
         say(start)
@@ -170,7 +183,9 @@ def run(parsed: argparse.Namespace) -> int:
         "start": parsed.start,
     }
     if parsed.dry_run:
-        say(weights(host, head))  # first, as a machine may have too little memory for what follows
+        say(weights(host, head, parsed.out))  # first, as a machine may have too little memory for what follows
+    else:
+        require_disk(head, parsed.out)
     if parsed.cache and not may_keep_latents(options):
         say(
             "note: of --cache only contexts are kept; latents come again with --crop whole --posterior mean alone."
@@ -183,6 +198,7 @@ def run(parsed: argparse.Namespace) -> int:
         parsed.out,
         validate=_validation(host, validation, options, say),
         source=source,
+        belongs={"another VAE or text encoder": host.others, "another start of its head": _first_weights(parsed)},
         workers=parsed.workers,
         cache=None if parsed.dry_run else parsed.cache,
     )
@@ -196,6 +212,16 @@ def run(parsed: argparse.Namespace) -> int:
         say(str(trainer.frozen.store))
     say(f"{'done' if done else 'stopped; the same command goes on'}: {parsed.out / 'last.safetensors'}")
     return 0 if done else 3
+
+
+def _device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """As asked for, or the best that there is; processes that train together have a GPU each."""
+    import torch
+
+    device, dtype = device_and_dtype(parsed)
+    if device.type == "cuda":
+        require_own_gpus(parsed.device, torch.cuda.device_count())
+    return device, dtype
 
 
 def _recipe(parsed: argparse.Namespace) -> TrainOptions:
@@ -251,9 +277,22 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
         return head, said
     if parsed.start == "unet":
         said = str(start_from_unet(head, unet_state(parsed.checkpoint)))
-    if (parsed.final or ("enlarge" if parsed.preset == "tiny" else "random")) == "enlarge":
+    if _final(parsed) == "enlarge":
         start_as_enlargement(head)
     return head, said
+
+
+def _first_weights(parsed: argparse.Namespace) -> str:
+    """Tells what the head began with from other beginnings."""
+    from ldznet.modeling.checkpoint import read_head_info
+
+    if parsed.start not in ("unet", "random"):
+        return read_head_info(parsed.start).sha256
+    return f"{parsed.start}, {_final(parsed)}"
+
+
+def _final(parsed: argparse.Namespace) -> str:
+    return parsed.final or ("enlarge" if parsed.preset == "tiny" else "random")
 
 
 def _data(parsed: argparse.Namespace, options: TrainOptions, place: Path | None) -> tuple[Samples, Samples]:
@@ -307,7 +346,7 @@ def _diffusion(parsed: argparse.Namespace) -> int:
     from ldznet.training.tiny_model import TinyConfig
 
     minutes = parsed.minutes or 10**6
-    device = device_and_dtype(parsed)[0]
+    device = _device_and_dtype(parsed)[0]
     rank, processes = process_of_launch()
     if processes > 1:
         join_launch(device.type)

@@ -19,8 +19,10 @@ from torch.nn import functional as F
 from ldznet.errors import CheckpointError
 from ldznet.hosts.host import Host, HostInfo
 from ldznet.methods.method import Defaults, Draw, Picture, Prompts
+from ldznet.modeling.writing import digest_of
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in CLIPSeg's processor
+_READ = (".json", ".txt", ".safetensors", ".bin")  # what transformers reads of a folder
 _SIDE = 352  # of its protocol and its processor; the model's config has 224, of the CLIP in it
 
 
@@ -30,9 +32,9 @@ class ClipSeg:
     name = "clipseg"
     defaults = Defaults(resolution=384, timesteps=(0,), template="{}")
 
-    def __init__(self, model: Any, tokenizer: Any, origin: str = "") -> None:
+    def __init__(self, model: Any, tokenizer: Any, digest: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self._origin = origin
+        self._digest = digest  # of its files: folders of one name may hold different weights
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> ClipSeg:
@@ -44,19 +46,29 @@ class ClipSeg:
         from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
         try:
-            model = CLIPSegForImageSegmentation.from_pretrained(folder, local_files_only=True)
+            model, said = CLIPSegForImageSegmentation.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True
+            )
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            files = sorted(path for path in folder.iterdir() if path.suffix in _READ)
+            digest = digest_of(files)
         except (OSError, ValueError, KeyError, TypeError) as why:
             raise CheckpointError(
                 f"{folder} does not hold CLIPSeg as transformers writes it ({str(why).splitlines()[0]}). Give a "
                 "folder with config.json, weights and tokenizer, such as a copy of CIDAS/clipseg-rd64-refined."
             ) from why
-        return cls(model.to(device), tokenizer, folder.name)
+        # transformers fills what it does not find with random numbers, which would be measured like any others.
+        if missing := [*said["missing_keys"], *(name for name, *_ in said["mismatched_keys"])]:
+            raise CheckpointError(
+                f"{folder} does not hold CLIPSeg: {len(missing)} of its tensors are missing or of another shape, "
+                f"first {min(missing)}. Give a copy of CIDAS/clipseg-rd64-refined, complete."
+            )
+        return cls(model.to(device), tokenizer, digest)
 
     @property
     def record(self) -> Mapping[str, Any]:
         """Which weights they are."""
-        return {"method": self.name, "weights": self._origin}
+        return {"method": self.name, "sha256": self._digest}
 
     def check(self, host: HostInfo) -> None:
         """It fits every model, since it uses none."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.errors import HostError, PromptError
+from ldznet.hosts.diffusers_parts import fingerprint
 from ldznet.hosts.host import Context, HostInfo, Prediction, Schedule
 
 # prompts -> token ids (P, L) and, per prompt, whether it was cut
@@ -52,6 +53,7 @@ class DiffusersHost:
         self._device = torch.device(device)
         self._dtype = dtype
         self.unet, self.vae, self.text = unet, vae, list(text)
+        self.others = _others(vae, self.text)
         for module in (unet, vae, *(encoder.model for encoder in self.text)):
             self._move(module, dtype)
             module.eval().requires_grad_(False)
@@ -199,13 +201,31 @@ class DiffusersHost:
             torch.cuda.empty_cache()
 
 
+def _others(vae: nn.Module, text: Sequence[TextEncoder]) -> str:
+    """Tells VAE and text encoders from others, as `HostInfo.fingerprint` does the UNet."""
+    state: dict[str, Tensor] = {}
+    for number, module in enumerate((vae, *(encoder.model for encoder in text))):
+        state |= {f"{number} {name}": tensor for name, tensor in module.state_dict().items()}
+    return fingerprint(state)
+
+
 def default_device() -> torch.device:
     """The GPU where there is one."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def own_device(device: torch.device, local_rank: int, gpus: int) -> torch.device:
+    """A GPU of its own for each process of a launch on this machine, unless the device says which one.
+
+    Where there are more processes than GPUs they share them in turn, as accelerate does.
+    """
+    if str(device) != "cuda":
+        return device
+    return torch.device("cuda", local_rank % max(1, gpus))
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

@@ -89,7 +89,7 @@ def _is_pointwise(tensor: Tensor, own: Tensor | None) -> bool:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Tells one UNet from another: a digest over a few numbers of every tensor."""
+    """Tells one model from another: a digest over a few numbers of every tensor."""
     import hashlib
 
     digest = hashlib.sha256()

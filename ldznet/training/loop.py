@@ -44,6 +44,7 @@ from ldznet.training.cache import Frozen, Store, private_noise
 from ldznet.training.left_out import Report
 from ldznet.training.recipe import TrainOptions
 from ldznet.training.samples import Samples
+from ldznet.training.stages import save_whole
 from ldznet.training.stream import Item, Stream, collate
 
 FORMAT = 1  # of state.pt
@@ -66,6 +67,8 @@ class Cost:
 class Trainer:
     """One training on disk; `run` goes on where it stopped. `cache` is a folder for what the model says.
 
+    `belongs`: what else a training must have in common with one to go on with, by what another one is called.
+
     Raises:
         HeadError: the head does not fit the host's model.
         OptionError: the batch cannot be shared out, or the device does not compute in that precision.
@@ -82,6 +85,7 @@ class Trainer:
         *,
         validate: Callable[[LearnedHead, Path], Mapping[str, float]] | None = None,
         source: Mapping[str, Any] | None = None,
+        belongs: Mapping[str, str] | None = None,
         accelerator: Any = None,
         workers: int = 0,
         cache: Path | None = None,
@@ -97,7 +101,7 @@ class Trainer:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         )
         self.options, self.folder, self.workers, self.validate = options, folder, workers, validate
-        self.source = dict(source or {})
+        self.source, self.belongs = dict(source or {}), dict(belongs or {})
         world = self.accelerator.num_processes
         if options.batch % (world * options.accumulate):
             raise OptionError(
@@ -395,14 +399,16 @@ class Trainer:
                 "best": self.best,
                 "report": json.dumps(self.report.state_dict()),
             }
-            partial = self.folder / "state.partial"
-            torch.save(state, partial)
-            os.replace(partial, self.folder / "state.pt")
+            save_whole(state, self.folder / "state.pt")
         self.accelerator.wait_for_everyone()
 
     def _belongs(self) -> dict[str, str | int]:
         """What else the result depends on, by what another one is called."""
-        return {"another model": self.host.info.fingerprint, "another dataset": len(self.stream.samples)}
+        return {
+            "another model": self.host.info.fingerprint,
+            "another dataset": len(self.stream.samples),
+            **self.belongs,
+        }
 
     def _gather_report(self) -> None:
         """Each process meets other samples; all of them come to know of all that was left out."""
@@ -466,11 +472,11 @@ class Trainer:
                 f"{self.folder} holds a training with {what}, so this one cannot go on there. Give the same "
                 "options, or another folder."
             )
-        mine, theirs = self._belongs(), saved.get("belongs", {})  # states of before have none
-        if differs := [name for name in theirs if theirs[name] != mine[name]]:
+        mine, theirs = self._belongs(), saved.get("belongs", {})  # states of before have fewer
+        if differs := [name for name in theirs if theirs[name] != mine.get(name, theirs[name])]:
             raise CheckpointError(
                 f"{self.folder} holds a training with {' and '.join(differs)}, so this one cannot go on there. "
-                "Give the same --checkpoint and dataset, or another folder."
+                "Give the same --checkpoint, dataset and --start, or another folder."
             )
         head.load_state_dict(saved["module"])
         self.average.load_state_dict(saved["average"])

@@ -71,7 +71,7 @@ class TrainOptions(Options):
     def defaults(self) -> Defaults:
         """What the trained head is best used with."""
         from ldznet.methods.method import Defaults
-        from ldznet.segmenter import TEMPLATES
+        from ldznet.prompts import TEMPLATES
 
         low, high = self.timesteps
         return Defaults(self.size, ((low + high + 1) // 2,), self.template or TEMPLATES[0])

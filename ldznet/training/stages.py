@@ -6,8 +6,10 @@ trained, and on what, is not known here.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ldznet.errors import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +144,24 @@ def train_stage(
 
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:
-    """Write it under its name only when it is whole."""
+    """Write it under its name only when it is whole.
+
+    Raises:
+        CheckpointError: the disk does not take it; what was there before stays.
+    """
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as why:  # PyTorch says of a full disk only that a position is unexpected
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        raise CheckpointError(
+            f"{path} could not be written ({str(why).splitlines()[0]}): {free / 1e9:.2f} GB are left on its disk, "
+            "which may be too little. What was saved before is whole. Make room, and the same command goes on "
+            "from there."
+        ) from why
 
 
 def step_generator(step: int) -> torch.Generator:

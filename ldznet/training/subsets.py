@@ -81,12 +81,8 @@ class Subsets:
             DatasetError: a file is there and cannot be read.
         """
         counts = folder / "name_att_rel_count.json"
-        places = [folder / "subset.py"]
-        theirs = folder / ".." / ".." / "utils"
-        if (theirs / "refvg_loader.py").is_file():  # so it is their repository, not another with that name in it
-            places.append(theirs / "subset.py")
-        lists = next((_word_lists(path) for path in places if path.is_file()), None)
-        return cls(_ranks(counts) if counts.is_file() else None, lists)
+        lists = word_lists_file(folder)
+        return cls(_ranks(counts) if counts.is_file() else None, _word_lists(lists) if lists else None)
 
     def of(self, phrase: Phrase, instances: int, share: float, coco: bool) -> tuple[str, ...]:
         """`share` is the mask's of the image, whichever library drew it; `coco`: the image is one of COCO's."""
@@ -164,6 +160,15 @@ def _ranks(path: Path) -> tuple[dict[str, int], dict[str, int]]:
     except (TypeError, KeyError, ValueError) as error:
         raise bad_json(path, f"it has no lists cat and att of words with counts: {error}") from error
     return names, attributes
+
+
+def word_lists_file(folder: Path) -> Path | None:
+    """The authors' subset.py in PhraseCut's folder, or where it lies in a clone of their repository."""
+    places = [folder / "subset.py"]
+    theirs = folder / ".." / ".." / "utils"
+    if (theirs / "refvg_loader.py").is_file():  # so it is their repository, not another with that name in it
+        places.append(theirs / "subset.py")
+    return next((path for path in places if path.is_file()), None)
 
 
 def _word_lists(path: Path) -> dict[str, frozenset[str]]:
