@@ -108,3 +108,23 @@ def test_a_webui_without_that_route_and_another_answer_of_it_stay_as_they_are():
     with TestClient(app) as client:
         assert client.get("/other?prompt=a").json() == {"prompt": "a"}
         assert client.post(alwayson.ROUTE, json={"a": 1}).json() == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("infotext", "status"),
+    [
+        ("a cat\nSteps: 20, LD-ZNet prompt: bright, LD-ZNet threshold: 0.3", 422),
+        ("a cat\nLD-ZNet prompt: bright", 422),
+        ("LD-ZNet found: nothing, as the prompt says\nSteps: 20", 200),
+        ("a cat\nSteps: 20", 200),
+        (None, 200),
+    ],
+)
+def test_settings_that_are_said_by_names_and_in_infotext_as_well_are_refused(client, method, infotext, status):
+    said = {"LD-ZNet segment": {"args": [{"prompt": "bright"}]}}
+    body = {"init_images": [base64_of(half())], "alwayson_scripts": said, "infotext": infotext}
+
+    answer = client.post("/sdapi/v1/img2img", json=body)
+
+    assert answer.status_code == status
+    assert ("twice: in infotext" in answer.text) == (status == 422)

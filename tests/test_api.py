@@ -16,7 +16,7 @@ from PIL import Image
 
 from ldznet.methods.learned import random_head
 from ldznet.modeling.checkpoint import save_head
-from ldznet.segmenter import LONGEST_PROMPT
+from ldznet.prompts import LONGEST_PROMPT
 from ldznet.webui import guard, limits, runs
 from ldznet.webui.api_models import OF_A_RUN
 from ldznet.webui.controls import CONTROLS
@@ -297,7 +297,7 @@ WRONG = [
     ("enabled", True),
     ("\0", 1),
 ]
-PASSES = "Prompts, timesteps, seeds, sentences and second looks make up to"
+PASSES = "Prompts, timesteps, seeds, noises, sentences and second looks make up to"
 CANNOT = [
     ({"prompt": ""}, "There is no prompt."),
     ({"prompt": " | "}, "There is no prompt."),

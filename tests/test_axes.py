@@ -9,7 +9,7 @@ import pytest
 from host.brightness import half, share
 from host.process import Processing
 
-from ldznet.errors import OptionError
+from ldznet.errors import LdznetError
 from ldznet.webui import axes
 
 LABELS = [
@@ -151,10 +151,11 @@ def test_an_axis_switches_the_panel_on(options, run, p):
         ("Threshold", "1.5", "Threshold is 1.5, but it must be a number from 0 to 1"),
         ("Timesteps", "1000", "Timesteps is '1000'"),
         ("Method", "magic", "Method is 'magic', but it must be one of auto, head, attention, difference"),
+        ("Head", "gone.safetensors", "There is no head 'gone.safetensors' (there: "),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_is_painted(options, run, p, method, axis, value, said):
-    with pytest.raises(OptionError) as refused:
+    with pytest.raises(LdznetError) as refused:
         plot(run, p, [{"prompt": "bright"}], (options[axis], ["0", value] if axis == "Threshold" else [value]))
 
     assert str(refused.value).startswith(said)

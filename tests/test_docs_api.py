@@ -14,7 +14,7 @@ from host.brightness import Brightness, half, share, use
 from PIL import Image
 
 from ldznet.image import MAX_SIDE
-from ldznet.segmenter import LONGEST_PROMPT
+from ldznet.prompts import LONGEST_PROMPT
 from ldznet.webui import limits
 from ldznet.webui.api_models import OPTIONS
 from ldznet.webui.controls import read_settings

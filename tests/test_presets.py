@@ -49,6 +49,44 @@ def test_a_control_that_an_older_preset_does_not_know_has_its_default_and_an_unk
     assert loaded == {name: 0.2 if name == "threshold" else DEFAULTS[name] for name in presets.NAMES}
 
 
+@pytest.mark.parametrize("name", [None, ""])
+def test_where_none_is_chosen_it_says_what_to_do(file, name):
+    presets.save("hard", DEFAULTS)
+
+    for act in (presets.load, presets.delete):
+        with pytest.raises(OptionError, match=r"^No preset is chosen\. Choose a preset first\.$"):
+            act(name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are of another kind")
+def test_the_file_keeps_its_permissions_and_a_new_one_has_those_of_every_new_file(file):
+    umask = os.umask(0o027)
+    try:
+        presets.save("soft", SOFT)
+        made = file.stat().st_mode & 0o777
+        file.chmod(0o664)
+        presets.save("soft", DEFAULTS)
+    finally:
+        os.umask(umask)
+
+    assert (oct(made), oct(file.stat().st_mode & 0o777)) == ("0o640", "0o664")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a permission")
+def test_a_link_stays_one_and_what_it_names_is_written(file, tmp_path):
+    real = tmp_path / "shared" / "presets.json"
+    real.parent.mkdir()
+    file.parent.mkdir()
+    file.symlink_to(real)
+
+    for values in (DEFAULTS, SOFT):  # the first makes it
+        presets.save("soft", values)
+
+    assert file.is_symlink()
+    assert json.loads(real.read_text())["soft"]["threshold"] == 0.3
+    assert [path.name for path in real.parent.iterdir()] == ["presets.json"]
+
+
 def test_one_that_is_not_there_is_refused_with_those_that_are(file):
     with pytest.raises(OptionError, match=r"There are no presets yet\. Type a name into Preset and press Save"):
         presets.load("soft")

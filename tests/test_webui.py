@@ -8,15 +8,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from host.brightness import SIZE, half, share
 from host.process import Processing
 from PIL import Image
 
-from ldznet.errors import HeadError, LdznetError, OptionError, PromptError
+from ldznet.errors import HeadError, LdznetError, OptionError, OutOfMemoryError, PromptError
 from ldznet.methods.learned import random_head
 from ldznet.modeling.checkpoint import save_head
 from ldznet.options import MaskOptions, SegmentOptions
@@ -24,6 +25,7 @@ from ldznet.webui import found as finds
 from ldznet.webui import heads as heads_of
 from ldznet.webui import runs
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_settings, split_prompts
+from ldznet.webui.progress import StoppedError
 
 ROOT = Path(__file__).parents[1]
 
@@ -240,21 +242,37 @@ def test_a_mask_of_which_the_webui_would_see_nothing_does_not_repaint_everything
         run.once(p, args(threshold=0.7, **given))
 
 
-def test_over_the_api_the_answer_is_422_with_the_text(run, p, monkeypatch):
-    class HTTPException(Exception):  # noqa: N818
-        def __init__(self, status_code, detail):
-            super().__init__(status_code, detail)
-
-    fastapi = ModuleType("fastapi")
-    fastapi.HTTPException = HTTPException
-    monkeypatch.setitem(sys.modules, "fastapi", fastapi)
+def test_over_the_api_the_answer_is_422_with_the_text(run, p):
     p.is_api = True
 
     with pytest.raises(HTTPException) as stopped:
         run.once(p, args("unicorn"))
 
-    assert stopped.value.args[0] == 422
-    assert stopped.value.args[1].startswith('Nothing to inpaint: "unicorn" reaches 0.00')
+    assert stopped.value.status_code == 422
+    assert stopped.value.detail.startswith('Nothing to inpaint: "unicorn" reaches 0.00')
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (ZeroDivisionError("division by zero"), 500, "ZeroDivisionError"),
+        (StoppedError("interrupted"), 409, "was interrupted in the webui"),
+        (OutOfMemoryError("One prompt does not fit."), 503, "One prompt does not fit."),
+        (HeadError("It fits another model."), 422, "It fits another model."),
+    ],
+)
+def test_over_the_api_the_status_says_whose_fault_it_is(run, p, method, monkeypatch, error, status, text):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(method, "probability", fail)
+    p.is_api = True
+
+    with pytest.raises(HTTPException) as stopped:
+        run.once(p, args())
+
+    assert stopped.value.status_code == status
+    assert text in stopped.value.detail
 
 
 def test_an_unforeseen_error_stops_the_run_too(run, p, method, monkeypatch):
@@ -400,11 +418,12 @@ def test_the_same_question_is_asked_once_and_sliders_ask_nothing(webui, method):
 
 
 def test_the_heat_map_is_of_all_prompts(webui, method):
-    one = finds.show(runs.RUNS.find(webui.model, half(), read_settings(args("bright"))), MaskOptions())
-    both = finds.show(runs.RUNS.find(webui.model, half(), read_settings(args("bright | dark"))), MaskOptions())
+    one, both = (
+        runs.RUNS.find(webui.model, half(), read_settings(args(words))) for words in ("bright", "bright | dark")
+    )
 
-    assert one.colors is None
-    assert one.heat.getpixel((120, 30)) != both.heat.getpixel((120, 30))
+    assert finds.show(one, MaskOptions()).colors is None
+    assert finds.heat(one).getpixel((120, 30)) != finds.heat(both).getpixel((120, 30))
 
 
 def test_only_the_last_segmentations_are_kept(webui, method):

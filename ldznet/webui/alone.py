@@ -113,7 +113,7 @@ def make_page(name: str) -> Any:
         with gr.Row():
             there = {elem_id: _image(elem_id, label) for elem_id, label in IMAGES.items()}
         panel.build("ldznet_{}".format, generates=False)
-        for elem_id in (*panel.PICTURES, *panel.SIZES):
+        for elem_id in panel.HOSTS:
             panel.remember(there.get(elem_id) or gr.State(), elem_id=elem_id)
     return page
 

@@ -8,6 +8,7 @@ before its route; nothing else of it is changed.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastapi.routing import APIRoute
 from ldznet.errors import LdznetError, OptionError
 from ldznet.webui.controls import TITLE, read_settings
 from ldznet.webui.guard import sayable
+from ldznet.webui.infotext import PREFIX
 from ldznet.webui.passes import require_passes
 
 ROUTE = "/sdapi/v1/img2img"
@@ -34,7 +36,7 @@ def _checked(call: Callable[..., Any]) -> Callable[..., Any]:
     def checked(**given: Any) -> Any:
         for body in given.values():
             try:
-                require_arguments(getattr(body, "alwayson_scripts", None))
+                require_arguments(getattr(body, "alwayson_scripts", None), getattr(body, "infotext", None))
             except LdznetError as why:
                 raise HTTPException(422, sayable(str(why))) from why
         return call(**given)
@@ -42,8 +44,10 @@ def _checked(call: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def require_arguments(scripts: Any) -> None:
+def require_arguments(scripts: Any, infotext: str | None = None) -> None:
     """Check what the field alwayson_scripts of a request says of our script, also where that is switched off.
+
+    The webui puts the settings of its field `infotext` where values in order stand, behind an object with names.
 
     Raises:
         OptionError: something of it would not be used, cannot be, or is too much; the text names it.
@@ -63,4 +67,14 @@ def require_arguments(scripts: Any) -> None:
                 f'"args" of {TITLE} is {args!r}, but it must be a list: of one object with names, or of values in '
                 'order. Give {"args": [{"prompt": "bucket"}]}.'
             )
+        if args and isinstance(args[0], Mapping) and _says_ours(infotext):
+            raise OptionError(
+                f"The request says the settings of {TITLE} twice: in infotext, and by names in alwayson_scripts. "
+                "Give one of them."
+            )
         require_passes(read_settings(args))
+
+
+def _says_ours(infotext: str | None) -> bool:
+    """The webui reads the settings from the last line."""
+    return re.search(rf"(^|,)\s*{PREFIX}[\w ]+:", (infotext or "").rstrip().rpartition("\n")[2]) is not None

@@ -8,6 +8,7 @@ are read before it and written after it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from typing import Any
 
@@ -19,8 +20,10 @@ from ldznet.mask import SoftMask, area
 from ldznet.methods.choose import METHODS, find_heads, fits
 from ldznet.modeling.checkpoint import HeadInfo
 from ldznet.options import MaskOptions
+from ldznet.prompts import check_prompts
 from ldznet.render import color_map, overlay
-from ldznet.segmenter import Segmentation, check_prompts, memory_explained
+from ldznet.segmentation import Segmentation
+from ldznet.shortage import memory_explained
 from ldznet.webui import alwayson, runs
 from ldznet.webui import found as finds
 from ldznet.webui import settings as page
@@ -202,10 +205,9 @@ def _answer(
 def _prompts(asked: SegmentRequest, settings: Settings, segmentation: Segmentation) -> list[Found]:
     options = dataclasses.replace(settings.mask, invert=False)
     answers = []
-    for number, one in enumerate(segmentation.found(options)):
-        mask = None
-        if asked.return_masks:
-            mask = encode(finds.to_picture(segmentation.mask(options, only=number)))
+    masks = segmentation.each_mask(options) if asked.return_masks else itertools.repeat(None)
+    for number, (one, made) in enumerate(zip(segmentation.found(options), masks, strict=False)):
+        mask = None if made is None else encode(finds.to_picture(made))
         answers.append(Found(**one, mask=mask, probabilities=_probabilities(asked, segmentation, number)))
     return answers
 

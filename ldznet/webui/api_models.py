@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import BaseModel, Field, StrictBool, StrictStr, confloat, conint, conlist, constr
 
-from ldznet.segmenter import LONGEST_PROMPT
+from ldznet.prompts import LONGEST_PROMPT
 from ldznet.webui.controls import BY_NAME, CONTROLS, Control
 from ldznet.webui.limits import LONGEST_PICTURE, LONGEST_TEXT, LONGEST_WORD, MOST_PASSES, MOST_PROMPTS
 

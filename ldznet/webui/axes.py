@@ -55,6 +55,8 @@ def _axis(kind: Callable[..., Any], name: str) -> Any:
     def confirm(_p: Any, values: Sequence[Any]) -> None:
         for value in values:
             read_value(name, _value(control, value))
+            if name == "head":
+                heads.require_head(value)
 
     choices = {"method": lambda: list(control.choices), "head": heads.head_names}.get(name)
     return kind(PREFIX + control.label, read, apply, confirm=confirm, cost=cost, choices=choices)

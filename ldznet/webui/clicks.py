@@ -8,42 +8,36 @@ from __future__ import annotations
 import dataclasses
 import html
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from PIL import Image
 
-from ldznet.errors import ImageError, LdznetError
+from ldznet.errors import LdznetError
 from ldznet.mask import SoftMask
 from ldznet.options import MaskOptions
 from ldznet.webui import found as finds
 from ldznet.webui import heads, presets, runs
 from ldznet.webui import settings as page
 from ldznet.webui.controls import AUTOMATIC, Settings
+from ldznet.webui.progress import bar
+from ldznet.webui.repaint import is_faint
+from ldznet.webui.tabs import PICTURES, SKETCH, source
 
 log = logging.getLogger(__name__)
 
-# The pictures of the tabs, in the order in which a button receives them after the open tab's number.
-PICTURES = (
-    "img2img_image",
-    "img2img_sketch",
-    "img2maskimg",
-    "inpaint_sketch",
-    "img_inpaint_base",
-    "img_inpaint_mask",
-)
-UPLOAD_TAB, BATCH_TAB = 4, 5
 # How many components of the page show what was found, without and with the masks to choose from.
-_SHOWN, _ALL = 7, 9
+_SHOWN, _ALL = 8, 10
+_FAINT = "The mask stays below 50%, from which on the webui repaints. Make the feather smaller."
 
 
 def segment(*asked: Any) -> list[Any]:
     """Find what is asked for in the picture of the open tab, and show it."""
     try:
         found, brush, options, kept = _find(asked)
-        return [*kept, *_all_shown(found, options, brush)]
+        return [*kept, *_shown_anew(found, options, brush)]
     except LdznetError as why:
         return [*_nothing_kept(), *_refused(why, _ALL)]
 
@@ -52,9 +46,9 @@ def send(*asked: Any) -> list[Any]:
     """The same, into the tab Inpaint upload; if nothing is found, that tab stays as it is."""
     try:
         found, brush, options, kept = _find(asked)
-        shown = [*kept, *_all_shown(found, options, brush)]
+        shown = [*kept, *_shown_anew(found, options, brush)]
         mask = finds.to_picture(found.segmentation.mask(options, brush=brush))
-        if not finds.is_something(found, options) or not mask.getbbox():
+        if not finds.is_something(found, options, brush) or not mask.getbbox():
             return [*[gr.update()] * 4, *shown]
         width, height = finds.fitting_size(mask.size)
         return [Image.fromarray(found.image), mask, width, height, *shown]
@@ -72,23 +66,36 @@ def move(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
     return _redrawn(_shown, _SHOWN, key, brush, args)
 
 
-def choose(event: gr.SelectData, levels: list[float]) -> float:
-    """The threshold of the mask that was clicked."""
-    return levels[event.index]
-
-
-def pick(event: gr.SelectData, key: str, *args: Any) -> Any:
-    """An object is clicked: it joins those that are chosen, or leaves them."""
-    found = runs.RUNS.kept(key) if key else None
+def enlarge(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
+    """What to say, and the overlay of a large picture at its own size."""
     try:
-        if found is None:
-            return gr.update()
-        options = page.read(args)[1].mask
-        number = finds.object_at(found, options, *event.index)
-    except LdznetError:  # the status says so already
-        return gr.update()
+        return [gr.update(), finds.whole_overlay(_kept(key), page.read(args)[1].mask, brush)]
+    except LdznetError as why:
+        return _refused(why, 2)
+
+
+def choose(event: gr.SelectData, offered: list[finds.Choice]) -> list[Any]:
+    """The threshold of the mask that was clicked, and no picture to click; `offer` has them again.
+
+    A gallery keeps in mind which one was clicked last, and does not tell of a second click until it was empty.
+    """
+    return [offered[event.index].threshold, gr.update(value=[])]
+
+
+def offer(offered: list[finds.Choice]) -> Any:
+    """The masks to choose from."""
+    return gr.update(value=[(one.picture, one.caption) for one in offered], visible=bool(offered))
+
+
+def pick(event: gr.SelectData, key: str, *args: Any) -> list[Any]:
+    """A clicked object joins the chosen ones, or leaves -> numbers, what they were chosen in, what to say."""
+    try:
+        found, options = _kept(key), page.read(args)[1].mask
+    except LdznetError as why:
+        return [gr.update(), gr.update(), error(str(why))]
+    number = finds.object_at(found, options, *event.index)
     chosen = set(options.objects) ^ ({number} if number else set())
-    return ", ".join(map(str, sorted(chosen)))
+    return [", ".join(map(str, sorted(chosen))), key, gr.update()]
 
 
 def explain(status: str, *args: Any) -> Any:
@@ -174,28 +181,38 @@ def head_choices() -> list[str]:
 def _find(asked: tuple[Any, ...]) -> tuple[finds.Found, SoftMask | None, MaskOptions, list[Any]]:
     """-> what was found, the mask that was given, the mask's options, and what the page keeps of it.
 
-    The numbers of objects mean nothing in what is found anew after something else: all are selected then.
+    Numbers of objects that were chosen in something else are let go; those that stay belong to this from now on.
     """
-    *asked_for, before = asked
+    *asked_for, chosen_in = asked
     found, brush, settings = _find_in_tab(*asked_for)
     options, objects = settings.mask, gr.update()
-    if options.objects and before not in ("", found.key):
+    if options.objects and not finds.are_meant(found, chosen_in):
         options, objects = dataclasses.replace(options, objects=()), ""
-    return found, brush, options, [found.key, brush, _head(settings), objects]
+    return found, brush, options, [found.key, brush, found.key, _head(settings), objects]
 
 
 def _nothing_kept() -> list[Any]:
-    return ["", None, gr.update(), gr.update()]
+    return ["", None, *[gr.update()] * 3]
+
+
+def _kept(key: str) -> finds.Found:
+    if found := runs.RUNS.kept(key):
+        return found
+    raise LdznetError(
+        "What is shown is not kept any more: others came after it, or the memory was freed. Press Segment again; "
+        "then the controls act on it."
+    )
 
 
 def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[finds.Found, SoftMask | None, Settings]:
     from modules import shared
     from modules.call_queue import queue_lock
 
-    pictures, args = rest[: len(PICTURES)], rest[len(PICTURES) :]
-    with _explained(), _progress_bar(task) as begin:
+    pictures, rest = rest[: len(PICTURES)], rest[len(PICTURES) :]
+    sketch, args = rest[: len(SKETCH)], rest[len(SKETCH) :]
+    with _explained(), bar(task) as begin:
         settings = page.read(args)[1]
-        image, mask = _source(int(tab), pictures)
+        image, mask = source(int(tab), pictures, sketch)
         if not settings.prompts:
             # Before the lock: another run may hold it for long.
             return runs.RUNS.find(None, image, settings), None, settings
@@ -223,63 +240,40 @@ def _explained() -> Iterator[None]:
         ) from why
 
 
-@contextmanager
-def _progress_bar(task: str) -> Iterator[Any]:
-    """The webui's own bar, which the page has asked for by a task's name, follows; it goes when the block ends."""
-    if not task:
-        yield lambda: None
-        return
-    from modules import progress  # type: ignore[import-not-found,unused-ignore]
-
-    progress.add_task_to_queue(task)
-    try:
-        yield lambda: progress.start_task(task)
-    finally:
-        progress.pending_tasks.pop(task, None)
-        progress.finish_task(task)
-
-
-def _source(tab: int, pictures: Sequence[Any]) -> tuple[Image.Image, Image.Image | None]:
-    """-> the open tab's picture, and what is painted or uploaded as its mask."""
-    if tab == BATCH_TAB:
-        raise ImageError(
-            "The tab Batch shows no picture. When you press Generate, every file gets a mask of its own; to look "
-            "at one beforehand, put it into the tab img2img."
-        )
-    image, mask = pictures[tab], pictures[tab + 1] if tab == UPLOAD_TAB else None
-    if isinstance(image, dict):
-        image, mask = image["image"], image["mask"]
-    if image is None:
-        raise ImageError("There is no picture. Put one into the open tab of img2img.")
-    return image, mask
-
-
 # --- what the page shows -----------------------------------------------------------------------------
 
 
 def _shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     look = finds.show(found, options, brush)
-    status = lines(finds.describe(found, options, look.count))
-    if not finds.is_something(found, options):
-        status = error(finds.nothing(found, options))
+    if finds.is_something(found, options, brush):
+        notes = [finds.only_painted(found, options, brush), _FAINT if is_faint(look.mask) else ""]
+        status = lines([*finds.describe(found, options, look.count), *filter(None, notes)])
+    else:
+        status = error(finds.nothing(found, options, brush))
     only_of_several = (gr.update(value=one, visible=one is not None) for one in (look.colors, look.objects))
-    return [status, gr.update(visible=True), look.overlay, look.mask, look.heat, *only_of_several]
+    enlarge = gr.update(visible=found.shown is not found)
+    return [status, gr.update(visible=True), look.overlay, look.mask, gr.update(), *only_of_several, enlarge]
 
 
 def _all_shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     choices = finds.choices(found, options)
-    gallery = gr.update(value=[(one.picture, one.caption) for one in choices], visible=bool(choices))
-    return [*_shown(found, options, brush), gallery, [one.threshold for one in choices]]
+    return [*_shown(found, options, brush), offer(choices), choices]
+
+
+def _shown_anew(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
+    """With the probabilities, which no option of the mask changes."""
+    status, preview, overlay, mask, _, *more = _all_shown(found, options, brush)
+    return [status, preview, overlay, mask, finds.heat(found), *more]
 
 
 def _redrawn(
     show: Callable[..., list[Any]], count: int, key: str, brush: SoftMask | None, args: tuple[Any, ...]
 ) -> list[Any]:
-    found = runs.RUNS.kept(key) if key else None
-    if found is None:
+    """The page's values; nothing changes before Segment was pressed at all."""
+    if not key:
         return [gr.update()] * count
     try:
-        return show(found, page.read(args)[1].mask, brush)
+        return show(_kept(key), page.read(args)[1].mask, brush)
     except LdznetError as why:
         return _refused(why, count)
 

@@ -173,7 +173,9 @@ CONTROLS: tuple[Control, ...] = (
     Control("mask_blur", "Mask blur (px)", "slider", -1, f"-1: {AS_IN_THE_TAB}", -1, 64, 1),
     _drawn("refine", "Refine small things"),
     _drawn("average_templates", "Average nine sentences"),
-    _listed("objects", "Objects", "", "by number, 1 is the largest; several: 1 3; none: all"),
+    _listed(
+        "objects", "Objects", "", "by number, 1 is the largest; several: 1 3; none: all; in Batch: of each file"
+    ),
 )
 BY_NAME: Mapping[str, Control] = {control.name: control for control in CONTROLS}
 

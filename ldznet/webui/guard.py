@@ -40,7 +40,7 @@ class GuardedRoute(APIRoute):
             except AnyHTTPException:  # FastAPI's is one of them
                 raise
             except Exception as why:
-                raise _refusal(why) from why
+                raise refusal(why) from why
 
         return guarded
 
@@ -113,7 +113,8 @@ def _require_length(length: int) -> None:
         )
 
 
-def _refusal(why: Exception) -> HTTPException:
+def refusal(why: Exception) -> HTTPException:
+    """What a program is answered, by whose fault it is: 409, 422, 500 or 503, with a text."""
     if isinstance(why, RequestValidationError):
         return HTTPException(422, sayable(_named(why)))
     if isinstance(why, OutOfMemoryError):

@@ -17,7 +17,7 @@ from ldznet.methods.choose import find_heads
 from ldznet.modeling.checkpoint import HeadInfo, read_head_info
 from ldznet.modeling.conversion import convert
 from ldznet.modeling.tensorfile import open_tensors
-from ldznet.segmenter import Progress
+from ldznet.passes import Progress
 from ldznet.webui import settings as page
 from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
 
@@ -83,12 +83,26 @@ def wanted_heads(settings: Settings) -> list[HeadInfo]:
         for path in _files(folders):
             if path.name == name:
                 read_head_info(path)  # raises, and says what is wrong with it
-        known = ", ".join(info.path.name for info in heads) or "none"
-        raise HeadError(
-            f"There is no head {settings.head!r} (there: {known}). Put the file into models/ldznet of the webui, "
-            f'or choose "{AUTOMATIC}".'
-        )
+        raise _unknown(settings.head, [info.path.name for info in heads])
     return chosen[:1]
+
+
+def require_head(name: str) -> None:
+    """Refuse a choice that `head_names` does not have, nor has had before a conversion.
+
+    Raises:
+        HeadError: there is none of this name.
+    """
+    known = head_names()
+    if not {name, chosen_name(name), name + TO_CONVERT} & set(known):
+        raise _unknown(name, known[1:])
+
+
+def _unknown(name: str, known: Sequence[str]) -> HeadError:
+    return HeadError(
+        f"There is no head {name!r} (there: {', '.join(known) or 'none'}). Put the file into models/ldznet of the "
+        f'webui, or choose "{AUTOMATIC}".'
+    )
 
 
 def _files(folders: Sequence[Path]) -> Iterator[Path]:

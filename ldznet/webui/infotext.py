@@ -57,6 +57,11 @@ def clear(params: dict[str, Any]) -> None:
         del params[name]
 
 
+def ours(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a picture's parameters is ours."""
+    return {name: value for name, value in params.items() if name.startswith(PREFIX)}
+
+
 def is_ours(params: Mapping[str, Any]) -> bool:
     """Whether a picture with these parameters was made with the panel."""
     return any(name.startswith(PREFIX) for name in params)
@@ -82,10 +87,14 @@ def read_back(name: str, params: Mapping[str, Any]) -> Any:
 
 
 def fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
-    """For the script's `infotext_fields`: components, in the order of CONTROLS, with what reads their values."""
+    """For the script's `infotext_fields`: components, in the order of CONTROLS, with what reads their values.
+
+    What comes behind these is the page's own: a picture's numbers of objects were chosen in nothing that is shown.
+    """
+    names = [control.name for control in CONTROLS]
     return [
-        (component, partial(read_back, control.name))
-        for control, component in zip(CONTROLS, components, strict=True)
+        *((component, partial(read_back, name)) for name, component in zip(names, components, strict=False)),
+        *((own, lambda params: "" if is_ours(params) else None) for own in components[len(names) :]),
     ]
 
 

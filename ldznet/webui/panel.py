@@ -18,10 +18,11 @@ from ldznet.options import MaskOptions
 from ldznet.webui import clicks, presets
 from ldznet.webui import settings as page
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, Control
+from ldznet.webui.tabs import BEFORE, PICTURES, SKETCH
 
-PICTURES = clicks.PICTURES
 SIZES = ("img2img_width", "img2img_height")
-_SHOWN = ("overlay", "mask_picture", "heat", "colors", "objects_picture")
+HOSTS = (*PICTURES, *SKETCH, *SIZES)
+_SHOWN = ("overlay", "mask_picture", "heat", "colors", "objects_picture", "enlarge")
 MASKS = tuple(name for name in BY_NAME if name in MaskOptions.__dataclass_fields__)
 
 # Only what the open tab shows is sent to the server. The webui's own bar, Interrupt and Skip are there meanwhile.
@@ -51,7 +52,8 @@ _our_parts: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 def build(elem_id: Callable[[str], str], *, generates: bool = True) -> list[Any]:
-    """All components; those that the script's hooks receive, in the order of CONTROLS.
+    """All components; those that the script's hooks receive: in the order of CONTROLS, and behind them what the
+    numbers of objects were chosen in, which is the page's own.
 
     Where nothing `generates` pictures (alone.py), what says how that goes is there, but out of view.
     """
@@ -84,8 +86,10 @@ def build(elem_id: Callable[[str], str], *, generates: bool = True) -> list[Any]
             made["refresh"] = ToolButton("\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for heads again")
         _advanced(made, make, elem_id, generates=generates)
         made["key"] = gr.State("")
+        made["chosen_in"] = gr.Textbox("", visible=False, label="The page's own: leave it out")
+        made["chosen_in"].do_not_save_to_config = True
         made["brush_state"] = gr.State(None)
-        made["levels"] = gr.State([])
+        made["offered"] = gr.State([])
         made["task"], made["tab"] = gr.Textbox("", visible=False), gr.Number(0, visible=False)
         made["task"].do_not_save_to_config = made["tab"].do_not_save_to_config = True
     if Context.root_block is not None:
@@ -93,15 +97,22 @@ def build(elem_id: Callable[[str], str], *, generates: bool = True) -> list[Any]
             _leave_open(made)
         _our_parts[Context.root_block] = made
         _wire_if_complete(Context.root_block)
-    return [made[control.name] for control in CONTROLS]
+    return [*(made[control.name] for control in CONTROLS), made["chosen_in"]]
 
 
 def remember(component: Any, **given: Any) -> None:
     """Meet one of the webui's components."""
-    name = given.get("elem_id")
-    if Context.root_block is not None and name in (*PICTURES, *SIZES, "img2img_prompt"):  # the prompt comes first
-        _host_parts.setdefault(Context.root_block, {})[name] = component
-        _wire_if_complete(Context.root_block)
+    root, name = Context.root_block, given.get("elem_id")
+    if root is None:
+        return
+    if isinstance(component, gr.State) and name is None:
+        there = _host_parts.get(root, {})
+        if "inpaint_sketch" not in there or BEFORE in there:
+            return
+        name = BEFORE  # right behind the picture, and without a name of its own (ui.py:554)
+    if name in (*HOSTS, "img2img_prompt"):  # the prompt comes first
+        _host_parts.setdefault(root, {})[name] = component
+        _wire_if_complete(root)
 
 
 def _leave_open(made: dict[str, Any]) -> None:
@@ -131,6 +142,9 @@ def _preview(made: dict[str, Any], elem_id: Callable[[str], str]) -> None:
                 **_EXACT,
             )
     made["preview"] = preview
+    made["enlarge"] = gr.Button(
+        "Overlay at full size", elem_id=elem_id("enlarge"), size="sm", min_width=120, visible=False
+    )
 
 
 def _to_choose(made: dict[str, Any], elem_id: Callable[[str], str]) -> None:
@@ -219,15 +233,16 @@ def _of_kind(control: Control, given: dict[str, Any]) -> Any:
 
 def _wire_if_complete(root: Any) -> None:
     ours, hosts = _our_parts.get(root), _host_parts.get(root, {})
-    if ours is None or any(name not in hosts for name in (*PICTURES, *SIZES)):
+    if ours is None or any(name not in hosts for name in HOSTS):
         return
     del _our_parts[root]  # once
     controls = [ours[control.name] for control in CONTROLS]
-    asked = [ours["task"], ours["tab"], *(hosts[name] for name in PICTURES), *controls, ours["key"]]
+    given = [hosts[name] for name in (*PICTURES, *SKETCH)]
+    asked = [ours["task"], ours["tab"], *given, *controls, ours["chosen_in"]]
     shown = [ours[name] for name in ("status", "preview", *_SHOWN)]
-    every = [*shown, ours["choices"], ours["levels"]]
+    every = [*shown, ours["choices"], ours["offered"]]
     kept = [ours["key"], ours["brush_state"]]
-    found = [*kept, ours["head"], ours["objects"], *every]
+    found = [*kept, ours["chosen_in"], ours["head"], ours["objects"], *every]
     script = {_JS: _OPEN_TAB % (len(asked), len(PICTURES))}
 
     for event in (ours["segment"].click, ours["prompt"].submit, ours["negative_prompt"].submit):
@@ -241,6 +256,7 @@ def _wire_if_complete(root: Any) -> None:
         ours[name].change(act, inputs=[*kept, *controls], outputs=answer, show_progress="hidden")
     _wire_choices(ours, controls)
     status = ours["status"]
+    ours["enlarge"].click(clicks.enlarge, inputs=[*kept, *controls], outputs=[status, ours["overlay"]])
     for name in ("method", "head"):
         ours[name].change(clicks.explain, inputs=[status, *controls], outputs=[status], show_progress="hidden")
     ours["refresh"].click(clicks.refresh, inputs=[], outputs=[ours["head"]])
@@ -253,12 +269,15 @@ def _wire_if_complete(root: Any) -> None:
 def _wire_choices(ours: dict[str, Any], controls: list[Any]) -> None:
     """What is clicked in a picture, and presets: they set controls, whose change does the rest."""
     threshold, objects, preset, status = (ours[name] for name in ("threshold", "objects", "preset", "status"))
-    ours["choices"].select(clicks.choose, inputs=[ours["levels"]], outputs=[threshold], show_progress="hidden")
+    choices, hidden = ours["choices"], {"show_progress": "hidden"}
+    choices.select(clicks.choose, inputs=[ours["offered"]], outputs=[threshold, choices], **hidden).then(
+        clicks.offer, inputs=[ours["offered"]], outputs=[choices], **hidden
+    )
     ours["objects_picture"].select(
-        clicks.pick, inputs=[ours["key"], *controls], outputs=[objects], show_progress="hidden"
+        clicks.pick, inputs=[ours["key"], *controls], outputs=[objects, ours["chosen_in"], status], **hidden
     )
     used = [ours[name] for name in presets.NAMES]
-    ours["use"].click(clicks.use_preset, inputs=[preset], outputs=[*used, status], show_progress="hidden")
-    told = {"outputs": [preset, status], "show_progress": "hidden"}
+    ours["use"].click(clicks.use_preset, inputs=[preset], outputs=[*used, status], **hidden)
+    told = {"outputs": [preset, status], **hidden}
     ours["save"].click(clicks.save_preset, inputs=[preset, *controls], **told)
     ours["delete"].click(clicks.delete_preset, inputs=[preset], **told)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ldznet.errors import OptionError
+from ldznet.methods.difference import DifferenceOptions
 from ldznet.options import SegmentOptions
+from ldznet.prompts import TEMPLATES
 from ldznet.refine import most_passes
-from ldznet.segmenter import TEMPLATES
 from ldznet.webui.controls import Settings
 from ldznet.webui.limits import MOST_PASSES, MOST_PROMPTS
 
@@ -23,10 +24,12 @@ def require_passes(settings: Settings) -> None:
             "several times."
         )
     passes = words * _of_a_prompt(settings.segment)
+    if settings.method == "difference":
+        passes *= DifferenceOptions().noises
     if passes > MOST_PASSES:
         raise OptionError(
-            f"Prompts, timesteps, seeds, sentences and second looks make up to {passes} passes through the "
-            f"network, but at most {MOST_PASSES} are made at once. Give fewer of them."
+            f"Prompts, timesteps, seeds, noises, sentences and second looks make up to {passes} passes through "
+            f"the network, but at most {MOST_PASSES} are made at once. Give fewer of them."
         )
 
 

@@ -7,10 +7,11 @@ is named, and nothing is saved until somebody has mended or moved it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import tempfile
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +39,7 @@ def names() -> list[str]:
         return []
 
 
-def load(name: str) -> dict[str, Any]:
+def load(name: str | None) -> dict[str, Any]:
     """The value of every control of NAMES; a control that the preset does not know has its default.
 
     Raises:
@@ -71,7 +72,7 @@ def save(name: str, values: Mapping[str, Any]) -> str:
     return name
 
 
-def delete(name: str) -> None:
+def delete(name: str | None) -> None:
     """Forget one.
 
     Raises:
@@ -83,12 +84,14 @@ def delete(name: str) -> None:
         _write({other: said for other, said in there.items() if other != name})
 
 
-def _chosen(there: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    if name in there:
+def _chosen(there: Mapping[str, Any], name: str | None) -> Mapping[str, Any]:
+    if name is not None and name in there:
         said: Mapping[str, Any] = there[name]
         return said
     if not there:
         raise OptionError("There are no presets yet. Type a name into Preset and press Save.")
+    if not name:
+        raise OptionError("No preset is chosen. Choose a preset first.")
     known = ", ".join(sorted(there, key=str.casefold))
     raise OptionError(f"There is no preset {name!r}. Those there are: {known}.")
 
@@ -131,18 +134,21 @@ def _write(presets: Mapping[str, Any]) -> None:
             "The settings of this webui are frozen (--freeze-settings), presets too. Start it without that flag "
             "to change them."
         )
-    path, made = _path(), ""
+    path = _path()
+    real = path.resolve()  # a link stays one: what it names is replaced
+    made = real.with_name(f"{FILE}-{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, made = tempfile.mkstemp(".partial", f"{FILE}-", path.parent)
-        with open(handle, "w", encoding="utf-8") as file:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        with open(made, "w", encoding="utf-8") as file:
             json.dump(presets, file, indent=2, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(made, path)
+        if real.exists():
+            shutil.copymode(real, made)
+        os.replace(made, real)
     except OSError as why:
-        if made:
-            Path(made).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            made.unlink(missing_ok=True)
         raise LdznetError(
             f"The presets could not be written to {path} ({why.strerror or why}). Those before are as they were. "
             "Check the disk and the permissions."

@@ -1,7 +1,8 @@
 """A run of img2img gets its mask, or is stopped: the work of the script's hooks.
 
     prepare(p)           in `setup`
-    apply(p, args)       in `process`, where the model is the right one and `p.init` has not read the mask yet
+    apply(p, args)       in `process`, where the model is the right one and `p.init` has not read the mask yet;
+                         behind the values of CONTROLS `args` has what the page's objects were chosen in
     finish(p, processed) in `postprocess`
 
 The webui holds its `queue_lock` meanwhile. What it has in `p`, and what stays there from file to file of a
@@ -18,17 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ldznet.errors import ImageError, LdznetError, PromptError
 from ldznet.render import overlay
-from ldznet.webui import axes, heads, infotext, runs
+from ldznet.webui import axes, heads, infotext, repaint, runs
 from ldznet.webui import settings as page
-from ldznet.webui.controls import TITLE, Settings, is_enabled
-from ldznet.webui.found import answer, brush_of, is_something, nothing, to_picture
+from ldznet.webui.controls import CONTROLS, TITLE, Settings, is_enabled
+from ldznet.webui.found import answer, are_meant, brush_of, is_something, let_go, nothing, only_painted, to_picture
+from ldznet.webui.guard import refusal
 
 log = logging.getLogger(__name__)
 
@@ -41,40 +40,56 @@ def apply(p: Any, args: Sequence[Any]) -> None:
     if hasattr(p, "_ad_inner"):
         return
     infotext.clear(p.extra_generation_params)  # of the file before in a batch, or the cell before in a plot
-    changes = axes.changes(p)
+    changes, (args, pages_own) = axes.changes(p), (args[: len(CONTROLS)], args[len(CONTROLS) :])
     if not is_enabled(args) and not changes:
         return
     try:
         values, settings = page.read(args, changes)
         values["head"] = heads.chosen_name(values["head"])  # a checkpoint goes by what it is converted to
         p.extra_generation_params |= infotext.written(values, settings.segment.template)
-        _mask_run(p, settings)
+        # The numbers of a plot are of each cell, as those of a batch are of each file.
+        chosen_in = "" if "objects" in changes else next(iter(pages_own), "")
+        _mask_run(p, settings, chosen_in)
     except LdznetError as why:
-        stop(p, str(why))
+        stop(p, why)
     except Exception as why:
         log.exception("The mask could not be made")
-        stop(p, f"The mask could not be made ({type(why).__name__}: {why}). The log has the whole story.")
+        text = f"The mask could not be made ({type(why).__name__}: {why}). The log has the whole story."
+        stop(p, runs.UnforeseenError(text))
 
 
-def _mask_run(p: Any, settings: Settings) -> None:
+def _mask_run(p: Any, settings: Settings, chosen_in: str) -> None:
     kept = _clean(p)
     image = _only_image(p)
-    found = runs.RUNS.find(p.sd_model, image, settings)
     _set_inpainting(p, settings)
     if kept.given is None and not getattr(p, "is_api", False):
         p.inpainting_mask_invert = 0  # the page hides "Mask mode" where there is no mask; the panel has "Invert"
     kept.fill = p.inpainting_fill
+    if kept.mask is not None and image is kept.result:
+        p.image_mask = kept.mask
+        infotext.clear(p.extra_generation_params)
+        p.extra_generation_params |= kept.told
+        return
+    found = runs.RUNS.find(p.sd_model, image, settings)
+    numbers_fit = kept.batch or are_meant(found, chosen_in)
+    options = settings.mask if numbers_fit else dataclasses.replace(settings.mask, objects=())
     given = None if kept.given is None else brush_of(kept.given, image.size)
-    mask = found.segmentation.mask(settings.mask, brush=given)
-    p.extra_generation_params[infotext.FOUND] = infotext.Answer(answer(found, settings.mask, mask))
+    mask = found.segmentation.mask(options, brush=given)
+    p.extra_generation_params[infotext.FOUND] = infotext.Answer(answer(found, options, mask))
+    if options != settings.mask:
+        del p.extra_generation_params[infotext.key("objects")]
+        _warn(p, let_go(settings.mask.objects))
     made = to_picture(mask)
-    if is_something(found, settings.mask) and _is_seen(p, made):
-        p.image_mask = _made(made)
+    seen = repaint.blurred(p, made)
+    if is_something(found, options, given) and seen.any():  # else "Only masked" would repaint the whole picture
+        p.image_mask = kept.mask = _made(made)
+        _warn(p, only_painted(found, options, given))
+        kept.told, kept.faint = infotext.ours(p.extra_generation_params), repaint.unpainted(p, seen)
         kept.append, kept.save = settings.append, page.setting("save")
         if kept.append or kept.save:
             kept.pictures = {"mask": p.image_mask, "overlay": Image.fromarray(overlay(found.image, mask))}
         return
-    why = nothing(found, settings.mask)
+    why = nothing(found, options, given)
     if settings.on_nothing == "stop":
         raise PromptError(f"{why} Nothing was generated.")
     log.info("%s", why)
@@ -86,6 +101,14 @@ def _mask_run(p: Any, settings: Settings) -> None:
         p.image_mask = _made(Image.new("L", image.size))
 
 
+def _warn(p: Any, text: str) -> None:
+    """Below the results, and for programs, which are given no comments."""
+    if text:
+        log.warning("%s", text)
+        p.comment(text)
+        p.extra_generation_params[infotext.FOUND].setdefault("notes", []).append(text)
+
+
 @dataclass
 class _Kept:
     """What a run was given. In Batch one `p` serves all files, and keeps what was made of the file before."""
@@ -94,6 +117,11 @@ class _Kept:
     settings: dict[str, Any]
     batch: bool = False
     fill: int | None = None  # what the run before has left as the masked content
+    # The script Loopback gives the result as the next picture: the mask stays, as a painted one would.
+    mask: Image.Image | None = None
+    told: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what is written below the picture
+    result: Image.Image | None = None
+    faint: str = ""  # what to tell of the mask, if Soft inpainting, whose hook comes after ours, is off
     pictures: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)  # mask and overlay
     append: bool = False
     save: bool = False
@@ -138,7 +166,9 @@ def _clean(p: Any) -> _Kept:
         setattr(p, name, value)
     for name in ("image_mask", *_STALE):
         setattr(p, name, None)
-    kept.pictures = {}
+    kept.pictures, kept.faint = {}, ""
+    if (p.init_images or [None])[0] is not kept.result:
+        kept.mask = None
     return kept
 
 
@@ -146,21 +176,6 @@ def _made(mask: Image.Image) -> Image.Image:
     """Mark it as ours: other extensions run our hooks with copies of `p`, so that no `p` knows them all."""
     mask.info[_OURS] = True
     return mask
-
-
-def _is_seen(p: Any, mask: Image.Image) -> bool:
-    """Whether anything is left of a mask when the webui has inverted and blurred it (processing.py:1616).
-
-    If not, "Only masked" would repaint the whole picture.
-    """
-    seen: NDArray[Any] = np.asarray(mask)
-    if p.inpainting_mask_invert:
-        seen = 255 - seen
-    for sigma, across in ((p.mask_blur_x, True), (p.mask_blur_y, False)):
-        if sigma > 0:
-            length = 2 * int(2.5 * sigma + 0.5) + 1
-            seen = cv2.GaussianBlur(seen, (length, 1) if across else (1, length), sigma)
-    return bool(seen.any())
 
 
 def _only_image(p: Any) -> Image.Image:
@@ -187,13 +202,15 @@ def _set_inpainting(p: Any, settings: Settings) -> None:
         p.mask_blur_x = p.mask_blur_y = settings.mask_blur
 
 
-def stop(p: Any, text: str) -> None:
+def stop(p: Any, why: LdznetError) -> None:
     """End the run before anything is encoded or painted, with a text for the page or the API's answer.
 
     The first thing that the webui does after the hooks, and outside of what swallows exceptions, is `p.init`. In
     Batch only this file is left out: the others go on, and the text stands below the results.
     """
     p.image_mask = None
+    # Only texts are kept: an error keeps, by its traceback, all that its frames hold.
+    kind, text, is_api = type(why), str(why), getattr(p, "is_api", False)
     log.warning("%s: %s", TITLE, text)
     kept: _Kept | None = getattr(p, _OURS, None)
     if kept is not None and kept.batch and p.init_images[0] is not None:
@@ -204,18 +221,9 @@ def stop(p: Any, text: str) -> None:
         return
 
     def init(*_: object, **__: object) -> None:
-        raise _refusal(p, text)
+        raise refusal(kind(text)) if is_api else kind(text)
 
     p.init = init
-
-
-def _refusal(p: Any, text: str) -> Exception:
-    if getattr(p, "is_api", False):
-        from fastapi import HTTPException  # type: ignore[import-not-found,unused-ignore]
-
-        refusal: Exception = HTTPException(status_code=422, detail=text)
-        return refusal
-    return LdznetError(text)
 
 
 def finish(p: Any, processed: Any) -> None:
@@ -223,6 +231,10 @@ def finish(p: Any, processed: Any) -> None:
     kept: _Kept | None = getattr(p, _OURS, None)
     if kept is None or not (processed.images or kept.skipped):
         return  # ADetailer calls this between two pictures, with a copy of `p` and no results
+    kept.result = next(iter(processed.images), None)
+    if kept.faint and getattr(p, "mask_round", True):
+        _warn(p, kept.faint)
+        processed.comments += f"{kept.faint}\n"
     if kept.save:
         _save(p, processed, kept.pictures)
     for picture in kept.pictures.values() if kept.append else ():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ldznet.errors import LdznetError
-from ldznet.segmenter import Progress
+from ldznet.passes import Progress
 from ldznet.webui.controls import TITLE
 
 _FIELDS = ("job_count", "sampling_step", "sampling_steps", "textinfo")
@@ -47,6 +47,24 @@ def shown(text: str, progress: Progress | None = None) -> Iterator[Progress]:
     finally:
         for name, value in before.items():
             setattr(state, name, value)
+
+
+@contextmanager
+def bar(task: str) -> Iterator[Callable[[], None]]:
+    """The webui's own bar, which the page has asked for by a task's name, follows once what it gives is called; it
+    goes when the block ends.
+    """
+    if not task:
+        yield lambda: None
+        return
+    from modules import progress  # type: ignore[import-not-found,unused-ignore]
+
+    progress.add_task_to_queue(task)
+    try:
+        yield lambda: progress.start_task(task)
+    finally:
+        progress.pending_tasks.pop(task, None)
+        progress.finish_task(task)
 
 
 def stop_if_asked() -> None:

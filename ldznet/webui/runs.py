@@ -28,7 +28,9 @@ from ldznet.image import image_digest
 from ldznet.methods.choose import best_head, choose_method
 from ldznet.methods.learned import LearnedHead
 from ldznet.modeling.checkpoint import HeadInfo
-from ldznet.segmenter import Progress, Segmenter, memory_explained
+from ldznet.passes import Progress
+from ldznet.segmenter import Segmenter
+from ldznet.shortage import memory_explained
 from ldznet.webui import heads as files
 from ldznet.webui import settings as page
 from ldznet.webui.controls import AUTOMATIC, TITLE, Settings

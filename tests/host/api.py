@@ -26,6 +26,7 @@ class Img2Img(BaseModel):
 
     init_images: list
     alwayson_scripts: dict = {}
+    infotext: str | None = None
 
 
 def application(webui, *, api_auth=None, with_api=True):

@@ -34,6 +34,9 @@ class Processing:
     mask_for_overlay: object = None
     paste_to: object = None
     outpath_samples: str = ""
+    width: int = 512
+    height: int = 512
+    mask_round: bool = True
     comments: dict = field(default_factory=dict)
     extra_generation_params: dict = field(default_factory=dict)
 

@@ -191,6 +191,7 @@ try {
   for (const [tab, name, id, scene] of [[1, 'sketch', '#img2img_sketch', scenes[1]],
     [2, 'inpaint', '#img2maskimg', scenes[2]], [3, 'inpaint sketch', '#inpaint_sketch', scenes[0]]]) {
     await page.evaluate(tab => switch_to_img2img_tab(tab), tab);
+    await page.waitForTimeout(1000); // a canvas is as large as what it is in
     await page.locator(`${id} input[type=file]`).setInputFiles(scene);
     // Before that, the page would send an empty canvas.
     await page.waitForFunction(([id, width]) => {
@@ -220,11 +221,18 @@ try {
   await shot('panel-b-brush');
   const painted = await generate();
   seen.brushed = compare(await pixels(painted.pictures[0]), await pixels(dataUrl(scenes[2])), added);
-  await choose('brush', 'replace');
-  await page.locator(`${ours('advanced')} > .label-wrap`).click();
   await page.evaluate(() => switch_to_img2img_tab(3));
   await stroke('#inpaint_sketch', [0.1, 0.1], [0.5, 0.1]);
-  seen.sketched = (await generate()).log;
+  await choose('brush', 'intersect'); // what is painted is all that can be left
+  await setNumber(ours('threshold'), 0);
+  const sketchedMask = await segmented();
+  await page.locator(`${ours('append')} input`).check();
+  const sketched = await generate();
+  seen.sketched = sketched.log;
+  seen.sketchedMasks = [sketchedMask, await pixels(sketched.pictures[1], 1)].map(mask => ({ painted: share_of(mask), sum: mask.data.reduce((sum, level) => sum + level, 0) }));
+  await page.locator(`${ours('append')} input`).uncheck();
+  await choose('brush', 'replace');
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
   await page.evaluate(() => switch_to_img2img_tab(0));
 
   // Several prompts, with the colour map.
@@ -235,6 +243,35 @@ try {
   await top();
   await shot('panel-7-several');
   await shot('panel-7-several-part', ours('enabled'));
+
+  // A threshold of those to choose from, clicked twice.
+  await page.locator(`${ours('prompt')} textarea`).fill('circle');
+  await setNumber(ours('threshold'), 0.05);
+  await segmented();
+  await page.waitForTimeout(2000);
+  const level = () => page.locator(`${ours('threshold')} input[type=number]`).inputValue();
+  seen.clickedTwice = [];
+  for (let time = 0; time < 2; time++) {
+    await page.locator(`${ours('choices')} .thumbnail-item`).first().click();
+    seen.clickedTwice.push(await changes(level, '0.05', 15000).catch(() => 'nothing'));
+    await page.waitForTimeout(2500);
+    await setNumber(ours('threshold'), 0.05);
+    await page.waitForTimeout(2500);
+  }
+
+  // Numbers of objects: in the same picture, in another one, and after Segment there.
+  const numbers = page.locator(`${ours('objects')} textarea, ${ours('objects')} input`).first();
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await numbers.fill('1');
+  await page.waitForTimeout(2500);
+  seen.numbers = [(await generate()).log];
+  await page.locator('#img2img_image button').last().click();
+  await upload('#img2img_image', scenes[1]);
+  await page.waitForTimeout(1000);
+  seen.numbers.push((await generate()).log);
+  await segmented();
+  seen.numbers.push(await numbers.inputValue());
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
 
   // Nothing found: the run stops, and says why.
   await page.evaluate(() => switch_to_img2img_tab(0));

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import GIVEN, LOG, SIZE, URL, WEBUI, Client, ask, decoded, furnish, start, stop
+from running import GIVEN, LOG, NEEDS_ANY_WEBUI, SIZE, URL, WEBUI, Client, ask, decoded, furnish, start, stop
 
 from ldznet.training.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
@@ -28,10 +28,7 @@ PHRASE = {
 }
 NOTHING = PHRASE | {"threshold": 1.0, "grow": -512}
 
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif(not {"WEBUI_DIR", "WEBUI_URL"} & os.environ.keys(), reason="no webui is named"),
-]
+pytestmark = NEEDS_ANY_WEBUI
 WITH_FILES = pytest.mark.skipif("WEBUI_URL" in os.environ, reason="the files of the webui are not at hand")
 
 
@@ -73,8 +70,10 @@ def test_script_info_lists_every_control_with_its_range(client):
     _, found = ask("script-info")
 
     ours = next(script for script in found if script["name"] == "ld-znet segment")
-    assert [arg["label"] for arg in ours["args"]] == [control.label for control in CONTROLS]
-    assert [arg["value"] for arg in ours["args"]] == [control.default for control in CONTROLS]
+    *controls, pages_own = ours["args"]
+    assert [arg["label"] for arg in controls] == [control.label for control in CONTROLS]
+    assert [arg["value"] for arg in controls] == [control.default for control in CONTROLS]
+    assert pages_own["value"] == ""
     ranges = {arg["label"]: (arg["minimum"], arg["maximum"]) for arg in ours["args"]}
     assert (ranges["Threshold"], ranges["Grow or shrink (px)"]) == ((0.0, 1.0), (-512, 512))
 
@@ -154,6 +153,17 @@ def test_other_extensions_see_the_mask(client):
 
     seen = json.loads(found["info"])["extra_generation_params"]
     assert (seen["Seen by ControlNet"], seen["Seen by ADetailer"]) == ("True", "True")
+
+
+def test_the_script_loopback_keeps_the_mask_of_the_first_loop(client):
+    _, once = client.run(PHRASE | {"append": True})
+    mask = decoded(once["images"][1])[..., 0]
+
+    _, found = client.run(PHRASE, script_name="Loopback", script_args=[3, 0.9, "Linear", "None"])
+
+    loops = [decoded(image) for image in found["images"][-3:]]
+    assert [np.abs(loop - client.pixels)[mask == 0].max() for loop in loops] == [0, 0, 0]
+    assert np.abs(loops[0] - loops[2])[mask == 255].mean() > 5
 
 
 def test_a_large_picture_is_masked_at_its_size(client, scenes):
@@ -253,6 +263,24 @@ def test_what_is_painted_is_combined_by_the_brush_mode(seen):
     outside, inside = seen["brushed"]
     assert (outside, inside > 5) == (0, True)
     assert "Error" not in seen["sketched"]
+
+
+def test_the_strokes_of_inpaint_sketch_are_in_the_preview_and_in_the_run(seen):
+    preview, made = seen["sketchedMasks"]
+    assert preview == made
+    assert preview["painted"] > 0.01
+
+
+def test_a_threshold_that_is_clicked_twice_acts_twice(seen):
+    first, second = seen["clickedTwice"]
+    assert first == second != "0.05"
+
+
+def test_numbers_of_objects_belong_to_the_picture_that_they_were_chosen_in(seen):
+    same, other, box = seen["numbers"]
+    assert "were chosen in another picture" not in same
+    assert "Objects 1 were chosen in another picture or with other words" in other
+    assert box == ""
 
 
 def test_mask_and_overlay_can_be_downloaded(seen):
