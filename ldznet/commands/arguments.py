@@ -109,8 +109,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--device",
-        help="cpu, cuda, cuda:1, mps (default: the GPU where there is one); of several processes each takes a GPU "
-        "of its own, but for cuda:1 and the like",
+        help="cpu, cuda, cuda:1, mps (default: the GPU where there is one; each of several processes its own)",
     )
     group.add_argument(
         "--dtype",
