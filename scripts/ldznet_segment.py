@@ -24,7 +24,9 @@ class LdznetSegment(scripts.Script):
         return TITLE
 
     def show(self, is_img2img):
-        """In img2img only."""
+        """In img2img only. With --nowebui the plot's page is built before any callback, but behind this."""
+        if panel is not None:
+            axes.add()
         return scripts.AlwaysVisible if is_img2img else False
 
     def ui(self, is_img2img):
@@ -55,7 +57,6 @@ class LdznetSegment(scripts.Script):
 
 if panel is not None:
     script_callbacks.on_after_component(panel.remember)
-    script_callbacks.on_before_ui(axes.add)
     script_callbacks.on_ui_settings(settings.declare)
     script_callbacks.on_infotext_pasted(infotext.complete)
     script_callbacks.on_app_started(lambda _demo, app: api.register(app))

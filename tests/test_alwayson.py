@@ -12,6 +12,8 @@ from ldznet.webui import alwayson
 from ldznet.webui.controls import CONTROLS
 
 DEFAULTS = [control.default for control in CONTROLS]
+OBJECTS = [control.name for control in CONTROLS].index("objects")
+OF_A_PICTURE = "a cat\nSteps: 20, Seed: 1, LD-ZNet prompt: bright"
 
 
 @pytest.fixture
@@ -20,9 +22,18 @@ def client(webui, method):
         yield client
 
 
-def ask(client, said, name="LD-ZNet segment"):
-    body = {"init_images": [base64_of(half())], "alwayson_scripts": {name: said}}
-    return client.post("/sdapi/v1/img2img", json=body)
+def ask(client, said, name="LD-ZNet segment", **more):
+    return run(client, alwayson_scripts={name: said}, **more)
+
+
+def run(client, **more):
+    return client.post("/sdapi/v1/img2img", json={"init_images": [base64_of(half())], **more})
+
+
+def told(answer):
+    """What is written below the picture, and what was found."""
+    assert answer.status_code == 200, answer.text
+    return json.loads(answer.json()["info"])["extra_generation_params"]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +49,9 @@ def ask(client, said, name="LD-ZNet segment"):
         ({"args": [{"prompt": "bright"}, "dark"]}, "after it, 'dark', which stands where prompt stands"),
         ({"args": [{"threshold": 1.5}]}, "Threshold is 1.5, but it must be a number from 0 to 1"),
         ({"args": [False, "bright", "", "auto", "automatic", "0.5"]}, "Threshold is '0.5'"),
-        ({"args": ["yes", "bright"]}, "LD-ZNet segment is 'yes', but it must be true or false"),
+        ({"args": [{"padding": 999}]}, "Only masked padding (px) (padding) is 999, but it must be a whole number"),
+        ({"args": [{"seeds": "9999999999999999999999"}]}, "Seeds of the mask (seeds) is '99999"),
+        ({"args": ["yes", "bright"]}, "LD-ZNet segment (enabled) is 'yes', but it must be true or false"),
         ({"args": [{"timesteps": "early"}]}, "Timesteps is 'early'"),
         ({"args": [{"invert": 1}]}, "Invert is 1, but it must be true or false"),
         ({"args": [{"prompt": "bright", "seeds": " ".join(map(str, range(1001)))}]}, "make up to 1001 passes"),
@@ -82,6 +95,34 @@ def test_what_is_right_reaches_the_run(client, args):
     assert found["prompts"][0]["prompt"] == "bright"
 
 
+@pytest.mark.parametrize("pages_own", ["", None])
+def test_all_that_script_info_shows_may_be_sent_back_with_what_is_the_pages_own_left_empty(client, pages_own):
+    args = [True, "bright", *DEFAULTS[2:], pages_own]
+    args[OBJECTS] = "1"
+
+    assert told(ask(client, {"args": args}))["LD-ZNet objects"] == "1"
+
+
+def test_our_script_in_two_spellings_is_refused_as_one_would_be_dropped(client, method):
+    said = {"args": [{"prompt": "bright"}]}
+
+    answer = run(client, alwayson_scripts={"LD-ZNet segment": said, "ld-znet segment": said})
+
+    assert answer.status_code == 422
+    assert "more than once (LD-ZNet segment, ld-znet segment)" in answer.json()["detail"]
+    assert method.calls == 0
+
+
+def test_the_limit_of_passes_counts_what_the_settings_page_says(client, webui, method):
+    webui.shared.opts.ldznet_average_templates = True
+
+    answer = ask(client, {"args": [{"prompt": "bright", "timesteps": " ".join(map(str, range(112)))}]})
+
+    assert answer.status_code == 422
+    assert "make up to 1008 passes" in answer.json()["detail"]
+    assert method.calls == 0
+
+
 @pytest.mark.parametrize("said", [{}, {"args": []}, {"args": [False]}, {"args": [None] * len(CONTROLS)}])
 def test_what_says_nothing_is_off(client, method, said):
     assert ask(client, said).status_code == 200
@@ -114,17 +155,93 @@ def test_a_webui_without_that_route_and_another_answer_of_it_stay_as_they_are():
     ("infotext", "status"),
     [
         ("a cat\nSteps: 20, LD-ZNet prompt: bright, LD-ZNet threshold: 0.3", 422),
-        ("a cat\nLD-ZNet prompt: bright", 422),
+        ('a cat\nSteps: 20, Seed: 1, ADetailer prompt: "a, LD-ZNet prompt: x"', 200),
         ("LD-ZNet found: nothing, as the prompt says\nSteps: 20", 200),
         ("a cat\nSteps: 20", 200),
         (None, 200),
     ],
 )
 def test_settings_that_are_said_by_names_and_in_infotext_as_well_are_refused(client, method, infotext, status):
-    said = {"LD-ZNet segment": {"args": [{"prompt": "bright"}]}}
-    body = {"init_images": [base64_of(half())], "alwayson_scripts": said, "infotext": infotext}
-
-    answer = client.post("/sdapi/v1/img2img", json=body)
+    answer = ask(client, {"args": [{"prompt": "bright"}]}, infotext=infotext)
 
     assert answer.status_code == status
     assert ("twice: in infotext" in answer.text) == (status == 422)
+
+
+# --- the field infotext ------------------------------------------------------------------------------------
+
+
+def test_settings_of_a_picture_reach_the_run(client):
+    found = told(run(client, infotext=f"{OF_A_PICTURE}, LD-ZNet threshold: 0.3"))
+
+    assert (found["LD-ZNet prompt"], found["LD-ZNet threshold"]) == ("bright", "0.3")
+
+
+@pytest.mark.parametrize(
+    "infotext",
+    [
+        "LD-ZNet prompt: bright",
+        "a cat\nLD-ZNet prompt: bright, LD-ZNet grow: 1",
+        "a cat\nSteps: 1, LD-ZNet grow: 1 ",
+    ],
+)
+def test_settings_that_the_webui_would_take_for_a_prompt_are_refused(client, infotext):
+    answer = run(client, infotext=infotext)
+
+    assert answer.status_code == 422
+    assert "the webui takes a last line with fewer than three settings for a prompt" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("LD-ZNet threshold: 7", "LD-ZNet threshold in the picture's parameters cannot be used: Threshold is 7.0"),
+        ("LD-ZNet timesteps: early", "LD-ZNet timesteps in the picture's parameters cannot be used"),
+        ("LD-ZNet prompt: [", "LD-ZNet prompt in the picture's parameters cannot be used"),
+    ],
+)
+def test_a_value_in_infotext_that_cannot_be_used_is_refused_by_its_name(client, method, wrong, said):
+    answer = run(client, infotext=f"{OF_A_PICTURE}, {wrong}")
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(said)
+    assert method.calls == 0
+
+
+def test_passes_that_infotext_asks_for_are_limited(client, method):
+    steps = " ".join(map(str, range(1000)))
+
+    answer = run(client, infotext=f"{OF_A_PICTURE}, LD-ZNet timesteps: {steps}, LD-ZNet seeds: 1 2")
+
+    assert answer.status_code == 422
+    assert "make up to 2000 passes" in answer.json()["detail"]
+    assert method.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "override", "sentence"),
+    [
+        ("", None, None),
+        ("", {"other": 1}, None),
+        (", LD-ZNet template: a photo of {}", None, "a photo of {}"),
+        ("", {"ldznet_template": "ink, {}"}, "ink, {}"),
+    ],
+)
+def test_infotext_brings_its_own_sentence_and_the_default_one_where_it_names_none(
+    client, webui, more, override, sentence
+):
+    webui.shared.opts.ldznet_template = "a drawing of {}"
+
+    found = told(run(client, infotext=f"{OF_A_PICTURE}{more}", override_settings=override))
+
+    assert found.get("LD-ZNet template") == sentence
+
+
+def test_infotext_without_anything_of_ours_leaves_the_sentence_as_it_is(client, webui):
+    webui.shared.opts.ldznet_template = "a drawing of {}"
+
+    found = told(
+        ask(client, {"args": [{"prompt": "bright"}]}, infotext="a cat\nSteps: 20, Seed: 1, Size: 512x512")
+    )
+
+    assert found["LD-ZNet template"] == "a drawing of {}"

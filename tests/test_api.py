@@ -1,9 +1,15 @@
-"""Our routes in the webui's API, against a stand-in of the webui; tests/live asks a real one."""
+"""Our routes in the webui's API, against a stand-in of the webui; tests/live asks a real one.
+
+BAD_BODIES is how many generated bad requests are sent: 2,000, if it says nothing else. Before a release:
+BAD_BODIES=10000 python -m pytest tests/test_api.py
+"""
 
 import base64
 import json
+import os
 import random
 import struct
+import sys
 import threading
 import zlib
 
@@ -21,7 +27,7 @@ from ldznet.webui import guard, limits, runs
 from ldznet.webui.api_models import OF_A_RUN
 from ldznet.webui.controls import CONTROLS
 
-BAD_BODIES = 2000  # generated; 10,000 were sent before a release
+BAD_BODIES = int(os.environ.get("BAD_BODIES", "2000"))
 SCHEMA_EXAMPLES = 30  # of each route, right and wrong ones
 ROUTES = [("POST", "/segment"), ("GET", "/heads"), ("POST", "/unload"), ("GET", "/status")]
 HALF = SIZE[0] * SIZE[1] // 2
@@ -307,6 +313,7 @@ CANNOT = [
     ({"prompt": "a|b", "timesteps": list(range(501))}, f"{PASSES} 1002 passes"),
     ({"timesteps": list(range(77)), "refine": True}, f"{PASSES} 1001 passes"),
     ({"timesteps": list(range(9)), "refine": True, "average_templates": True}, f"{PASSES} 1053 passes"),
+    ({"timesteps": list(range(101)), "method": "difference"}, f"{PASSES} 1010 passes"),  # of ten noises
     ({"timesteps": "early"}, "Timesteps is 'early', but it must be whole numbers"),
     ({"timesteps": [1000]}, "Timesteps is '1000'"),
     ({"brush": "add"}, "mask and brush go together"),
@@ -434,9 +441,13 @@ NO_REQUESTS = [
 ]
 
 
-def test_a_body_that_is_no_request_is_refused(client):
+def test_a_body_that_is_no_request_is_refused_with_what_to_do(client):
     for content, status in NO_REQUESTS:
-        refused(send(client, content), status)
+        text = refused(send(client, content), status)
+        assert text.endswith("listed in /docs of the webui.")
+        assert (status == 400) == text.startswith(
+            "The body cannot be read: JSON must be text in UTF-8, not nested"
+        )
 
 
 # --- faults ----------------------------------------------------------------------------------------------
@@ -480,8 +491,6 @@ def test_after_a_fault_the_server_goes_on(client, method, monkeypatch, error, st
 
 
 def test_the_queue_is_held_while_networks_run_and_left_however_they_end(client, method, webui, monkeypatch):
-    import sys
-
     lock, held = sys.modules["modules.call_queue"].queue_lock, []
     real = method.probability
     monkeypatch.setattr(method, "probability", lambda *given: held.append(lock.locked()) or real(*given))
@@ -491,6 +500,31 @@ def test_the_queue_is_held_while_networks_run_and_left_however_they_end(client, 
     assert held == [True]
     assert not lock.locked()
     assert webui.shared.state.jobs == ["ldznet", "end"]
+
+
+def test_settings_are_those_of_the_page_when_the_queue_is_free_not_another_runs(
+    client, webui, method, monkeypatch
+):
+    opts = webui.shared.opts
+    opts.ldznet_template, opts.ldznet_average_templates = "a drawing of {}", True  # overridden by a run
+    monkeypatch.setattr(sys.modules["modules.call_queue"], "queue_lock", RunThatEnds(opts))
+
+    record = answered(client)["record"]
+
+    assert (record["template"], method.calls) == ("a photo of a {}.", 1)  # the default, and one sentence
+
+
+class RunThatEnds:
+    """The queue, whose run gives back its settings before the next one's turn."""
+
+    def __init__(self, opts):
+        self.opts = opts
+
+    def __enter__(self):
+        self.opts.ldznet_template, self.opts.ldznet_average_templates = "", False
+
+    def __exit__(self, *_):
+        pass
 
 
 # --- who may ask, and what is told -----------------------------------------------------------------------
@@ -550,6 +584,23 @@ def test_the_heads_are_listed_with_what_they_fit(webui, method, tmp_path, monkey
     assert (without["checkpoint"], without["heads"][-1]["fits"]) == (None, None)
 
 
+@pytest.mark.parametrize("name", ["private.ckpt", "private.safetensors"])
+def test_a_refused_head_is_named_without_the_folder_that_it_lies_in(webui, tmp_path, name):
+    (tmp_path / "ldznet").mkdir()
+    (tmp_path / "ldznet" / name).write_bytes(b"no weights of anything")
+    with TestClient(application(webui)) as client:
+        said = refused(ask(client, head=name))
+
+    assert name in said
+    assert str(tmp_path) not in said
+
+
+def test_a_folder_of_heads_that_cannot_be_opened_is_no_fault_of_ours(client, webui):
+    webui.shared.opts.ldznet_heads = "x" * 5000
+
+    assert "cannot be opened (File name too long)" in refused(client.get("/ldznet/heads"))
+
+
 def test_unload_takes_all_away_and_the_next_request_works(client, method):
     area = answered(client)["area"]
     calls = method.calls
@@ -561,6 +612,17 @@ def test_unload_takes_all_away_and_the_next_request_works(client, method):
     assert (unloaded["method"], unloaded["model"], unloaded["kept"]) == (None, None, 0)
     assert answered(client)["area"] == area
     assert method.calls > calls
+
+
+def test_nothing_is_unloaded_while_others_have_the_queue(client, monkeypatch):
+    lock, held = sys.modules["modules.call_queue"].queue_lock, []
+    unload = runs.RUNS.unload
+    monkeypatch.setattr(runs.RUNS, "unload", lambda: held.append(lock.locked()) or unload())
+
+    client.post("/ldznet/unload")
+
+    assert held == [True]
+    assert not lock.locked()
 
 
 # --- the schema ------------------------------------------------------------------------------------------
@@ -602,6 +664,14 @@ def test_the_options_are_the_controls_with_their_ranges_and_defaults(schema):
 
 def test_the_schema_has_no_bound_that_means_something_else_in_older_openapi(schema):
     assert "exclusiveM" not in json.dumps(schema["components"])  # the webui's says that it is 3.0
+
+
+def test_every_example_is_told_in_the_words_of_older_openapi_too(schema):
+    models = schema["components"]["schemas"].values()
+    fields = [field for model in models for field in model.get("properties", {}).values() if "examples" in field]
+
+    assert len(fields) > 10
+    assert [field for field in fields if field.get("example") != field["examples"][0]] == []
 
 
 def test_the_example_of_the_schema_is_a_picture(schema):

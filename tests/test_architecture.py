@@ -26,7 +26,6 @@ ROWS = [
 # library -> where it may be imported
 RESERVED = {
     "modules": ("hosts/a1111.py", "webui/", "scripts/"),
-    "backend": ("hosts/forge.py", "webui/", "scripts/"),
     "gradio": ("webui/panel.py", "webui/clicks.py", "webui/settings.py", "webui/alone.py", "scripts/"),
     "fastapi": ("webui/",),
     "pydantic": ("webui/",),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from host.brightness import half, share
 from host.process import Processing
 
@@ -160,6 +161,17 @@ def test_a_wrong_value_is_refused_before_anything_is_painted(options, run, p, me
 
     assert str(refused.value).startswith(said)
     assert method.calls == 0
+
+
+@pytest.mark.parametrize(("axis", "value"), [("Threshold", "1.5"), ("Head", "gone.safetensors")])
+def test_a_program_is_told_that_a_value_is_wrong_by_a_422(options, run, p, axis, value):
+    p.is_api = True
+
+    with pytest.raises(HTTPException) as refused:
+        plot(run, p, [{"prompt": "bright"}], (options[axis], [value]))
+
+    assert refused.value.status_code == 422
+    assert value in refused.value.detail
 
 
 def test_methods_and_heads_are_chosen_from_a_list(options):

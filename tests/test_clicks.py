@@ -1,5 +1,6 @@
 """What a click and a slider of the panel do, against the stand-in of the webui; and a run that must agree."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from host.brightness import SIZE, half
 from host.process import Processing
 from PIL import Image
 
+from ldznet.errors import LdznetError
 from ldznet.objects import find_objects
 from ldznet.options import MaskOptions
 from ldznet.refine import Patch
@@ -19,6 +21,8 @@ from ldznet.webui import infotext, reduced, runs, tabs
 from ldznet.webui.controls import CONTROLS, read_settings
 
 pytest.importorskip("gradio")
+
+import gradio as gr
 
 from ldznet.webui import clicks
 
@@ -71,6 +75,22 @@ def segment(page, picture, chosen_in="", **more):
 
 def at(mask, x, y):
     return np.asarray(mask)[y, x] > 127
+
+
+def test_segment_uses_the_page_as_it_is_when_the_queue_is_free_not_another_runs(page, webui, method, monkeypatch):
+    class RunThatEnds:
+        def __enter__(self):
+            webui.shared.opts.ldznet_template = ""
+
+        def __exit__(self, *_):
+            pass
+
+    webui.shared.opts.ldznet_template = "a drawing of {}"  # overridden by a run
+    monkeypatch.setattr(sys.modules["modules.call_queue"], "queue_lock", RunThatEnds())
+
+    found = runs.RUNS.kept(segment(page, TWO)["key"])
+
+    assert found.segmentation.record["template"] == "a photo of a {}."  # the default
 
 
 # --- numbers of objects belong to what they were chosen in -----------------------------------------------
@@ -163,6 +183,40 @@ def test_a_slider_whose_segmentation_is_forgotten_says_what_to_do(page):
     assert all("Press Segment again" in values[0] for values in moved)
     assert [len(values) for values in moved] == [8, 10, 2]
     assert "Press Segment again" in clicks.pick(SimpleNamespace(index=[1, 1]), key, *page.values())[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "strokes"),
+    [
+        ({"brush": "intersect"}, (100, 50, 120, 60)),
+        ({"brush": "subtract"}, (20, 20, 40, 40)),
+        ({"grow": -100}, None),
+    ],
+)
+def test_a_mask_with_nothing_left_in_it_is_told_and_not_sent(page, changes, strokes):
+    page |= changes
+    picture = dots((8, 8, 56, 56))
+    painted = picture
+    if strokes:
+        painted = {"image": picture, "mask": dots(strokes).convert("L")}
+
+    shown = segment(page, painted, tab=2 if strokes else 0)
+    sent = clicks.send(*asked(page, painted, tab=2 if strokes else 0))
+
+    assert "ldznet-error" in shown["status"]
+    assert "the other options leave nothing of it" in shown["status"]
+    assert sent[:4] == [gr.update()] * 4
+
+
+def test_after_a_refusal_the_sliders_act_on_what_is_shown_still(page):
+    before = segment(page, TWO)
+    page["prompt"] = ""
+
+    refused = segment(page, TWO)
+
+    assert "There is no prompt" in refused["status"]
+    assert refused["key"] == gr.update()
+    assert runs.RUNS.kept(before["key"]) is not None
 
 
 def test_a_slider_before_anything_was_segmented_says_nothing(page):
@@ -321,6 +375,45 @@ def test_the_page_says_that_a_feather_leaves_too_little(page):
     assert "below 50%" not in segment(page, dots((60, 28, 66, 34)))["status"]
 
 
+# --- scripts of the drop-down ----------------------------------------------------------------------------
+
+
+def test_where_a_script_counts_on_results_no_file_of_a_batch_is_left_out(run, p):
+    p.script_args = (3,)  # the third script, as SD upscale
+
+    with pytest.raises(LdznetError, match="Nothing to inpaint"):
+        run.batch(p, [Image.new("RGB", SIZE)], [{"prompt": "bright"}])
+
+
+@pytest.mark.parametrize(("chosen", "count"), [((0,), 3), ((3,), 1)])
+def test_mask_and_overlay_do_not_join_what_a_script_puts_together(run, p, chosen, count):
+    p.script_args = chosen
+
+    processed = run.once(p, [{"prompt": "bright", "append": True}])
+
+    assert len(processed.images) == len(processed.infotexts) == count
+
+
+def test_the_mask_of_a_script_that_paints_beyond_the_edges_gives_way_to_ours(run, p):
+    p.latent_mask = Image.new("L", SIZE)
+
+    run.once(p, [{"prompt": "bright"}])
+
+    assert p.latent_mask is None
+
+
+def test_a_batch_with_the_panel_off_keeps_its_own_comments(run, p):
+    files = [TWO, OTHER_TWO]
+    p.comment("of the webui")
+    first, _ = run.batch(p, files, [False, "bright"])
+    before = first.comments
+
+    p.comment("of the second file")
+    run.process_images(p, [False, "bright"])
+
+    assert first.comments == before == "of the webui\n"
+
+
 # --- Loopback --------------------------------------------------------------------------------------------
 
 
@@ -335,6 +428,17 @@ def test_the_script_loopback_keeps_the_first_mask_over_all_loops(run, p, method)
     assert p.read["image_mask"] is mask
     assert method.calls == calls
     assert p.extra_generation_params == written
+
+
+def test_after_its_first_loop_the_masked_content_is_that_of_the_script_loopback(run, p):
+    args = [{"prompt": "bright", "fill": "latent noise"}]
+    first = run.once(p, args)
+    own = p.read["inpainting_fill"]
+    p.init_images, p.inpainting_fill = [first.images[0]], 1  # loopback.py:68
+
+    run.process_images(p, args)
+
+    assert (own, p.read["inpainting_fill"]) == (2, 1)
 
 
 def test_another_picture_of_the_same_run_is_searched(run, p, method):

@@ -14,7 +14,9 @@ from host.brightness import Brightness, half, share, use
 from PIL import Image
 
 from ldznet.image import MAX_SIDE
-from ldznet.prompts import LONGEST_PROMPT
+from ldznet.methods.difference import DifferenceOptions
+from ldznet.prompts import LONGEST_PROMPT, TEMPLATES
+from ldznet.refine import most_passes
 from ldznet.webui import limits
 from ldznet.webui.api_models import OPTIONS
 from ldznet.webui.controls import read_settings
@@ -145,7 +147,16 @@ def test_the_limits_are_those_of_the_code():
         LONGEST_PROMPT,
         limits.MOST_PASSES,
         limits.MOST_ANSWERED,
+        limits.LONGEST_TEXT,
+        limits.LONGEST_WORD,
     }
+
+
+def test_what_multiplies_the_passes_is_that_of_the_code():
+    row = next(line for line in PAGE.splitlines() if line.startswith("| prompts x timesteps x seeds"))
+    each = (len(TEMPLATES), most_passes(), DifferenceOptions().noises)
+
+    assert [int(number) for number in re.findall(r"x (\d+) with", row)] == list(each)
 
 
 def test_every_option_of_a_request_is_told():

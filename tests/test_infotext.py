@@ -160,7 +160,7 @@ def test_the_texts_of_an_earlier_picture_are_taken_away():
 
 def test_every_key_is_one_that_the_webui_reads():
     for name in BY_NAME:
-        assert host.read(f"Steps: 1, {infotext.key(name)}: 5") == {"Steps": "1", infotext.key(name): "5"}
+        assert host.read(f"Steps: 1, Seed: 2, {infotext.key(name)}: 5")[infotext.key(name)] == "5"
 
 
 @pytest.mark.webui
@@ -183,5 +183,8 @@ def test_the_stand_in_reads_and_writes_as_the_real_webui(monkeypatch):
         told = real.parse_generation_parameters(text, skip_fields=[])
         ours = {key: value for key, value in told.items() if key.startswith("LD-ZNet")}
         assert ours == {key: value for key, value in host.read(text).items() if key.startswith("LD-ZNet")}
+    for text in ("LD-ZNet prompt: a", "b\nSteps: 2, LD-ZNet prompt: a", "b\nSteps: 2, Seed: 3, LD-ZNet prompt: a"):
+        told = real.parse_generation_parameters(text, skip_fields=[])
+        assert infotext.ours(told) == infotext.ours(host.read(text))
     for words in WORDS:
         assert str(real.quote(words)) == host.quoted(words)

@@ -142,6 +142,22 @@ def test_a_changed_setting_acts_where_all_is_known_already_too(webui, folder, ev
     assert runs.RUNS.status()["head"] == head
 
 
+def test_what_is_known_is_answered_where_the_head_does_not_fit_back(webui, folder, monkeypatch, caplog):
+    known = runs.RUNS.find(webui.model, half(), asked())
+
+    def full(*_given):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as short:
+        short.setattr(LearnedHead, "to", full)
+        again = runs.RUNS.find(webui.model, half(), asked())
+
+    assert again is known
+    assert runs.RUNS.status()["head"] is None
+    assert "The head could not go to where it rests" in caplog.text
+    assert runs.RUNS.find(webui.model, half(), asked("dark")).reason.startswith("ld-znet")
+
+
 def test_a_changed_setting_acts_with_the_next_run_and_nothing_is_loaded_again(webui, folder, events):
     runs.RUNS.find(webui.model, half(), asked())
     before = runs.RUNS._segmenter.method
@@ -288,6 +304,23 @@ def test_a_model_that_was_switched_is_let_go_of_and_the_next_run_has_the_other(w
 
     assert second.key != first.key
     assert second.segmentation.record["model"] == "other.safetensors [9876543210]"
+
+
+def test_the_checkpoint_that_the_webui_still_loads_is_waited_for_and_not_loaded_again(webui):
+    order = []
+
+    class Shared(type(webui.shared)):
+        @property
+        def sd_model(self):
+            order.append("waited for")
+            return webui.model
+
+    del webui.shared.sd_model
+    webui.shared.__class__ = Shared
+    webui.sd_models.reload_model_weights = lambda: order.append("loaded")
+
+    assert runs.loaded_model() is webui.model
+    assert order == ["waited for", "loaded", "waited for"]
 
 
 def test_an_unloaded_checkpoint_is_told_and_when_it_is_back_all_works(webui, folder):
@@ -437,6 +470,22 @@ def test_interrupt_and_skip_end_it_between_two_steps(webui, folder, name, after)
     assert len(passes) == (1 if after == "one pass" else 0)
     assert state.skipped is False  # like the webui, which skips one thing
     assert state.interrupted is (name == "interrupted")
+
+
+@pytest.mark.parametrize("method", ["head", "attention", "difference"])
+def test_with_every_method_no_pass_of_the_unet_comes_after_interrupt(webui, folder, method):
+    passes = []
+
+    def press(*_given):
+        passes.append(1)
+        webui.shared.state.interrupted = True
+
+    webui.unet.time_embed.register_forward_hook(press)
+
+    with pytest.raises(runs.StoppedError, match="interrupted"):
+        runs.RUNS.find(webui.model, half(), asked(method=method, timesteps="300 400"))
+
+    assert len(passes) == 1
 
 
 def test_skip_leaves_one_file_of_a_batch_out(webui, folder):

@@ -1,9 +1,10 @@
-"""The script that the webui loads, where ldznet itself cannot be imported."""
+"""The script that the webui loads, also where ldznet itself cannot be imported."""
 
 import runpy
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -41,3 +42,18 @@ def test_the_hooks_of_a_script_that_cannot_work_change_nothing(broken):
     script.postprocess(p, None)
 
     assert vars(p) == {}
+
+
+def test_the_axes_are_there_before_any_script_builds_its_part_of_the_page(monkeypatch):
+    """With --nowebui no callback comes before that; `show` of all scripts does."""
+    modules, added = ModuleType("modules"), []
+    modules.scripts = SimpleNamespace(Script=object, AlwaysVisible="always")
+    modules.script_callbacks = MagicMock()
+    for name in ("gradio", "ldznet.webui.panel"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(remember=None))
+    monkeypatch.setitem(sys.modules, "modules", modules)
+    monkeypatch.setattr("ldznet.webui.axes.add", lambda: added.append("axes"))
+
+    shown = runpy.run_path(str(SCRIPT))["LdznetSegment"]().show(False)
+
+    assert (shown, added) == (False, ["axes"])

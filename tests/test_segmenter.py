@@ -615,6 +615,19 @@ def test_one_negative_prompt_may_be_a_text_as_one_prompt_may(segmenter):
     assert (found.prompts, found.negative_prompts) == (("cat",), ("grass",))
 
 
+def test_with_several_negative_prompts_one_after_the_other_gives_what_each_alone_gives():
+    maps = torch.rand(5, 12, 16, generator=torch.Generator().manual_seed(3))
+    found = Segmentation(("a", "b", "c"), ("d", "e"), (24, 32), maps, {}, ())
+    options = MaskOptions(threshold=0.2)
+    alone = [found.mask(options, only=index) for index in range(3)]
+
+    np.testing.assert_allclose(list(found.each_wanted()), [found.wanted(index) for index in range(3)], atol=1e-6)
+    assert np.array_equal(list(found.each_mask(options)), alone)
+    assert [one["area"] for one in found.found(options)] == [int((mask >= 0.5).sum()) for mask in alone]
+    plain = Segmentation(("a", "b", "c"), (), (24, 32), maps[:3], {}, ())
+    assert all(less.sum() < more.sum() for less, more in zip(alone, plain.each_mask(options), strict=True))
+
+
 def test_what_the_negative_prompts_leave_is_what_masks_are_made_of(segmenter):
     found = run(segmenter, ["cat", "dog"], negative_prompts=["grass"])
     plain, negative = found.probability(1), found.mask(MaskOptions(threshold=1), only=1)

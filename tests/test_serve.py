@@ -180,10 +180,14 @@ def picture(page, name, unlike=None):
 
 
 def pixels(page, url):
-    answer = page.request.get(url)
     path = url.rsplit("/", 1)[-1]
     assert path.endswith(".png")  # a mask that is downloaded is exact
-    return np.asarray(Image.open(io.BytesIO(answer.body())))
+    for _ in range(20):
+        try:
+            return np.asarray(Image.open(io.BytesIO(page.request.get(url).body())))
+        except OSError:  # gradio writes a file anew that has the same content as one that it shows
+            page.wait_for_timeout(500)
+    raise AssertionError(f"{url} is no picture.")
 
 
 def test_words_give_a_mask_and_the_threshold_moves_it_without_the_model(page):
@@ -225,6 +229,18 @@ def numbers_of_objects(page):
     return box
 
 
+def click_until_threshold(page, what, level):
+    """A click is lost if the gallery is being drawn anew meanwhile; then it is made again."""
+    box = page.locator("#ldznet_threshold input[type=number]")
+    for _ in range(4):
+        what.click()
+        for _ in range(150):  # a second click's answer, if the first is only late, would undo what comes after it
+            if box.input_value() == level:
+                return
+            page.wait_for_timeout(200)
+    raise AssertionError(f"The threshold is {box.input_value()}, but {level} was clicked.")
+
+
 def test_one_of_several_thresholds_is_chosen_by_a_click(page):
     shares(page)
     choices = page.locator("#ldznet_choices .thumbnail-item")
@@ -233,11 +249,7 @@ def test_one_of_several_thresholds_is_chosen_by_a_click(page):
 
     for _ in range(2):  # a gallery keeps in mind what was clicked last
         before = picture(page, "mask_picture")
-        choices.first.click()
-        page.wait_for_function(
-            "level => document.querySelector('#ldznet_threshold input[type=number]').value === level",
-            arg=f"{float(captions[0].split()[-1]):g}",
-        )
+        click_until_threshold(page, choices.first, f"{float(captions[0].split()[-1]):g}")
         choices.first.wait_for()
         moved = picture(page, "mask_picture", unlike=before)
         set_threshold(page, 0.05)

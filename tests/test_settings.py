@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from host.brightness import Brightness, share
@@ -19,9 +20,12 @@ from ldznet.webui.controls import CONTROLS
 class OptionInfo:
     """options.OptionInfo."""
 
-    def __init__(self, default, label, component=None, component_args=None, section=None, infotext=None):
+    def __init__(
+        self, default, label, component=None, component_args=None, section=None, infotext=None, restrict_api=False
+    ):
         self.default, self.label, self.component, self.section = default, label, component, section
         self.component_args, self.infotext, self.comment = component_args, infotext, ""
+        self.restrict_api = restrict_api
 
     def info(self, text):
         self.comment += text
@@ -75,6 +79,7 @@ def test_the_page_has_all_of_it_in_one_section(webui, monkeypatch):
     assert options["ldznet_rest"].component_args == {"choices": ["GPU", "CPU", "unloaded"]}
     assert options["ldznet_template"].infotext == "LD-ZNet template"
     assert all(info.comment for name, info in options.items() if name != "ldznet_append")
+    assert [name for name, info in options.items() if info.restrict_api] == ["ldznet_heads"]
 
 
 def test_a_change_acts_with_the_next_run_where_a_call_does_not_say(opts, run, p, method):
@@ -153,6 +158,11 @@ def test_nine_sentences_are_averaged_where_the_page_says_so_and_the_call_does_no
             "The setting ldznet_append is 'yes', but it must be a switch, true or false (default False)",
         ),
         ("heads", "~no-such/a", "The folder of heads is '~no-such/a', but there is no such user."),
+        (
+            "heads",
+            "x" * 5000,
+            f"The folder of heads is '{'x' * 200} ...', but it cannot be opened (File name too long).",
+        ),
         ("rest", 3, "The setting ldznet_rest is 3, but it must be one of GPU, CPU, unloaded (default 'GPU')."),
         ("template", "a photo", 'Settings, section "LD-ZNet segment", "Sentence around the prompt": template is'),
     ],
@@ -245,6 +255,27 @@ def test_nothing_is_saved_where_there_is_no_picture_or_no_mask(opts, run, p, fol
     assert list(folder.glob("*ldznet*")) == []
 
 
+def test_the_mask_is_exact_whatever_format_pictures_are_saved_in(opts, run, p, folder):
+    opts.samples_format = "jpg"
+
+    run.once(p, [{"prompt": "bright", "append": True}])
+
+    assert set(np.unique(Image.open(folder / "00000-1-ldznet-mask.png"))) == {0, 255}
+    assert (folder / "00000-1-ldznet-overlay.jpg").exists()
+
+
+def test_a_format_that_cannot_hold_the_mask_is_told_and_the_results_are_whole(run, p, folder, monkeypatch):
+    def refuse(*_given, **_more):
+        raise ValueError("encoding error 5: image size exceeds WebP limit of 16383 pixels")
+
+    monkeypatch.setattr(sys.modules["modules.images"], "save_image", refuse)
+
+    processed = run.once(p, [{"prompt": "bright", "append": True}])
+
+    assert "WebP limit" in processed.comments
+    assert len(processed.images) == 4
+
+
 def test_a_full_disk_is_told_below_the_results_and_the_picture_stays(run, p, folder, monkeypatch):
     images = sys.modules["modules.images"]
     assert isinstance(images, ModuleType)
@@ -257,7 +288,10 @@ def test_a_full_disk_is_told_below_the_results_and_the_picture_stays(run, p, fol
 
     processed = run.once(p, [{"prompt": "bright", "append": True}])
 
-    told = "Mask and overlay could not be saved beside 00000-1.png (No space left on device). Check the disk."
+    told = (
+        "Mask and overlay could not be saved beside 00000-1.png (No space left on device). Check the disk, and "
+        "the file format in the webui's settings."
+    )
     assert told in processed.comments
     assert processed.extra_generation_params["LD-ZNet found"]["not_saved"] == told
     assert len(processed.images) == 4  # two pictures, mask and overlay

@@ -26,6 +26,7 @@ from ldznet.webui import heads as heads_of
 from ldznet.webui import runs
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_settings, split_prompts
 from ldznet.webui.progress import StoppedError
+from ldznet.webui.settings import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,16 +114,16 @@ def test_the_order_of_the_arguments_stays():
     [
         ("threshold", 2, "Threshold is 2, but it must be a number from 0 to 1 (default 0.5)."),
         ("threshold", True, "Threshold is True, but it must be a number"),
-        ("grow", 1.5, "Grow or shrink (px) is 1.5, but it must be a whole number from -512 to 512"),
-        ("grow", float("nan"), "Grow or shrink (px) is nan"),
-        ("prompt", 7, "What to select is 7, but it must be a text"),
+        ("grow", 1.5, "Grow or shrink (px) (grow) is 1.5, but it must be a whole number from -512 to 512"),
+        ("grow", float("nan"), "Grow or shrink (px) (grow) is nan"),
+        ("prompt", 7, "What to select (prompt) is 7, but it must be a text"),
         ("method", "magic", "Method is 'magic', but it must be one of auto, head, attention, difference"),
         ("invert", "yes", "Invert is 'yes', but it must be true or false"),
         ("timesteps", "early", "Timesteps is 'early', but it must be whole numbers, such as 300 400"),
         ("timesteps", "1000", "Timesteps is '1000': each of timesteps is 1000, but it must be from 0 to 999"),
         ("objects", "first", "Objects is 'first', but it must be whole numbers, such as 1 2"),
         ("objects", "0", "Objects is '0': each of objects is 0, but it must be from 1 to 99"),
-        ("area", "everything", "Inpaint area is 'everything'"),
+        ("area", "everything", "Inpaint area (area) is 'everything'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_control(name, value, said):
@@ -273,6 +274,19 @@ def test_over_the_api_the_status_says_whose_fault_it_is(run, p, method, monkeypa
 
     assert stopped.value.status_code == status
     assert text in stopped.value.detail
+
+
+def test_what_goes_wrong_beside_the_networks_is_no_fault_of_the_programs_that_ask(run, p, monkeypatch):
+    def fail(*_):
+        raise KeyError("threshold")
+
+    monkeypatch.setattr("ldznet.webui.infotext.written", fail)
+    p.is_api = True
+
+    with pytest.raises(HTTPException, match=r"The mask could not be made \(KeyError") as stopped:
+        run.once(p, args())
+
+    assert stopped.value.status_code == 500
 
 
 def test_an_unforeseen_error_stops_the_run_too(run, p, method, monkeypatch):
@@ -436,12 +450,22 @@ def test_only_the_last_segmentations_are_kept(webui, method):
     assert runs.RUNS.kept(keys[-1]) is not None
 
 
-def test_of_large_segmentations_fewer_are_kept_but_the_last(webui, method, monkeypatch):
-    monkeypatch.setattr(runs, "MOST_KEPT", 1)
+def test_of_large_pictures_fewer_are_kept_but_the_last(webui, method, monkeypatch):
+    width, height = SIZE
+    monkeypatch.setattr(runs, "MOST_KEPT", 2 * 3 * width * height + 40_000)  # two pictures, and their maps
 
-    keys = [runs.RUNS.find(webui.model, half(), read_settings(args(word))).key for word in ("bright", "dark")]
+    keys = [
+        runs.RUNS.find(webui.model, half(255, dark), read_settings(args(resolution=64))).key
+        for dark in (0, 10, 20)
+    ]
 
-    assert [runs.RUNS.kept(key) is not None for key in keys] == [False, True]
+    assert [runs.RUNS.kept(key) is not None for key in keys] == [False, True, True]
+
+
+def test_all_that_was_found_in_a_picture_shares_it(webui, method):
+    one, other = (runs.RUNS.find(webui.model, half(), read_settings(args(word))) for word in ("bright", "dark"))
+
+    assert one.image is other.image
 
 
 def test_the_status_says_what_was_found_and_how(webui, method):
@@ -622,9 +646,10 @@ def test_a_translation_has_only_texts_that_the_panel_shows_and_all_labels(langua
     shown = (ROOT / "ldznet" / "webui" / "panel.py").read_text() + "".join(
         f'"{text}"' for control in CONTROLS for text in (control.label, control.help, *control.choices)
     )
+    shown += "".join(f'"{setting.label}"' for setting in SETTINGS)
     assert [text for text in found if f'"{text}"' not in shown] == []
     webuis_own = {"Masked content", "Inpaint area", TITLE}  # the webui's translations have the first two
-    assert {control.label for control in CONTROLS} - webuis_own <= set(found)
+    assert {one.label for one in (*CONTROLS, *SETTINGS)} - webuis_own <= set(found)
 
 
 @pytest.mark.parametrize(

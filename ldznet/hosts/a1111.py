@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class A1111Host:
         alphas = getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)
         self.schedule = Schedule(alphas.detach().double().cpu())
         self._borrowed = 0
+        # Called before each pass of the UNet; what it raises ends the work.
+        self.before_pass: Callable[[], None] = lambda: None
 
     @property
     def info(self) -> HostInfo:
@@ -189,6 +191,7 @@ class A1111Host:
     @torch.no_grad()
     def predict_noise(self, noisy_latent: Tensor, timesteps: Tensor, context: Context) -> Tensor:
         """One UNet pass -> noise prediction (B, 4, h, w)."""
+        self.before_pass()
         batch = max(len(noisy_latent), len(context))
         x = noisy_latent.to(self.device, self.dtype).expand(batch, -1, -1, -1)
         timesteps = timesteps.to(self.device).expand(batch)
@@ -277,8 +280,8 @@ def _describe(model: Any) -> HostInfo:
         )
     if hasattr(model, "forge_objects"):
         raise HostError(
-            "This webui is Forge or reForge, which hold their model in another way than AUTOMATIC1111's. Use "
-            "ldznet's host for them."
+            "This webui is Forge or reForge, which hold their model in another way than AUTOMATIC1111's. ldznet "
+            "works in AUTOMATIC1111 only."
         )
     checkpoint = model.sd_checkpoint_info
     name = checkpoint.title

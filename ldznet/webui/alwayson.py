@@ -8,7 +8,6 @@ before its route; nothing else of it is changed.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,9 +15,10 @@ from fastapi import FastAPI, HTTPException
 from fastapi.routing import APIRoute
 
 from ldznet.errors import LdznetError, OptionError
-from ldznet.webui.controls import TITLE, read_settings
+from ldznet.webui import infotext as pictures
+from ldznet.webui import settings as page
+from ldznet.webui.controls import CONTROLS, TITLE, read_settings
 from ldznet.webui.guard import sayable
-from ldznet.webui.infotext import PREFIX
 from ldznet.webui.passes import require_passes
 
 ROUTE = "/sdapi/v1/img2img"
@@ -36,7 +36,9 @@ def _checked(call: Callable[..., Any]) -> Callable[..., Any]:
     def checked(**given: Any) -> Any:
         for body in given.values():
             try:
-                require_arguments(getattr(body, "alwayson_scripts", None), getattr(body, "infotext", None))
+                params = read_infotext(getattr(body, "infotext", None))
+                require_arguments(getattr(body, "alwayson_scripts", None), params)
+                _complete(body, params)
             except LdznetError as why:
                 raise HTTPException(422, sayable(str(why))) from why
         return call(**given)
@@ -44,17 +46,51 @@ def _checked(call: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def require_arguments(scripts: Any, infotext: str | None = None) -> None:
+def read_infotext(text: str | None) -> Mapping[str, Any]:
+    """The field `infotext` as the webui will read it; empty if nothing of it is ours.
+
+    Raises:
+        OptionError: what is ours in it would be taken for a prompt, or cannot be used; the text names it.
+    """
+    if not text or pictures.PREFIX not in text:
+        return {}
+    from modules import infotext_utils  # type: ignore[import-not-found]
+
+    params: dict[str, Any] = infotext_utils.parse_generation_parameters(text)
+    if pictures.is_ours(params):
+        pictures.require_readable(params)
+        return params
+    # Of three settings and more the last line is no prompt (infotext_utils.py:255): would any be ours then?
+    if pictures.is_ours(infotext_utils.parse_generation_parameters(f"{text.strip()}{', Steps: 1' * 3}")):
+        raise OptionError(
+            f"infotext has settings of {TITLE}, but the webui takes a last line with fewer than three settings "
+            "for a prompt. Give the whole text of a picture, or use alwayson_scripts."
+        )
+    return {}
+
+
+def _complete(body: Any, params: Mapping[str, Any]) -> None:
+    """A sentence that a picture does not name is the default one; for programs the webui asks no callback."""
+    if params and page.TEMPLATE_KEY not in params:
+        body.override_settings = {f"{page.PREFIX}template": "", **(body.override_settings or {})}
+
+
+def require_arguments(scripts: Any, params: Mapping[str, Any]) -> None:
     """Check what the field alwayson_scripts of a request says of our script, also where that is switched off.
 
-    The webui puts the settings of its field `infotext` where values in order stand, behind an object with names.
+    The webui puts `params`, of its field `infotext`, where values in order stand, behind an object with names.
 
     Raises:
         OptionError: something of it would not be used, cannot be, or is too much; the text names it.
     """
-    for name, said in scripts.items() if isinstance(scripts, Mapping) else ():
-        if str(name).lower() != TITLE.lower():
-            continue
+    given = scripts if isinstance(scripts, Mapping) else {}
+    names = [name for name in given if str(name).lower() == TITLE.lower()]
+    if len(names) > 1:
+        raise OptionError(
+            f"alwayson_scripts has {TITLE} more than once ({', '.join(names)}), of which one would be used. Give "
+            "one of them."
+        )
+    for said in map(given.get, names):
         if not isinstance(said, Mapping) or said.keys() - {"args"}:
             found = f"has {sorted(map(str, said))}" if isinstance(said, Mapping) else f"is {said!r}"
             raise OptionError(
@@ -67,14 +103,14 @@ def require_arguments(scripts: Any, infotext: str | None = None) -> None:
                 f'"args" of {TITLE} is {args!r}, but it must be a list: of one object with names, or of values in '
                 'order. Give {"args": [{"prompt": "bucket"}]}.'
             )
-        if args and isinstance(args[0], Mapping) and _says_ours(infotext):
+        if args and isinstance(args[0], Mapping) and params:
             raise OptionError(
                 f"The request says the settings of {TITLE} twice: in infotext, and by names in alwayson_scripts. "
                 "Give one of them."
             )
-        require_passes(read_settings(args))
+        require_passes(read_settings(_without_pages_own(args)))
 
 
-def _says_ours(infotext: str | None) -> bool:
-    """The webui reads the settings from the last line."""
-    return re.search(rf"(^|,)\s*{PREFIX}[\w ]+:", (infotext or "").rstrip().rpartition("\n")[2]) is not None
+def _without_pages_own(args: list[Any]) -> list[Any]:
+    """Behind the controls GET script-info shows what belongs to the page; programs may send it back as it is."""
+    return args[:-1] if len(args) == len(CONTROLS) + 1 and args[-1] in ("", None) else args

@@ -51,7 +51,7 @@ from ldznet.webui.passes import require_passes
 from ldznet.webui.pictures import decode, encode, encode_probability
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body is no JSON"},
+    400: {"model": Problem, "description": "The body cannot be read"},
     401: {"model": Problem, "description": "Name or password is wrong (--api-auth)"},
     500: {"model": Problem, "description": "A fault of ours; the webui's log has the whole story"},
 }
@@ -89,7 +89,7 @@ def segment(asked: SegmentRequest) -> SegmentAnswer:
         image = decode(asked.image, "image")
         _require_room(asked, settings, image)
         brush = _brush(asked, settings, image)
-        found, seconds = _find(image, settings)
+        found, settings, seconds = _find(image, asked)
         drawing = time.perf_counter()
         answer = _answer(asked, settings, found, brush)
     end = time.perf_counter()
@@ -151,8 +151,8 @@ def _brush(asked: SegmentRequest, settings: Settings, image: Image.Image) -> Sof
     return None if asked.mask is None else finds.brush_of(decode(asked.mask, "mask"), image.size)
 
 
-def _find(image: Image.Image, settings: Settings) -> tuple[finds.Found, dict[str, float]]:
-    """-> what was found, and where the time went."""
+def _find(image: Image.Image, asked: SegmentRequest) -> tuple[finds.Found, Settings, dict[str, float]]:
+    """-> what was found, by which settings, and where the time went."""
     from modules import shared
     from modules.call_queue import queue_lock  # type: ignore[import-not-found]
 
@@ -162,11 +162,12 @@ def _find(image: Image.Image, settings: Settings) -> tuple[finds.Found, dict[str
         begin = time.perf_counter()
         shared.state.begin(job="ldznet")
         try:
+            settings = _settings(asked)  # until now the page may have said what another's run had overridden
             found = runs.RUNS.find(runs.loaded_model(), image, settings, lambda done, _total: steps.append(done))
         finally:
             shared.state.end()
         took, encoding = time.perf_counter() - begin, found.encoding if steps else 0.0
-    return found, {"waited": begin - start, "encode": encoding, "segment": took - encoding}
+    return found, settings, {"waited": begin - start, "encode": encoding, "segment": took - encoding}
 
 
 def _answer(

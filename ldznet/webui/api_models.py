@@ -61,10 +61,23 @@ def _field(control: Control) -> tuple[Any, Any]:
     return _type(control), Field(... if control.name == "prompt" else control.default, **said)
 
 
-class _Told(BaseModel):
-    """Says in the schema which fields may be null: pydantic 1 does not, and OpenAPI 3.0 has a word for it."""
+def _with_examples(schema: dict[str, Any]) -> None:
+    """OpenAPI 3.0 and its /docs know one `example` of a field, newer ones many `examples`: say both."""
+    for field in schema["properties"].values():
+        if "examples" in field:
+            field["example"] = field["examples"][0]
 
-    if not _IS_2:
+
+class _Told(BaseModel):
+    """Says in the schema what each pydantic leaves out of it.
+
+    That is examples in the words of every OpenAPI; and with pydantic 1 which fields may be null, for which 3.0 has
+    a word.
+    """
+
+    if _IS_2:
+        model_config = pydantic.ConfigDict(json_schema_extra=_with_examples)
+    else:
 
         class Config:
             """pydantic 1 reads it."""
@@ -72,6 +85,7 @@ class _Told(BaseModel):
             @staticmethod
             def schema_extra(schema: dict[str, Any], model: Any) -> None:
                 """Of each model, as it is described."""
+                _with_examples(schema)
                 for name, field in model.__fields__.items():
                     if field.allow_none:
                         schema["properties"][name]["nullable"] = True

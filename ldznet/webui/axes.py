@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldznet.errors import LdznetError
 from ldznet.webui import heads
 from ldznet.webui.controls import BY_NAME, Control, read_value
+from ldznet.webui.guard import refusal
 
 PREFIX = "[LD-ZNet] "
 _OURS = "ldznet_axes"
@@ -31,7 +33,7 @@ _AXES: dict[str, tuple[Callable[[Any], Any], float]] = {
 
 
 def add() -> None:
-    """The work of the callback `on_before_ui`, when all scripts are loaded and no page is built yet."""
+    """The work of the script's `show`, when all scripts are loaded and no page is built yet."""
     from modules import scripts  # type: ignore[import-not-found]
 
     for data in scripts.scripts_data:
@@ -52,11 +54,16 @@ def _axis(kind: Callable[..., Any], name: str) -> Any:
     def apply(p: Any, value: Any, _all: Sequence[Any]) -> None:
         setattr(p, _OURS, {**changes(p), name: _value(control, value)})
 
-    def confirm(_p: Any, values: Sequence[Any]) -> None:
-        for value in values:
-            read_value(name, _value(control, value))
-            if name == "head":
-                heads.require_head(value)
+    def confirm(p: Any, values: Sequence[Any]) -> None:
+        try:
+            for value in values:
+                read_value(name, _value(control, value))
+                if name == "head":
+                    heads.require_head(value)
+        except LdznetError as why:
+            if getattr(p, "is_api", False):
+                raise refusal(why) from why
+            raise
 
     choices = {"method": lambda: list(control.choices), "head": heads.head_names}.get(name)
     return kind(PREFIX + control.label, read, apply, confirm=confirm, cost=cost, choices=choices)

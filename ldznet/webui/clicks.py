@@ -39,7 +39,7 @@ def segment(*asked: Any) -> list[Any]:
         found, brush, options, kept = _find(asked)
         return [*kept, *_shown_anew(found, options, brush)]
     except LdznetError as why:
-        return [*_nothing_kept(), *_refused(why, _ALL)]
+        return [*_as_before(), *_refused(why, _ALL)]
 
 
 def send(*asked: Any) -> list[Any]:
@@ -48,12 +48,12 @@ def send(*asked: Any) -> list[Any]:
         found, brush, options, kept = _find(asked)
         shown = [*kept, *_shown_anew(found, options, brush)]
         mask = finds.to_picture(found.segmentation.mask(options, brush=brush))
-        if not finds.is_something(found, options, brush) or not mask.getbbox():
+        if not _is_shown_something(found, options, brush, mask):
             return [*[gr.update()] * 4, *shown]
         width, height = finds.fitting_size(mask.size)
         return [Image.fromarray(found.image), mask, width, height, *shown]
     except LdznetError as why:
-        return [*[gr.update()] * 4, *_nothing_kept(), *_refused(why, _ALL)]
+        return [*[gr.update()] * 4, *_as_before(), *_refused(why, _ALL)]
 
 
 def redraw(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
@@ -191,8 +191,9 @@ def _find(asked: tuple[Any, ...]) -> tuple[finds.Found, SoftMask | None, MaskOpt
     return found, brush, options, [found.key, brush, found.key, _head(settings), objects]
 
 
-def _nothing_kept() -> list[Any]:
-    return ["", None, *[gr.update()] * 3]
+def _as_before() -> list[Any]:
+    """What was found before is shown still, and stays at hand."""
+    return [gr.update()] * 5
 
 
 def _kept(key: str) -> finds.Found:
@@ -220,6 +221,7 @@ def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[finds.Found, SoftMask
             begin()
             shared.state.begin(job="ldznet")
             try:
+                settings = page.read(args)[1]  # until now another's run may have overridden the settings page
                 found = runs.RUNS.find(runs.loaded_model(), image, settings)
             finally:
                 shared.state.end()
@@ -245,7 +247,7 @@ def _explained() -> Iterator[None]:
 
 def _shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     look = finds.show(found, options, brush)
-    if finds.is_something(found, options, brush):
+    if _is_shown_something(found, options, brush, look.mask):
         notes = [finds.only_painted(found, options, brush), _FAINT if is_faint(look.mask) else ""]
         status = lines([*finds.describe(found, options, look.count), *filter(None, notes)])
     else:
@@ -253,6 +255,13 @@ def _shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> 
     only_of_several = (gr.update(value=one, visible=one is not None) for one in (look.colors, look.objects))
     enlarge = gr.update(visible=found.shown is not found)
     return [status, gr.update(visible=True), look.overlay, look.mask, gr.update(), *only_of_several, enlarge]
+
+
+def _is_shown_something(
+    found: finds.Found, options: MaskOptions, brush: SoftMask | None, mask: Image.Image
+) -> bool:
+    """Whether there is anything to send, or to repaint; if not, the status is an error, which the page goes by."""
+    return finds.is_something(found, options, brush) and mask.getbbox() is not None
 
 
 def _all_shown(found: finds.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:

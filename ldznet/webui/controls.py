@@ -51,9 +51,15 @@ class Control:
             return self.default
         return _READ[self.kind](self, value)
 
+    @property
+    def called(self) -> str:
+        """For a refusal: as on the page and, where that is another, by the name that programs know."""
+        alike = self.label.lower().replace(" ", "_") == self.name
+        return self.label if alike else f"{self.label} ({self.name})"
+
     def refuse(self, value: Any, wanted: str) -> OptionError:
         """The error for a value that cannot be used."""
-        return OptionError(f"{self.label} is {value!r}, but it must be {wanted} (default {self.default!r}).")
+        return OptionError(f"{self.called} is {value!r}, but it must be {wanted} (default {self.default!r}).")
 
 
 def _read_switch(control: Control, value: Any) -> bool:
@@ -316,5 +322,5 @@ def _checked(control: Control, text: str, numbers: list[int]) -> list[int]:
         if numbers:
             kind(**{control.name: tuple(numbers)})
     except LdznetError as why:
-        raise OptionError(f"{control.label} is {text!r}: {why}") from why
+        raise OptionError(f"{control.called} is {text!r}: {why}") from why
     return numbers

@@ -43,6 +43,7 @@ class Found:
     image: Picture
     reason: str  # which method ran, and why
     encoding: float = 0.0  # seconds that encoding the image took; 0 where it was encoded before
+    digest: str = ""  # of the image
 
     @cached_property
     def shown(self) -> Found:

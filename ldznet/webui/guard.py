@@ -25,9 +25,15 @@ log = logging.getLogger(__name__)
 
 Answer = Callable[[Request], Coroutine[Any, Any, Response]]
 
+# FastAPI says no more than that there was an error.
+_UNREADABLE = (
+    "The body cannot be read: JSON must be text in UTF-8, not nested hundreds deep, and without numbers of "
+    "thousands of digits. Send one JSON object; its fields are listed in /docs of the webui."
+)
+
 
 class GuardedRoute(APIRoute):
-    """A route that refuses with 401, 409, 413, 422 or 503 and a text, and is never the end of the server."""
+    """A route that refuses with 400, 401, 409, 413, 422, 500 or 503 and a text; never the end of the server."""
 
     def get_route_handler(self) -> Answer:
         """FastAPI asks for it once."""
@@ -37,7 +43,9 @@ class GuardedRoute(APIRoute):
             try:
                 authorize(request.headers.get("authorization", ""))
                 return await handle(_bounded(request))
-            except AnyHTTPException:  # FastAPI's is one of them
+            except AnyHTTPException as why:  # FastAPI's is one of them
+                if why.status_code == 400 and why.__cause__ is not None:
+                    raise HTTPException(400, _UNREADABLE) from why
                 raise
             except Exception as why:
                 raise refusal(why) from why

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from ldznet.errors import HeadError, OptionError
+from ldznet.errors import CheckpointError, HeadError, OptionError
 from ldznet.hosts.host import HostInfo
 from ldznet.methods.choose import find_heads
 from ldznet.modeling.checkpoint import HeadInfo, read_head_info
@@ -39,13 +40,26 @@ def head_folders() -> list[Path]:
 
     given = page.folder()
     folders = [ROOT / "models", Path(paths.models_path) / "ldznet"]
+    return [*folders, _openable(given)] if given else folders
+
+
+def _openable(given: str) -> Path:
+    """One that is not there yet will do."""
+    shown = given if len(given) <= 200 else f"{given[:200]} ..."
+    where = f'in Settings, section "{TITLE}", or to --ldznet-heads'
     try:
-        return [*folders, Path(given).expanduser()] if given else folders
+        folder = Path(given).expanduser()
+        folder.is_dir()  # false is no refusal, an error is one
     except RuntimeError as why:
         raise OptionError(
-            f"The folder of heads is {given!r}, but there is no such user. Give a path without ~, in Settings, "
-            f'section "{TITLE}", or to --ldznet-heads.'
+            f"The folder of heads is {shown!r}, but there is no such user. Give a path without ~, {where}."
         ) from why
+    except OSError as why:
+        raise OptionError(
+            f"The folder of heads is {shown!r}, but it cannot be opened ({why.strerror}). Give another path, "
+            f"{where}."
+        ) from why
+    return folder
 
 
 def head_names() -> list[str]:
@@ -82,7 +96,8 @@ def wanted_heads(settings: Settings) -> list[HeadInfo]:
     if not chosen:
         for path in _files(folders):
             if path.name == name:
-                read_head_info(path)  # raises, and says what is wrong with it
+                with without_folders(path):
+                    read_head_info(path)  # raises, and says what is wrong with it
         raise _unknown(settings.head, [info.path.name for info in heads])
     return chosen[:1]
 
@@ -96,6 +111,18 @@ def require_head(name: str) -> None:
     known = head_names()
     if not {name, chosen_name(name), name + TO_CONVERT} & set(known):
         raise _unknown(name, known[1:])
+
+
+@contextmanager
+def without_folders(*paths: Path) -> Iterator[None]:
+    """A refusal names files as the panel does: programs need not know where they lie."""
+    try:
+        yield
+    except CheckpointError as why:
+        text = str(why)
+        for path in paths:
+            text = text.replace(str(path), path.name)
+        raise type(why)(text) from why
 
 
 def _unknown(name: str, known: Sequence[str]) -> HeadError:
@@ -135,7 +162,8 @@ def convert_checkpoint(path: Path, host: HostInfo, progress: Progress) -> None:
         if _converted(path).exists():
             return
         log.info("Converting %s; this is done once.", path)
-        report = convert(path, heads=_attention_heads(path, host), progress=progress)
+        with without_folders(path, _converted(path)):
+            report = convert(path, heads=_attention_heads(path, host), progress=progress)
         log.info("%s is converted to %s (%.0f MB).", path.name, report.path, report.bytes / 1e6)
 
 

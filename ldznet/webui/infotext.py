@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ldznet.errors import LdznetError
+from ldznet.errors import LdznetError, OptionError
 from ldznet.webui.controls import BY_NAME, CONTROLS, Control, read_value
 from ldznet.webui.settings import TEMPLATE_KEY
 
@@ -76,14 +76,30 @@ def read_back(name: str, params: Mapping[str, Any]) -> Any:
         return is_ours(params)
     if not is_ours(params):
         return None
-    control = BY_NAME[name]
-    if (text := params.get(key(name))) is None:
+    try:
+        return _written_value(BY_NAME[name], params)
+    except OptionError as why:
+        log.warning("%s", why)
+        return BY_NAME[name].default
+
+
+def require_readable(params: Mapping[str, Any]) -> None:
+    """Refuse what `read_back` would take the default for.
+
+    Raises:
+        OptionError: a value cannot be used; the text says which.
+    """
+    for control in _WRITTEN:
+        _written_value(control, params)
+
+
+def _written_value(control: Control, params: Mapping[str, Any]) -> Any:
+    if (text := params.get(key(control.name))) is None:
         return control.default
     try:
         return _decoded(control, str(text))
     except (LdznetError, ValueError, LookupError, TypeError) as why:
-        log.warning("%s in the picture's parameters cannot be used: %s", key(name), why)
-        return control.default
+        raise OptionError(f"{key(control.name)} in the picture's parameters cannot be used: {why}") from why
 
 
 def fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from gradio.context import Context  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -47,8 +46,8 @@ _EXACT: dict[str, Any] = {} if _OLD else {"format": "png"}  # newer ones would m
 WELCOME = "Type what to select. Segment shows what is found; Generate repaints that only. Nothing else is needed."
 WELCOME_ALONE = "Type what to select. Segment shows what is found; then move the threshold."
 
-_host_parts: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-_our_parts: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+# Attributes of a page's Blocks, so that they go with it: "Reload UI" makes another one.
+_HOSTS_PARTS, _OUR_PARTS = "_ldznet_hosts_parts", "_ldznet_parts"
 
 
 def build(elem_id: Callable[[str], str], *, generates: bool = True) -> list[Any]:
@@ -93,9 +92,9 @@ def build(elem_id: Callable[[str], str], *, generates: bool = True) -> list[Any]
         made["task"], made["tab"] = gr.Textbox("", visible=False), gr.Number(0, visible=False)
         made["task"].do_not_save_to_config = made["tab"].do_not_save_to_config = True
     if Context.root_block is not None:
-        if generates and Context.root_block not in _host_parts:
+        if generates and not hasattr(Context.root_block, _HOSTS_PARTS):
             _leave_open(made)
-        _our_parts[Context.root_block] = made
+        setattr(Context.root_block, _OUR_PARTS, made)
         _wire_if_complete(Context.root_block)
     return [*(made[control.name] for control in CONTROLS), made["chosen_in"]]
 
@@ -106,12 +105,14 @@ def remember(component: Any, **given: Any) -> None:
     if root is None:
         return
     if isinstance(component, gr.State) and name is None:
-        there = _host_parts.get(root, {})
+        there = getattr(root, _HOSTS_PARTS, {})
         if "inpaint_sketch" not in there or BEFORE in there:
             return
         name = BEFORE  # right behind the picture, and without a name of its own (ui.py:554)
     if name in (*HOSTS, "img2img_prompt"):  # the prompt comes first
-        _host_parts.setdefault(root, {})[name] = component
+        if not hasattr(root, _HOSTS_PARTS):
+            setattr(root, _HOSTS_PARTS, {})
+        getattr(root, _HOSTS_PARTS)[name] = component
         _wire_if_complete(root)
 
 
@@ -232,10 +233,10 @@ def _of_kind(control: Control, given: dict[str, Any]) -> Any:
 
 
 def _wire_if_complete(root: Any) -> None:
-    ours, hosts = _our_parts.get(root), _host_parts.get(root, {})
+    ours, hosts = getattr(root, _OUR_PARTS, None), getattr(root, _HOSTS_PARTS, {})
     if ours is None or any(name not in hosts for name in HOSTS):
         return
-    del _our_parts[root]  # once
+    delattr(root, _OUR_PARTS)  # once
     controls = [ours[control.name] for control in CONTROLS]
     given = [hosts[name] for name in (*PICTURES, *SKETCH)]
     asked = [ours["task"], ours["tab"], *given, *controls, ours["chosen_in"]]

@@ -28,6 +28,7 @@ from ldznet.webui import settings as page
 from ldznet.webui.controls import CONTROLS, TITLE, Settings, is_enabled
 from ldznet.webui.found import answer, are_meant, brush_of, is_something, let_go, nothing, only_painted, to_picture
 from ldznet.webui.guard import refusal
+from ldznet.webui.passes import require_passes
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ def apply(p: Any, args: Sequence[Any]) -> None:
         return
     try:
         values, settings = page.read(args, changes)
+        if getattr(p, "is_api", False):
+            require_passes(settings)
         values["head"] = heads.chosen_name(values["head"])  # a checkpoint goes by what it is converted to
         p.extra_generation_params |= infotext.written(values, settings.segment.template)
         # The numbers of a plot are of each cell, as those of a batch are of each file.
-        chosen_in = "" if "objects" in changes else next(iter(pages_own), "")
+        chosen_in = "" if "objects" in changes else next(iter(pages_own), None) or ""
         _mask_run(p, settings, chosen_in)
     except LdznetError as why:
         stop(p, why)
@@ -61,11 +64,12 @@ def apply(p: Any, args: Sequence[Any]) -> None:
 def _mask_run(p: Any, settings: Settings, chosen_in: str) -> None:
     kept = _clean(p)
     image = _only_image(p)
-    _set_inpainting(p, settings)
+    goes_on = kept.mask is not None and image is kept.result
+    _set_inpainting(p, dataclasses.replace(settings, fill=None) if goes_on else settings)
     if kept.given is None and not getattr(p, "is_api", False):
         p.inpainting_mask_invert = 0  # the page hides "Mask mode" where there is no mask; the panel has "Invert"
     kept.fill = p.inpainting_fill
-    if kept.mask is not None and image is kept.result:
+    if goes_on:
         p.image_mask = kept.mask
         infotext.clear(p.extra_generation_params)
         p.extra_generation_params |= kept.told
@@ -117,7 +121,8 @@ class _Kept:
     settings: dict[str, Any]
     batch: bool = False
     fill: int | None = None  # what the run before has left as the masked content
-    # The script Loopback gives the result as the next picture: the mask stays, as a painted one would.
+    # The script Loopback gives the result as the next picture: the mask stays, as a painted one would, and the
+    # masked content is Loopback's own then.
     mask: Image.Image | None = None
     told: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what is written below the picture
     result: Image.Image | None = None
@@ -125,6 +130,7 @@ class _Kept:
     pictures: Mapping[str, Image.Image] = dataclasses.field(default_factory=dict)  # mask and overlay
     append: bool = False
     save: bool = False
+    active: bool = False  # whether the panel has to do with this run
     first: Any = None  # what the page shows of a batch: the first file's results, to which others are added
     skipped: bool = False
 
@@ -138,7 +144,8 @@ _INPAINTING = (
     "mask_blur_x",
     "mask_blur_y",
 )
-_STALE = ("mask", "nmask", "overlay_images", "mask_for_overlay", "paste_to")
+# `latent_mask` is that of the scripts that paint beyond the edges: the webui would repaint where it says.
+_STALE = ("mask", "nmask", "latent_mask", "overlay_images", "mask_for_overlay", "paste_to")
 
 
 def prepare(p: Any) -> None:
@@ -164,6 +171,7 @@ def _clean(p: Any) -> _Kept:
         kept.settings["inpainting_fill"] = p.inpainting_fill  # by the script Loopback, after its first loop
     for name, value in kept.settings.items():
         setattr(p, name, value)
+    kept.active = True
     for name in ("image_mask", *_STALE):
         setattr(p, name, None)
     kept.pictures, kept.faint = {}, ""
@@ -206,15 +214,16 @@ def stop(p: Any, why: LdznetError) -> None:
     """End the run before anything is encoded or painted, with a text for the page or the API's answer.
 
     The first thing that the webui does after the hooks, and outside of what swallows exceptions, is `p.init`. In
-    Batch only this file is left out: the others go on, and the text stands below the results.
+    Batch only this file is left out: the others go on, and the text stands below the results. But not where a
+    script counts on results, such as SD upscale, which puts tiles together.
     """
     p.image_mask = None
     # Only texts are kept: an error keeps, by its traceback, all that its frames hold.
     kind, text, is_api = type(why), str(why), getattr(p, "is_api", False)
     log.warning("%s: %s", TITLE, text)
     kept: _Kept | None = getattr(p, _OURS, None)
-    if kept is not None and kept.batch and p.init_images[0] is not None:
-        kept.skipped = True
+    if kept is not None and kept.batch and p.init_images[0] is not None and not _runs_a_script(p):
+        kept.skipped = kept.active = True
         kept.settings |= {"n_iter": p.n_iter, "do_not_save_grid": p.do_not_save_grid}
         p.n_iter, p.do_not_save_grid = 0, True
         p.comment(text)
@@ -226,10 +235,15 @@ def stop(p: Any, why: LdznetError) -> None:
     p.init = init
 
 
+def _runs_a_script(p: Any) -> bool:
+    """Whether one is chosen in the drop-down of scripts, whose place is the first argument (scripts.py:743)."""
+    return bool(next(iter(getattr(p, "script_args", None) or ()), 0))
+
+
 def finish(p: Any, processed: Any) -> None:
     """The work of the hook `postprocess`: mask and overlay join the results; a batch keeps all comments."""
     kept: _Kept | None = getattr(p, _OURS, None)
-    if kept is None or not (processed.images or kept.skipped):
+    if kept is None or not kept.active or not (processed.images or kept.skipped):
         return  # ADetailer calls this between two pictures, with a copy of `p` and no results
     kept.result = next(iter(processed.images), None)
     if kept.faint and getattr(p, "mask_round", True):
@@ -237,7 +251,7 @@ def finish(p: Any, processed: Any) -> None:
         processed.comments += f"{kept.faint}\n"
     if kept.save:
         _save(p, processed, kept.pictures)
-    for picture in kept.pictures.values() if kept.append else ():
+    for picture in kept.pictures.values() if kept.append and not _runs_a_script(p) else ():
         processed.images.append(picture)
         processed.infotexts.append(processed.infotexts[0] if processed.infotexts else "")
     kept.pictures = {}
@@ -272,14 +286,18 @@ def _save(p: Any, processed: Any, pictures: Mapping[str, Image.Image]) -> None:
                 picture,
                 str(beside.parent),
                 "",
-                extension=shared.opts.samples_format,
+                extension="png" if name == "mask" else shared.opts.samples_format,  # a mask is exact
                 info=text,
                 p=p,
                 forced_filename=f"{beside.stem}-ldznet-{name}",
                 save_to_dirs=False,
             )
-    except OSError as why:
-        told = f"Mask and overlay could not be saved beside {beside.name} ({why.strerror or why}). Check the disk."
+    except Exception as why:  # such as WebP's, of which no side may be longer than 16383 pixels
+        reason = getattr(why, "strerror", None) or why
+        told = (
+            f"Mask and overlay could not be saved beside {beside.name} ({reason}). Check the disk, and the file "
+            "format in the webui's settings."
+        )
         log.warning("%s", told)
         processed.comments += f"{told}\n"
         if infotext.FOUND in p.extra_generation_params:

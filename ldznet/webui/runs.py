@@ -29,6 +29,7 @@ from ldznet.methods.choose import best_head, choose_method
 from ldznet.methods.learned import LearnedHead
 from ldznet.modeling.checkpoint import HeadInfo
 from ldznet.passes import Progress
+from ldznet.segmentation import Segmentation
 from ldznet.segmenter import Segmenter
 from ldznet.shortage import memory_explained
 from ldznet.webui import heads as files
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 # Segmentations that stay at hand for the sliders of all who have the page open; of large ones fewer, but the last.
 KEPT = 8
-MOST_KEPT = 2**29  # bytes of their maps
+MOST_KEPT = 2**29  # bytes of their maps and pictures
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -56,7 +57,7 @@ class Runs:
     """Keeps the segmenter of the loaded model, and the last segmentations."""
 
     def __init__(self) -> None:
-        # what is loaded -> a host with `borrowed` and `is_current`
+        # what is loaded -> a host with `borrowed` and `is_current`, which calls `before_pass`
         self.make_host: Callable[[Any], Any] = A1111Host
         self._host: Any = None
         self._model: Any = None
@@ -115,7 +116,7 @@ class Runs:
                 )
         self._last = usage
         log.info("%s in %s by %s: %s.", said, host.info.name, self._reason, usage)
-        return self._keep(Found(key, segmentation, np.asarray(picture), self._reason, encoding))
+        return self._keep(key, segmentation, digest, picture, encoding)
 
     def kept(self, key: str) -> Found | None:
         """What was found before under this key, if it is still there."""
@@ -208,15 +209,22 @@ class Runs:
                 self._found.move_to_end(key)
             return found
 
-    def _keep(self, found: Found) -> Found:
+    def _keep(
+        self, key: str, segmentation: Segmentation, digest: str, picture: Image.Image, encoding: float
+    ) -> Found:
         with self._lock:
-            self._found[found.key] = found
+            same = (found.image for found in self._found.values() if found.digest == digest)
+            pixels = next(same, None)  # one array for all that was found in a picture
+            pixels = np.asarray(picture) if pixels is None else pixels
+            found = Found(key, segmentation, pixels, self._reason, encoding, digest)
+            self._found[key] = found
             while len(self._found) > KEPT or (len(self._found) > 1 and self._kept_bytes() > MOST_KEPT):
                 self._found.popitem(last=False)
         return found
 
     def _kept_bytes(self) -> int:
-        return sum(found.segmentation.nbytes for found in self._found.values())
+        pictures = {id(found.image): found.image.nbytes for found in self._found.values()}
+        return sum(pictures.values()) + sum(found.segmentation.nbytes for found in self._found.values())
 
     # --- the model and the method --------------------------------------------------------------------
 
@@ -224,6 +232,7 @@ class Runs:
         if self._host is None or not self._host.is_current or self._model is not sd_model:
             self._forget()
             self._host, self._model = self.make_host(sd_model), sd_model
+            self._host.before_pass = stop_if_asked
         return self._host
 
     def _segmenter_for(
@@ -233,7 +242,8 @@ class Runs:
         if self._segmenter is None or chosen != self._chosen:
             self._forget()
             wanted = "head" if settings.head != AUTOMATIC and settings.method == "auto" else settings.method
-            choice = choose_method(wanted, host.info, heads, dtype=chosen[-1])
+            with files.without_folders(*(info.path for info in heads)):
+                choice = choose_method(wanted, host.info, heads, dtype=chosen[-1])
             reason = f"{choice.method.name}, {choice.reason}"
             if isinstance(choice.method, LearnedHead):
                 self._head = next(i.path.name for i in heads if i.sha256 == choice.method.record["head"])
@@ -244,14 +254,17 @@ class Runs:
         return self._segmenter
 
     def _rest(self, host: Any, device: torch.device, rest: str) -> None:
-        """What the settings say of the head holds where nothing has to run, too."""
+        """What the settings say of the head holds where nothing has to run, too; all is known without it."""
         if self._segmenter is None:
             return
-        if rest == "unloaded":
-            self._forget()
-            host.clear_memory()
-        else:
-            self._settle(self._segmenter.method, device, rest)
+        if rest != "unloaded":
+            try:
+                self._settle(self._segmenter.method, device, rest)
+                return
+            except Exception:
+                log.warning("The head could not go to where it rests; the next run loads it again.", exc_info=True)
+        self._forget()
+        host.clear_memory()
 
     def _settle(self, head: Any, device: torch.device, rest: str) -> None:
         """Where a head lives, by the settings, and with --medvram and --lowvram never beside the UNet."""
@@ -278,6 +291,7 @@ def loaded_model() -> Any:
     """
     from modules import sd_models, shared  # type: ignore[import-not-found,unused-ignore]
 
+    _ = shared.sd_model  # while the webui loads its first one, this waits; the next line would load a second
     sd_models.reload_model_weights()
     return shared.sd_model
 

@@ -38,6 +38,7 @@ class Setting:
     help: str = ""
     choices: tuple[str, ...] = ()
     infotext: str | None = None  # a picture's parameters with this key override the setting
+    of_the_page_alone: bool = False  # no program may change it
 
 
 def _of_control(name: str, label: str) -> Setting:
@@ -47,7 +48,8 @@ def _of_control(name: str, label: str) -> Setting:
 
 SETTINGS: tuple[Setting, ...] = (
     _of_control("method", "Method that the panel starts with"),
-    Setting("heads", "Another folder with heads", "", "the flag --ldznet-heads wins"),
+    # What names a folder to open is left to whoever has the page.
+    Setting("heads", "Another folder with heads", "", "the flag --ldznet-heads wins", of_the_page_alone=True),
     Setting(
         "precision",
         "Precision of heads",
@@ -91,6 +93,7 @@ def declare() -> None:
 
     for setting in SETTINGS:
         more: dict[str, Any] = {"infotext": setting.infotext} if setting.infotext else {}
+        more |= {"restrict_api": True} if setting.of_the_page_alone else {}
         if setting.choices:
             more |= {"component": gr.Radio, "component_args": {"choices": list(setting.choices)}}
         option = shared.OptionInfo(setting.default, setting.label, section=("ldznet", TITLE), **more)

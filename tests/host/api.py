@@ -8,6 +8,7 @@ import io
 import json
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
@@ -15,8 +16,9 @@ from fastapi.security import HTTPBasic
 from PIL import Image
 from pydantic import BaseModel
 
+from host import infotext as pictures
 from host.process import Processing, Run
-from ldznet.webui import api, process
+from ldznet.webui import api, infotext, process
 from ldznet.webui.controls import CONTROLS
 from ldznet.webui.guard import authorize
 
@@ -27,6 +29,7 @@ class Img2Img(BaseModel):
     init_images: list
     alwayson_scripts: dict = {}
     infotext: str | None = None
+    override_settings: dict | None = None
 
 
 def application(webui, *, api_auth=None, with_api=True):
@@ -42,6 +45,7 @@ def application(webui, *, api_auth=None, with_api=True):
     def allowed(request: Request):
         authorize(request.headers.get("authorization", ""))
 
+    fields = infotext.fields([SimpleNamespace(value=control.default) for control in CONTROLS])
     asked = [Depends(allowed), Depends(HTTPBasic(auto_error=False))] if api_auth else []
 
     @app.get("/sdapi/v1/scripts", dependencies=asked)
@@ -52,14 +56,26 @@ def application(webui, *, api_auth=None, with_api=True):
     def img2img(body: Img2Img):
         from modules.call_queue import queue_lock
 
-        args = [control.default for control in CONTROLS]
+        args, override = [*(control.default for control in CONTROLS), ""], {}
+        if body.infotext:
+            args[:-1] = pictures.by_api(fields, body.infotext)
+            named = pictures.read(body.infotext).get("LD-ZNet template")
+            override = {} if named is None else {"ldznet_template": named}
+        override |= body.override_settings or {}
         named = {name.lower(): value for name, value in body.alwayson_scripts.items()}
         given = named.get("ld-znet segment", {}).get("args", [])
         for place in range(min(len(given), len(args))):
             args[place] = given[place]
         p = Processing(webui.model, [picture(text) for text in body.init_images], is_api=True)
+        opts = vars(webui.shared.opts)
         with queue_lock:
-            processed = Run(process).once(p, args)
+            before = dict(opts)
+            opts |= override  # for all who read them meanwhile
+            try:
+                processed = Run(process).once(p, args)
+            finally:
+                opts.clear()
+                opts |= before
         info = {"extra_generation_params": processed.extra_generation_params, "infotexts": processed.infotexts}
         return {"images": [base64_of(one) for one in processed.images], "parameters": {}, "info": json.dumps(info)}
 

@@ -1,7 +1,8 @@
 """The text below a picture, as the webui writes and reads it, and what it puts into a script's controls.
 
-After processing.py:771 and infotext_utils.py:57, 233 and 476 of 1.10.1, told anew: a value with a comma, a colon
-or a new line is written as JSON; the last line is read from left to right, what is no "key: value" is passed over.
+After processing.py:771 and infotext_utils.py:57, 233, 255 and 476 of 1.10.1, told anew: a value with a comma, a
+colon or a new line is written as JSON; the last line is read from left to right, what is no "key: value" is passed
+over; where it has fewer than three of them, it belongs to the prompt.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ def quoted(value):
 
 def read(text):
     """-> key -> text, of the last line."""
-    line, found, at = text.strip().split("\n")[-1], {}, 0
+    line, found, count, at = text.strip().split("\n")[-1], {}, 0, 0
     while at < len(line):
         start = at
         while start < len(line) and line[start].isspace():
@@ -44,7 +45,8 @@ def read(text):
             end += 1
         value, at = take_value(line, end + 1)
         put(found, line[start : line.index(":", start)], value)
-    return found
+        count += 1
+    return found if count >= 3 else {}
 
 
 def take_value(line, at):

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 from PIL import Image
 
+from host import infotext
+
 
 @dataclass(repr=False)
 class Processing:
@@ -131,8 +133,10 @@ def furnish(webui, monkeypatch, folder):
     webui.shared.cmd_opts = SimpleNamespace(ldznet_heads=None, ldznet_device=None, ldznet_precision="auto")
     vars(webui.shared.opts).update(img2img_background_color="#ffffff", samples_format="png")
     paths, call_queue = ModuleType("modules.paths"), ModuleType("modules.call_queue")
-    images = ModuleType("modules.images")
+    images, infotext_utils = ModuleType("modules.images"), ModuleType("modules.infotext_utils")
+    infotext_utils.parse_generation_parameters = infotext.read
     paths.models_path, call_queue.queue_lock, images.save_image = str(folder), Lock(), save_image
-    for name, module in (("paths", paths), ("call_queue", call_queue), ("images", images)):
+    for module in (paths, call_queue, images, infotext_utils):
+        name = module.__name__.removeprefix("modules.")
         setattr(sys.modules["modules"], name, module)
         monkeypatch.setitem(sys.modules, f"modules.{name}", module)

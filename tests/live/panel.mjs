@@ -153,7 +153,12 @@ try {
   seen.thresholdMs = Date.now() - start;
   seen.shareLower = await share(ours('mask_picture'));
   await shot('panel-3-threshold', ours('enabled'));
-  seen.downloads = await page.locator(`${ours('mask_picture')} a[download], ${ours('overlay')} a[download]`).count();
+  seen.downloads = [];
+  for (const name of ['mask_picture', 'overlay']) {
+    const file = await page.locator(`${ours(name)} a[download]`).first().getAttribute('href');
+    seen.downloads.push([(await pixels(file)).data.join(), (await pixels(await source(ours(name)))).data.join()]);
+  }
+  seen.downloads = seen.downloads.map(([file, shown]) => [file.length, file === shown]);
 
   // Generate in the img2img tab: the script makes the mask.
   const made = await generate();
@@ -164,6 +169,7 @@ try {
   await top();
   await shot('panel-4-generate');
 
+  const ownTab = await source('#img2img_image');
   await page.locator(ours('send')).click();
   await page.waitForSelector('#img_inpaint_mask img', { state: 'visible' });
   await page.waitForTimeout(800);
@@ -171,7 +177,7 @@ try {
   seen.size = [await page.locator('#img2img_width input[type=number]').inputValue(),
     await page.locator('#img2img_height input[type=number]').inputValue()];
   seen.sentShare = await share('#img_inpaint_mask');
-  seen.ownTabKept = (await source('#img2img_image')) !== null;
+  seen.ownTabKept = ownTab !== null && (await source('#img2img_image')) === ownTab;
   await top();
   await shot('panel-5-send');
 
@@ -199,10 +205,12 @@ try {
       return canvases.length && canvases.every(canvas => canvas.width === width);
     }, [id, Number(process.env.WIDTH)]);
     await page.waitForTimeout(500);
-    const masked = share_of(await segmented());
+    const mask = await segmented();
     const run = await generate();
     const picture = run.pictures[0] && await pixels(run.pictures[0]);
-    seen.tabs[name] = { masked, log: run.log, same: picture && compareAll(picture, await pixels(dataUrl(scene))) };
+    seen.tabs[name] = {
+      log: run.log, masked: share_of(mask), repainted: picture && compare(picture, await pixels(dataUrl(scene)), mask),
+    };
   }
   await page.evaluate(() => switch_to_img2img_tab(2));
   await page.locator(`${ours('advanced')} > .label-wrap`).click();
@@ -225,6 +233,7 @@ try {
   await stroke('#inpaint_sketch', [0.1, 0.1], [0.5, 0.1]);
   await choose('brush', 'intersect'); // what is painted is all that can be left
   await setNumber(ours('threshold'), 0);
+  await page.waitForTimeout(4000); // live: what was found before is drawn anew
   const sketchedMask = await segmented();
   await page.locator(`${ours('append')} input`).check();
   const sketched = await generate();
@@ -297,9 +306,12 @@ try {
   seen.batchLog = batch.log;
   seen.batchPictures = batch.pictures.length;
   seen.batch = [];
+  seen.batchMasks = [];
   for (const [at, file] of scenes.entries()) { // picture, mask and overlay of each
     const [picture, own] = batch.pictures.slice(3 * at, 3 * at + 2);
-    seen.batch.push(own && compare(await pixels(picture), await pixels(dataUrl(file)), await pixels(own, 1)));
+    const mask = own && await pixels(own, 1);
+    seen.batch.push(mask && compare(await pixels(picture), await pixels(dataUrl(file)), mask));
+    seen.batchMasks.push(mask && share_of(mask));
   }
   await top();
   await shot('panel-9-batch');
@@ -348,9 +360,3 @@ try {
 }
 await browser.close();
 console.log(JSON.stringify(seen, null, 1));
-
-// Share of pixels that are as they were.
-function compareAll(one, other) {
-  const same = one.data.filter((level, at) => level === other.data[at]).length;
-  return same / one.data.length;
-}

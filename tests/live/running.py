@@ -79,7 +79,7 @@ class {kind}(scripts.Script):
 def furnish(data, *, others=False):
     """The data folder of a webui: extension, checkpoints, settings -> the folder of checkpoints."""
     for name in EXTENSION:
-        target = data / "extensions" / "ldznet" / name
+        target = data / "extensions" / "sd-webui-ldznet" / name  # a folder as a user may call it
         target.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))

@@ -310,6 +310,7 @@ def test_fp8_storage_works(restart, plain):
     picture, found, report = client.segment()
 
     print("fp8", differences(found, plain[1][1]))
+    assert not any(np.array_equal(found[method], plain[1][1][method]) for method in found)  # it is switched on
     assert report["changed"] == []
     assert np.array_equal(picture, alone)
     assert all(np.isfinite(value).all() and value.std() > 0.01 for value in found.values())
