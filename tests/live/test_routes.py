@@ -111,10 +111,23 @@ def test_a_refusal_has_its_reason(server, scene):
 
 
 def test_what_img2img_would_leave_out_of_our_arguments_is_refused(server, scene):
-    more = {"LD-ZNet segment": {"args": [None] * (len(CONTROLS) + 1)}}
+    more = {"LD-ZNet segment": {"args": [None] * (len(CONTROLS) + 2)}}
 
-    with pytest.raises(HostError, match=f"says: LD-ZNet segment was given {len(CONTROLS) + 1} arguments"):
+    with pytest.raises(HostError, match=f"says: LD-ZNet segment was given {len(CONTROLS) + 2} arguments"):
         server.ask("POST", "/sdapi/v1/img2img", {"init_images": [encoded(scene)], "alwayson_scripts": more})
+
+
+def test_the_xyz_plot_has_our_axes_without_a_page_too(server):
+    token = base64.b64encode(PAIR.encode()).decode()
+    request = urllib.request.Request(
+        f"{ADDRESS}/sdapi/v1/script-info", headers={"Authorization": f"Basic {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        scripts = json.load(answer)
+
+    plot = next(one for one in scripts if one["name"] == "x/y/z plot" and one["is_img2img"])
+    axes = plot["args"][0]["choices"]
+    assert axes.count("[LD-ZNet] Threshold") == axes.count("[LD-ZNet] What to select") == 1
 
 
 def test_the_command_line_uses_the_webuis_model_as_its_own(server, scene, tmp_path):
