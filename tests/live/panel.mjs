@@ -93,6 +93,15 @@ async function stroke(id, from, to) {
   await page.mouse.up();
   await page.waitForTimeout(600);
 }
+async function middle() { // of the mask, where it lies in the picture of objects
+  const mask = await pixels(await source(ours('mask_picture')), 1);
+  const inside = [...mask.data.keys()].filter(at => mask.data[at] > 127);
+  const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const scale = await page.locator(`${ours('objects_picture')} img`).evaluate(
+    image => Math.min(image.clientWidth / image.naturalWidth, image.clientHeight / image.naturalHeight));
+  return { x: scale * mean(inside.map(at => at % mask.width + 0.5)),
+    y: scale * mean(inside.map(at => Math.floor(at / mask.width) + 0.5)) };
+}
 const share_of = mask => mask.data.filter(level => level > 127).length / mask.data.length;
 async function generate() {
   const info = await page.locator('#html_log_img2img').last().innerText();
@@ -273,6 +282,14 @@ try {
   await page.locator(`${ours('advanced')} > .label-wrap`).click();
   await numbers.fill('1');
   await page.waitForTimeout(2500);
+  const middleOfOne = await middle();
+  await page.locator(`${ours('objects_picture')} img`).click({ position: middleOfOne });
+  await page.waitForTimeout(4000);
+  seen.clickedObject = [await numbers.inputValue()];
+  await page.locator(`${ours('objects_picture')} img`).click({ position: middleOfOne });
+  await page.waitForTimeout(4000);
+  seen.clickedObject.push(await numbers.inputValue());
+  await page.waitForTimeout(2500);
   seen.numbers = [(await generate()).log];
   await page.locator('#img2img_image button').last().click();
   await upload('#img2img_image', scenes[1]);
@@ -280,6 +297,25 @@ try {
   seen.numbers.push((await generate()).log);
   await segmented();
   seen.numbers.push(await numbers.inputValue());
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+
+  // Keys, and settings under a name.
+  await setNumber(ours('threshold'), 0.3);
+  await page.locator(`${ours('prompt')} textarea`).focus();
+  await page.keyboard.press('Alt+ArrowUp');
+  await page.waitForTimeout(1500);
+  seen.keys = await level();
+  await page.locator(`${ours('advanced')} > .label-wrap`).click();
+  await page.locator(`${ours('preset')} input`).first().fill('of a test');
+  await page.keyboard.press('Enter');
+  seen.presets = [];
+  for (const name of ['save', 'use', 'delete']) {
+    if (name === 'use') await setNumber(ours('threshold'), 0.8);
+    await page.waitForTimeout(2500);
+    await page.locator(ours(`${name}_preset`)).click();
+    await page.waitForTimeout(2500);
+    seen.presets.push([await status(), await level()]);
+  }
   await page.locator(`${ours('advanced')} > .label-wrap`).click();
 
   // Nothing found: the run stops, and says why.
