@@ -66,6 +66,15 @@ def board(folder):
     return [event.value for event in events.Scalars("loss")], pictures
 
 
+@pytest.fixture(autouse=True)
+def files_of_one_second_in_order(monkeypatch):
+    """TensorBoard reads its files by name, in which the second comes first, and then a process's count of them: as
+    text, where 10 comes before 9. Only tests start several trainings in one process and second.
+    """
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(1000))
+
+
 def train(checkpoint, out, *more):
     return main(["train", "scenes", "--out", str(out), "--checkpoint", str(checkpoint), *RECIPE, *QUICK, *more])
 
