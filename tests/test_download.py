@@ -59,12 +59,16 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server():
+def _served():
     server = Server()
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def server():
+    yield from _served()
 
 
 @pytest.fixture(scope="module")
@@ -245,10 +249,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(server, tmp_path):
 @pytest.fixture
 def other():
     """A server to which another one sends on."""
-    server = Server()
-    yield server
-    server.shutdown()
-    server.server_close()
+    yield from _served()
 
 
 def sends_on(monkeypatch, server, target):
