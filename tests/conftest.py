@@ -1,6 +1,8 @@
 """What several tests share: recorded tensors of the released network, a stand-in of the webui, reading."""
 
 import json
+import logging
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,18 @@ torch.set_num_threads(1)
 def arrays(name):
     with np.load(PARITY / name) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """What a command sets for its whole process, `--quiet` and signals, ends with the test that ran it."""
+    log = logging.getLogger("ldznet")
+    level = log.level
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    log.setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
