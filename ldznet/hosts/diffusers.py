@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ldznet.errors import HostError, PromptError
 from ldznet.hosts.diffusers_parts import fingerprint
 from ldznet.hosts.host import Context, HostInfo, Prediction, Schedule
+from ldznet.modeling.convolution import quicken
 
 # prompts -> token ids (P, L) and, per prompt, whether it was cut
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, tuple[bool, ...]]]
@@ -57,6 +58,7 @@ class DiffusersHost:
         for module in (unet, vae, *(encoder.model for encoder in self.text)):
             self._move(module, dtype)
             module.eval().requires_grad_(False)
+        quicken(unet)
         self.schedule = schedule
 
     @classmethod

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldznet.modeling.convolution import Convolution
+
 
 def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
     """(B,) -> (B, width), float32: cosines in the first half, sines in the second."""
@@ -60,7 +62,7 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, emb_width: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            GroupNorm(channels, eps=1e-5), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm(channels, eps=1e-5), nn.SiLU(), Convolution(channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, out_channels))
         # The dropout is 0 in every published model; it keeps the place of the third name.
@@ -68,7 +70,7 @@ class ResBlock(nn.Module):
             GroupNorm(out_channels, eps=1e-5),
             nn.SiLU(),
             nn.Dropout(0.0),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zeroed(Convolution(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
@@ -83,7 +85,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Convolution(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h/2, w/2)."""
@@ -95,7 +97,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Convolution(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, 2h, 2w)."""
