@@ -2,7 +2,8 @@
 
 The plain way is that of the released code: for every prompt the image is encoded again, the UNet runs to its
 end, attention is not fused, convolutions are PyTorch's own, all in float32, and head, its average, UNet, VAE
-and text encoder are copies of its own. Both ways run in one process and in turn, so that their ratio holds on a noisy machine.
+and text encoder are copies of its own. Both ways run in one process and in turn, so that their ratio holds on
+a noisy machine.
 """
 
 from __future__ import annotations
