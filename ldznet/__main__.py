@@ -7,23 +7,29 @@ Each command is a function from parsed arguments to an exit code:
     2  the command line itself is wrong
     130, 143, ...  stopped: by Ctrl-C (128 + 2), by a signal to end (128 + 15)
     141  stopped, because nobody reads the output any more, as in `... | head`
+
+Ctrl-C before a command has begun, or after it, ends the program as it ends those that are not Python.
 """
 
 from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # first, since the other imports take a while
 
 import argparse
 import io
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ldznet import __version__
 from ldznet.commands import bench, convert, download, evaluate, segment, serve, train
 from ldznet.commands.output import print_json, printable, stop_code
+from ldznet.commands.signals import stoppable
 from ldznet.errors import LdznetError, OptionError, PromptError
 
 
@@ -32,12 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in arguments  # also where the rest of them is wrong
     try:
-        parsed = make_parser().parse_args(arguments)
-        as_json = getattr(parsed, "json", False)
-        _prepare(quiet=getattr(parsed, "quiet", False))
-        code: int = parsed.run(parsed)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with stoppable():
+            parsed = make_parser().parse_args(arguments)
+            as_json = getattr(parsed, "json", False)
+            _prepare(quiet=getattr(parsed, "quiet", False))
+            code: int = parsed.run(parsed)
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
         return 128 + 13
@@ -63,16 +70,6 @@ def _prepare(*, quiet: bool) -> None:
     logging.getLogger("ldznet").setLevel(logging.ERROR if quiet else logging.NOTSET)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
-    for name in ("SIGTERM", "SIGHUP"):  # leave as from Ctrl-C, so that nothing half written stays behind
-        number = getattr(signal, name, None)
-        if number is None or threading.current_thread() is not threading.main_thread():
-            continue
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, _stop)
-
-
-def _stop(number: int, _frame: object) -> None:
-    raise KeyboardInterrupt(number)
 
 
 def _end(as_json: bool, text: str, code: int, *, prefix: str = "error: ") -> int:

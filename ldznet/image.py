@@ -153,10 +153,11 @@ def to_image_size(probability: Tensor | NDArray[Any], size: tuple[int, int]) -> 
 def save_png(image: Image.Image | NDArray[Any], path: str | os.PathLike[str]) -> None:
     """Write an image, or an array as `load_image` takes them, to a PNG file: all of it or nothing.
 
-    Missing folders are made: the work that led to the image should not be lost for want of one.
+    Missing folders are made: the work that led to the image should not be lost for want of one. Nor is any size
+    too large, since a legend makes a picture larger than what was read.
     """
-    picture = image if isinstance(image, Image.Image) else _from_array(image, "The array")
-    _check_size(picture.size, "The image")
+    picture = image if isinstance(image, Image.Image) else _from_array(image, "The array", limited=False)
+    _check_size(picture.size, "The image", limited=False)
     target = Path(path)
     partial = target.parent / f".{secrets.token_hex(8)}.partial"
     try:
@@ -169,7 +170,7 @@ def save_png(image: Image.Image | NDArray[Any], path: str | os.PathLike[str]) ->
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(
-            f"{_quoted(target)} cannot be written ({reason}), and nothing was changed. "
+            f"{quoted(target)} cannot be written ({reason}), and nothing was changed. "
             "Check that its folder may be written and that the disk has room, or choose another place."
         ) from error
     finally:
@@ -226,7 +227,7 @@ def open_path(source: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         ImageError: it cannot be opened or is no file, and why.
     """
-    path, name = os.fsdecode(source), _quoted(source)
+    path, name = os.fsdecode(source), quoted(source)
     if is_address(path):
         raise ImageError(
             f"{name} is an address, not a path, and ldznet opens no connections. Download the image first "
@@ -293,13 +294,13 @@ def _is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter.isspace() for letter in text)
 
 
-def _from_array(array: NDArray[Any], name: str) -> Image.Image:
+def _from_array(array: NDArray[Any], name: str, *, limited: bool = True) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
         raise ImageError(
             f"{name} has the shape {array.shape}, but an image is (height, width) or "
             "(height, width, channels) with 1 to 4 channels, the channels last. Reshape it."
         )
-    _check_size((array.shape[1], array.shape[0]), name)
+    _check_size((array.shape[1], array.shape[0]), name, limited=limited)
     levels = _to_bytes(array, name)
     if levels.shape[2:] == (1,):
         levels = levels[:, :, 0]
@@ -399,12 +400,12 @@ def _to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
-    """PIL's (width, height)."""
+def _check_size(size: tuple[int, int], name: str, *, limited: bool = True) -> None:
+    """PIL's (width, height); what we have drawn is not limited."""
     width, height = size
     if min(size) < 1:
         raise ImageError(f"{name} has no pixels: it is {width} x {height}. Give one with at least one pixel.")
-    if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
+    if limited and (max(size) > MAX_SIDE or width * height > MAX_PIXELS):
         raise ImageError(f"{name} is {width} x {height} pixels. {_LIMIT}")
 
 
@@ -455,15 +456,16 @@ def _explained(name: str) -> Iterator[None]:
 def _name(source: object) -> str:
     """How an error calls the source, to begin a sentence with."""
     if isinstance(source, (str, os.PathLike)):
-        return _quoted(source)
+        return quoted(source)
     if isinstance(source, np.ndarray):
         return "The array"
     filename = getattr(source, "filename", None) or getattr(source, "name", None)
     if filename and isinstance(filename, str):
-        return _quoted(filename)
+        return quoted(filename)
     return "The image" if isinstance(source, Image.Image) else "The data"
 
 
-def _quoted(path: str | os.PathLike[str]) -> str:
+def quoted(path: str | os.PathLike[str]) -> str:
+    """How an error calls a path."""
     text = os.fsdecode(path)
     return repr(text if len(text) <= 200 else f"{text[:100]} ... {text[-90:]}")

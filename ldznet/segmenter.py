@@ -113,7 +113,8 @@ class Segmenter:
         passes.prepare(picture.latent)
         maps, cut, patches = self._find(texts, picture, passes, progress)
         record = self._record(wanted, unwanted, picture, options)
-        notes = _notes(texts, cut)
+        first = len(wanted)  # of the negative ones
+        notes = (*_notes("Prompt", wanted, cut[:first]), *_notes("Negative prompt", unwanted, cut[first:]))
         for note in notes:
             log.warning(note)
         return Segmentation(wanted, unwanted, (image.height, image.width), maps, record, notes, patches)
@@ -205,9 +206,9 @@ class Segmenter:
             ) from error
 
 
-def _notes(texts: Sequence[str], cut: Sequence[bool]) -> tuple[str, ...]:
+def _notes(what: str, texts: Sequence[str], cut: Sequence[bool]) -> tuple[str, ...]:
     return tuple(
-        f'Prompt {number} ("{text[:30]}...") is longer than the text encoder reads; its end was ignored.'
+        f'{what} {number} ("{text[:30]}...") is longer than the text encoder reads; its end was ignored.'
         for number, (text, is_cut) in enumerate(zip(texts, cut, strict=True), start=1)
         if is_cut
     )

@@ -1,5 +1,6 @@
 """The command line in rough surroundings: odd inputs, places that are taken, streams that break, signals."""
 
+import importlib
 import io
 import json
 import os
@@ -15,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 from stand_ins import write_checkpoint
-from test_commands import FAST, command, files, opened, picture
+from test_commands import FAST, command, files, heard_ctrl_c, opened, picture  # noqa: F401
 
 from ldznet.__main__ import main, make_parser
 from ldznet.commands import bench, inputs, results, segment
 from ldznet.commands.drawing import Drawing
+from ldznet.commands.signals import stoppable
 from ldznet.hosts.diffusers_random import random_host
 from ldznet.image import save_png
 from ldznet.methods.learned import random_head
@@ -149,6 +151,25 @@ def test_what_may_not_be_read_is_named_and_the_rest_goes_on(folder, capsys, requ
         "listed/d.png",
     ]
     assert answer["failed"][0]["error"].startswith("The folder in/closed cannot be read: Permission denied")
+
+
+def test_a_folder_that_cannot_be_read_counts_also_where_a_mask_goes_to_standard_output(
+    folder, capsysbinary, monkeypatch
+):
+    picture(folder / "in" / "a.png")
+    plain = os.walk
+
+    def walk(top, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{top}/closed"))
+        return plain(top)
+
+    monkeypatch.setattr(os, "walk", walk)
+
+    assert command("in", "cat", *FAST, "--out", "-", "-r") == 1
+
+    out, err = capsysbinary.readouterr()
+    assert out.startswith(b"\x89PNG")
+    assert b"error: The folder in/closed cannot be read: Permission denied" in err
 
 
 def test_a_name_of_dots_stays_below_the_folder_of_results(folder):
@@ -469,18 +490,63 @@ def test_a_program_gets_json_however_a_command_ends(folder, capsys, monkeypatch,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_signal_to_end_stops_a_command_and_one_that_is_ignored_stays_so(capsys):
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+def test_a_signal_to_end_stops_a_command_and_all_signals_are_then_as_before(folder, monkeypatch):
+    picture(folder / "a.png")
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+
+    for number, code in zip(numbers, (130, 143, 129), strict=True):
+        monkeypatch.setattr(segment, "load_model", lambda _, number=number: os.kill(os.getpid(), number))
+        assert command("a.png", *MASK) == code
+
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])
+def test_a_signal_that_is_ignored_or_somebody_elses_stays_so(handler):
+    before = signal.signal(signal.SIGHUP, handler)  # ignored: nohup
     try:
-        main(["bench", "--threads", "-1"])
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        with pytest.raises(KeyboardInterrupt) as stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.value.args == (signal.SIGTERM,)
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == handler
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGHUP, before)
+
+
+SLOW = """
+import signal, time
+signal.raise_signal(signal.SIGINT)
+time.sleep(0.1)
+whole = True
+"""
+
+
+@pytest.mark.usefixtures("heard_ctrl_c")
+def test_an_import_is_not_broken_off_by_ctrl_c_but_what_follows_it_is(folder, monkeypatch):
+    (folder / "slow.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(folder)
+
+    def work():
+        importlib.import_module("slow")
+        time.sleep(10)
+
+    with stoppable(), pytest.raises(KeyboardInterrupt) as stop:
+        work()
+
+    assert stop.value.args == (signal.SIGINT,)
+    assert sys.modules.pop("slow").whole
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.usefixtures("heard_ctrl_c")
+def test_ctrl_c_before_a_command_begins_ends_the_program_without_a_word(folder):
+    """`python -m` finds the module of the working directory first."""
+    (folder / "argparse.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+
+    ended = subprocess.run([sys.executable, "-m", "ldznet", "--help"], capture_output=True, check=False)
+
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes")
@@ -557,11 +623,11 @@ def test_names_do_not_steer_the_terminal(folder, capsys):
     name = "a\x1b[31m\u202e.png"
     picture(folder / name)
 
-    command(name, "-p", "c\x07at", *FAST, "--save", "mask")
+    command(name, "-p", "c\u202eat", *FAST, "--save", "mask")
     command(f"no{name}", *MASK)
 
     out, err = capsys.readouterr()
-    assert out.startswith("a\\x1b[31m\\u202e.png  c\\x07at: ")
+    assert out.startswith("a\\x1b[31m\\u202e.png  c\\u202eat: ")
     assert "\x1b" not in out + err
 
 

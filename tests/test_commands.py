@@ -22,6 +22,7 @@ from ldznet.modeling.checkpoint import save_head
 from ldznet.segmenter import Segmenter
 
 FAST = ("--random-weights", "--resolution", "64")
+CAT = ("-p", "cat", *FAST, "--save", "mask")
 
 
 def picture(path, size=(60, 40), seed=0):
@@ -235,6 +236,15 @@ def test_a_given_mask_of_another_size_is_an_error(folder, capsys):
     assert "The mask small.png is 6 x 4, but the image is 60 x 40" in capsys.readouterr().err
 
 
+def test_the_thinnest_picture_gets_a_colour_map_with_its_legend(folder):
+    picture(folder / "thin.png", (1, 16384))
+
+    assert command("thin.png", "-p", "cat", "-p", "dog", *FAST) == 0
+
+    assert opened(folder / "masks" / "thin.mask.png").shape == (16384, 1)
+    assert opened(folder / "masks" / "thin.colors.png").shape[0] > 16384
+
+
 # --- many images ---------------------------------------------------------------------------------------
 
 
@@ -284,6 +294,19 @@ def test_a_missing_file_is_named_and_the_rest_goes_on(folder, capsys):
     assert command("a.png", "none.png", "-p", "cat", *FAST) == 1
     assert "'none.png' does not exist. Check the spelling" in capsys.readouterr().err
     assert "a.mask.png" in files(folder / "masks")
+
+
+@pytest.mark.parametrize("name", ["in/a.png", "in/it's.png"])
+def test_an_error_names_the_image_also_where_its_reason_does_not(folder, capsys, name):
+    picture(folder / name)
+    (folder / "in" / "b.png").write_bytes(b"no image at all")
+    save_png(np.zeros((4, 6), np.uint8), folder / "small.png")
+
+    assert command("in", "x", *FAST, "--brush-mask", "small.png", "--brush", "add") == 1
+
+    lines = capsys.readouterr().err.splitlines()
+    assert f"error: {name}: The mask small.png is 6 x 4" in "\n".join(lines)
+    assert [line[:28] for line in lines if "b.png" in line] == ["error: 'in/b.png' is not an "]
 
 
 def counted(monkeypatch):
@@ -336,6 +359,19 @@ def test_a_folder_is_resumed_where_it_was_interrupted(folder, monkeypatch, capsy
     done = counted(monkeypatch)
     assert command("in", "-p", "cat", *FAST, "--save", "mask") == 0
     assert done == ["in/2.png", "in/3.png"]
+
+
+def test_a_picture_of_the_same_name_that_comes_or_goes_does_not_move_results(folder, monkeypatch):
+    picture(folder / "in" / "a.png")
+    done = counted(monkeypatch)
+    command("in", *CAT)
+    picture(folder / "in" / "a.bmp", seed=1)
+    command("in", *CAT)
+    (folder / "in" / "a.png").unlink()
+    command("in", *CAT)
+
+    assert done == ["in/a.png", "in/a.bmp"]
+    assert files(folder / "masks") == ["a.bmp.json", "a.bmp.mask.png", "a.json", "a.mask.png"]
 
 
 def test_a_file_that_is_not_ours_is_never_overwritten_unasked(folder, capsys):
@@ -615,6 +651,7 @@ def test_bench_prints_a_table_of_markdown(capsys):
     ("arguments", "said"),
     [
         (["--resolution", "100"], "--resolution is 100, but it must be a multiple of 64"),
+        (["--resolution", "0"], "--resolution is 0, but it must be a multiple of 64"),
         (["--prompts", "0"], "--prompts and --repeat must be at least 1"),
         (["--full-size", "--head", "x"], "--full-size has random weights"),
     ],

@@ -341,6 +341,16 @@ def plain_noise(unet, host, latent, timesteps, context):
     return unet(latent, timesteps, context.tokens)
 
 
+def test_loading_leaves_the_random_states_as_they_were(tmp_path, host):
+    file, _, _ = write_checkpoint(tmp_path / "file")
+    write_folder(tmp_path / "folder", host)
+    before = torch.get_rng_state()
+
+    for path in (file, tmp_path / "folder"):
+        DiffusersHost.load(path)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_single_file_gives_the_models_that_are_in_it(tmp_path, family, name):

@@ -973,6 +973,14 @@ def test_a_place_that_cannot_be_written_is_named(place, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+@pytest.mark.parametrize("image", [np.ones((MAX_SIDE + 1, 1), np.uint8), Image.new("1", (1, MAX_SIDE + 1))])
+def test_what_was_drawn_may_be_larger_than_what_is_read(image, tmp_path):
+    save_png(image, tmp_path / "colors.png")
+
+    with Image.open(tmp_path / "colors.png") as saved:
+        assert saved.size == (1, 16385)
+
+
 @pytest.mark.parametrize(
     ("image", "text"),
     [

@@ -18,7 +18,7 @@ from ldznet.image import from_tensor
 from ldznet.methods.learned import LearnedHead, random_head
 from ldznet.modeling.checkpoint import save_head
 from ldznet.options import MaskOptions, SegmentOptions
-from ldznet.prompts import TEMPLATES
+from ldznet.prompts import TEMPLATES, check_prompts
 from ldznet.segmentation import Segmentation
 from ldznet.segmenter import Segmenter
 from ldznet.shortage import memory_explained
@@ -248,6 +248,11 @@ def test_released_randomness_is_repeatable_by_its_seed(segmenter):
         "桶",
         "دلو",
         "a\nb\tc",
+        "👨\u200d👩\u200d👧",
+        "क्षत्रिय",
+        "می\u200cخواهم",
+        "e\u0301",
+        "< |endoftext| >",
         "-",
         "{}",
         "%s",
@@ -261,6 +266,12 @@ def test_any_text_is_a_prompt_taken_literally(segmenter, text):
     assert found.maps.isfinite().all()
 
 
+def test_control_characters_part_words_as_spaces_do():
+    found = check_prompts(["\x1fcat\x1fdog\x00", "a\x85b\x7fc\x0bd"], "red\x07")
+
+    assert found == (("cat dog", "a b c d"), ("red",))
+
+
 def test_a_prompt_that_is_too_long_is_cut_and_said_to_be_so(segmenter):
     found = run(segmenter, ["cat", "word " * 100])
 
@@ -269,12 +280,23 @@ def test_a_prompt_that_is_too_long_is_cut_and_said_to_be_so(segmenter):
     assert "is longer than the text encoder reads; its end was ignored" in found.notes[0]
 
 
+def test_negative_prompts_that_are_too_long_have_numbers_of_their_own(segmenter):
+    segmenter.set_image(picture(), SMALL)
+
+    found = segmenter.segment(["cat", "word " * 100], SMALL, negative_prompts=["text " * 100, "dog"])
+
+    assert [note[:25] for note in found.notes] == ['Prompt 2 ("word word word', 'Negative prompt 1 ("text ']
+
+
 @pytest.mark.parametrize(
     ("prompts", "said"),
     [
         ([], "There is no prompt"),
         ([""], "Prompt 1 is empty. Say what to look for"),
         (["cat", " \n"], "Prompt 2 is empty"),
+        (["\x00\x1f"], "Prompt 1 is empty"),
+        (["cat <|endoftext|> dog"], r"Prompt 1 holds <\|endoftext\|>, which the model takes for .* Leave it out"),
+        (["<|StartOfText|>"], r"Prompt 1 holds <\|StartOfText\|>"),
         (["cat", 7], "Prompt 2 is 7, but it must be a text"),
         (["x" * 2001], "Prompt 1 has 2001 characters; at most 2000 are read"),
         (["\ud83d"], "Prompt 1 holds half a character"),

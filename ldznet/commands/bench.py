@@ -84,7 +84,8 @@ def run(parsed: argparse.Namespace) -> int:
     """Measure and print."""
     import torch
 
-    parsed.resolution = parsed.resolution or (768 if parsed.attention else 384)
+    if parsed.resolution is None:
+        parsed.resolution = 768 if parsed.attention else 384
     if parsed.resolution % 64 or not 64 <= parsed.resolution <= 2048:
         raise OptionError(f"--resolution is {parsed.resolution}, but it must be a multiple of 64 from 64 to 2048.")
     if min(parsed.prompts) < 1 or parsed.repeat < 1:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ldznet.commands.results import STAGING, owned
+from ldznet.commands.results import STAGING, own_report, owned
 from ldznet.errors import ImageError, OptionError
 
 MOST_PIPED = 2**30  # bytes: the largest picture that is read, in four channels of 16 bits
@@ -137,15 +137,28 @@ def _with_targets(names: dict[str, Path], out: Path) -> list[Job]:
     stems: dict[str, int] = {}
     for stem in plain.values():
         stems[str(stem).casefold()] = stems.get(str(stem).casefold(), 0) + 1
-    jobs: dict[str, Job] = {}
+    choices = {}
     for source, name in names.items():
         alone = stems[str(plain[source]).casefold()] == 1
-        target = out / (plain[source] if alone else name)
-        base, number = target, 2
-        while str(target).casefold() in jobs:
+        choices[source] = (out / plain[source], out / name) if alone else (out / name, out / plain[source])
+    # What has results stays where they are, also when an image of the same name has come or gone.
+    there = {source: place for source in names for place in reversed(choices[source]) if _is_of(place, source)}
+    targets: dict[str, Path] = {}
+    taken: set[str] = set()
+    for source in (*there, *(source for source in names if source not in there)):
+        target = base = there.get(source, choices[source][0])
+        number = 2
+        while str(target).casefold() in taken:
             target, number = base.with_name(f"{base.name}-{number}"), number + 1
-        jobs[str(target).casefold()] = Job(source, target)
-    return list(jobs.values())
+        taken.add(str(target).casefold())
+        targets[source] = target
+    return [Job(source, targets[source]) for source in names]
+
+
+def _is_of(place: Path, source: str) -> bool:
+    """Whether the results of this image are at this place."""
+    found = own_report(place).get("image_file")
+    return isinstance(found, dict) and found.get("path") == (source if source == "-" else os.path.abspath(source))
 
 
 def _stem(name: Path) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -162,7 +163,7 @@ def run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, prompts)
     found = find_jobs(inputs, Path("." if parsed.out == "-" else parsed.out), parsed.recursive)
     if parsed.out == "-":
-        return 0 if rank else _to_standard_output(parsed, found.jobs, settings)
+        return 0 if rank else _to_standard_output(parsed, found, settings)
     require_folder(Path(parsed.out))
     own = Found(found.jobs[rank::world], found.unreadable[rank::world], 0 if rank else found.passed_over)
     try:
@@ -186,12 +187,12 @@ def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> in
 
     def fail(what: str, why: object) -> None:
         failed.append({"image": what, "error": str(why)})
-        voice.error(f"error: {why}")
+        voice.error(f"error: {_named(what, str(why))}")
 
     if found.passed_over:
         voice.note(f"note: {found.passed_over} files were left out, which are results of this command")
     for folder, why in found.unreadable:
-        fail(folder, f"The folder {folder} cannot be read: {why}. Check its permissions.")
+        fail(folder, _closed(folder, why))
     try:
         todo = []
         for place_of_results in {job.target.parent for job in found.jobs}:
@@ -207,11 +208,11 @@ def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> in
         if todo:
             if parsed.random_weights:
                 voice.note("note: the weights are random, so the masks mean nothing")
-            segmenter = _segmenter(parsed, voice)
+            segmenter, chosen = _segmenter(parsed, voice)
             voice.bar = item_bar(total, "image", start=total - len(todo), quiet=parsed.quiet or total == 1)
             for work in todo:
                 try:
-                    report = _segment(segmenter, work, settings, parsed)
+                    report = _segment(segmenter, work, settings, {**chosen, **_origin(parsed)}, parsed.force)
                     done.append(report)
                     voice.result(_line(report))
                 except LdznetError as error:
@@ -233,11 +234,29 @@ def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> in
     return stopped or int(bool(failed))
 
 
-def _to_standard_output(parsed: argparse.Namespace, jobs: Sequence[Job], settings: Settings) -> int:
+def _closed(folder: str, why: str) -> str:
+    return f"The folder {folder} cannot be read: {why}. Check its permissions."
+
+
+def _named(what: str, why: str) -> str:
+    """Why an image could not be done, with its name in front unless the reason tells it."""
+    from ldznet.image import quoted
+
+    name = "standard input" if what == "-" else what
+    told = (quoted(what), os.path.abspath(what), f"folder {what} ")
+    if why.lower().startswith(f"{name} ".lower()) or any(each in why for each in told):
+        return why
+    return f"{name}: {why}"
+
+
+def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Settings) -> int:
     from PIL import Image
 
     from ldznet.shortage import memory_explained
 
+    jobs, voice = images.jobs, Voice(quiet=parsed.quiet, json=False)
+    for folder, why in images.unreadable:
+        voice.error(f"error: {_closed(folder, why)}")
     if len(jobs) != 1 or parsed.json:
         raise OptionError("--out - writes the mask of one image, so give one image and no --json.")
     if sys.stdout is None:
@@ -245,25 +264,26 @@ def _to_standard_output(parsed: argparse.Namespace, jobs: Sequence[Job], setting
     source = jobs[0].source
     with memory_explained(source):
         data = read_source(source).data
-        segmenter = _segmenter(parsed, Voice(quiet=parsed.quiet, json=False))
+        segmenter, _ = _segmenter(parsed, voice)
         segmenter.set_image(source if data is None else data, settings.segment)
         found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
         mask = found.mask(settings.mask, brush=_brush_values(settings, found.size))
         png = io.BytesIO()
         Image.fromarray((mask * 255 + 0.5).astype("uint8")).save(png, "PNG")
     sys.stdout.buffer.write(png.getbuffer())
-    return 0
+    return int(bool(images.unreadable))
 
 
-def _segmenter(parsed: argparse.Namespace, voice: Voice) -> AnySegmenter:
+def _segmenter(parsed: argparse.Namespace, voice: Voice) -> tuple[AnySegmenter, dict[str, Any]]:
+    """What segments, and why with this method; a webui says the latter in its answers."""
     from ldznet.segmenter import Segmenter
 
     if parsed.url:
-        return remote.connect(parsed, voice)
+        return remote.connect(parsed, voice), {}
     host, choice = load_model(parsed)
     if not parsed.random_weights:
         voice.note(f"method: {choice.method.name} ({choice.reason})")
-    return Segmenter(host, choice.method)
+    return Segmenter(host, choice.method), {"reason": choice.reason}
 
 
 # --- what is to be done --------------------------------------------------------------------------
@@ -376,9 +396,9 @@ def _image_file(source: Source) -> dict[str, str]:
 
 
 def _segment(
-    segmenter: AnySegmenter, work: Work, settings: Settings, parsed: argparse.Namespace
+    segmenter: AnySegmenter, work: Work, settings: Settings, told: dict[str, Any], overwrite: bool
 ) -> dict[str, Any]:
-    """Segment one image and write its results, the report last."""
+    """Segment one image and write its results, the report last; `told` stands in it too."""
     from ldznet.shortage import memory_explained
 
     start = time.perf_counter()
@@ -397,13 +417,13 @@ def _segment(
             **found.record,
             "mask_options": dataclasses.asdict(settings.mask),
             "brush_mask": _brush_record(settings.brush),
-            **_origin(parsed),
+            **told,
             "key": work.key,
         }
         with staging(job.target.parent) as staged:
             names = drawing.write(staged, job.target.name, brush)
             report["seconds"] = round(time.perf_counter() - start, 3)
-            return publish(job.target, staged, names, report, overwrite=parsed.force)
+            return publish(job.target, staged, names, report, overwrite=overwrite)
 
 
 def _origin(parsed: argparse.Namespace) -> dict[str, str | None]:

@@ -81,7 +81,11 @@ class DiffusersHost:
         from ldznet.hosts import diffusers_files
 
         path = Path(path)
-        parts = diffusers_files.load_folder(path) if path.is_dir() else diffusers_files.load_file(path, download)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # weights are random before the file's come
+            if path.is_dir():
+                parts = diffusers_files.load_folder(path)
+            else:
+                parts = diffusers_files.load_file(path, download)
         info, unet, vae, text, schedule = parts
         if prediction is not None:
             info = HostInfo(info.name, info.family, prediction, info.unet, info.fingerprint)

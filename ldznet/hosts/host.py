@@ -94,7 +94,7 @@ class Host(Protocol):
         """(B, 3, H, W) -> latent (B, 4, H/8, W/8): the posterior's mean, or with `noise` a sample of it."""
 
     def encode_prompt(self, prompts: Sequence[str]) -> Context:
-        """Texts, taken literally, -> Context of as many prompts."""
+        """Texts -> Context of as many prompts; literal, but for marks of the tokenizer such as <|endoftext|>."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text is, start and end left out; of at most as many as the encoder reads.
