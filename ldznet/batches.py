@@ -47,12 +47,15 @@ class Batches:
     ) -> tuple[Tensor, list[bool]]:
         """-> maps (P, h, w) on the CPU, and per prompt whether it was cut.
 
+        A method that must have them all at once gets them so, whatever the batch.
+
         Raises:
-            OutOfMemoryError: not even one prompt fits. HostError: the weights overflow.
+            OutOfMemoryError: not even one prompt fits, or not all that must come at once. HostError: the
+                weights overflow.
         """
         size = (picture.pixels.shape[-2], picture.pixels.shape[-1])
         maps, cut = torch.zeros(len(texts), *size), [False] * len(texts)
-        batch, start = min(batch, len(texts)), 0
+        batch, start = len(texts) if self.method.whole else min(batch, len(texts)), 0
         while start < len(texts):
             part = slice(start, min(start + batch, len(texts)))
             told = behind(progress, passes.count * start, passes.count * len(texts))
@@ -98,6 +101,12 @@ class Batches:
             raise OutOfMemoryError(
                 f"One prompt at {size[1]} x {size[0]} does not fit into memory. Give a lower resolution, or free "
                 "memory on the device."
+            ) from error
+        if self.method.whole:
+            raise OutOfMemoryError(
+                f"{batch} prompts at {size[1]} x {size[0]} do not fit into memory, and the {self.method.name} "
+                "method is set to look at all of them together. Give fewer prompts or a lower resolution, or set "
+                "it to look at each alone."
             ) from error
         log.info("%d prompts at once do not fit into memory; trying %d.", batch, batch // 2)
         return batch // 2

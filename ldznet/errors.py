@@ -33,6 +33,10 @@ class CheckpointError(LdznetError):
     """A file of weights is damaged, unsafe, or not what it should be."""
 
 
+class NoHeadError(CheckpointError):
+    """A file of weights can be read, but is not that of a head."""
+
+
 class DownloadError(LdznetError):
     """A file cannot be fetched from the web, or is not the one that was asked for."""
 

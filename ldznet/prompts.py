@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from ldznet.errors import PromptError
@@ -18,6 +19,10 @@ TEMPLATES = (
     "a bad photo of a {}.",
     "a photo of the {}.",
 )
+# Tokenizers differ in which of these part words; tab and line ends do so for all.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# What a tokenizer reads as an end of the text, or another start of it, wherever it stands.
+_MARKS = re.compile(r"<\|(?:start|end)oftext\|>", re.IGNORECASE)
 MOST_PROMPTS = 1000
 LONGEST_PROMPT = 2000
 
@@ -25,7 +30,7 @@ LONGEST_PROMPT = 2000
 def check_prompts(
     prompts: str | Sequence[str], negative_prompts: str | Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Both without the space around them; one text stands for a list of one.
+    """Both without the space around them, control characters as spaces; one text stands for a list of one.
 
     Raises:
         PromptError: one of them cannot be used, there is none, or there are too many.
@@ -49,6 +54,7 @@ def _checked(prompts: str | Iterable[str], what: str, *, least: int) -> tuple[st
 def _checked_text(text: object, name: str) -> str:
     if not isinstance(text, str):
         raise PromptError(f"{name} is {text!r}, but it must be a text. Give words.")
+    text = _CONTROL.sub(" ", text)
     if not text.strip():
         raise PromptError(f"{name} is empty. Say what to look for, such as: bucket.")
     if len(text) > LONGEST_PROMPT:
@@ -59,4 +65,9 @@ def _checked_text(text: object, name: str) -> str:
         raise PromptError(
             f"{name} holds half a character (a lone surrogate), which is no text. Type it again."
         ) from None
+    if mark := _MARKS.search(text):
+        raise PromptError(
+            f"{name} holds {mark.group()}, which the model takes for the start or end of the text: what stands "
+            "behind it would be lost. Leave it out."
+        )
     return text.strip()

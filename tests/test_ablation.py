@@ -1,6 +1,8 @@
 """One step changed at a time, the search for what suits a model, and pictures of the steps."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from ldznet.evaluation.ablation import Row, Setup, Workbench, looks_of, table
 from ldznet.evaluation.search import search
 from ldznet.evaluation.steps import draw_steps
 from ldznet.evaluation.variants import Step, said, steps_for, variants
-from ldznet.methods.attention_options import AttentionOptions, suited
+from ldznet.hosts.diffusers_random import random_host
+from ldznet.methods.attention_options import SMALL, AttentionOptions, suited
 from ldznet.training.scene_samples import SceneSamples
 
 FAST = ("--random-weights", "--quiet")
@@ -59,6 +62,18 @@ def test_every_variant_differs_in_one_thing_and_can_be_run(host, name):
         changed = {key for key in plain if plain[key] != other[key]}
         assert len(changed) == 1 or changed in ({"distractors", "tokens"}, {"together", "tokens"})
         one.method().check(host.info)
+
+
+def test_a_rows_name_says_what_else_had_to_change(host):
+    small, full = (Setup(options, SMALL) for options in (suited(host.info)[0], AttentionOptions()))
+
+    titles = [title for title, _ in variants(small, host.info)]
+    assert "distractors: published, tokens: mean" in titles
+    assert "together: on, tokens: mean" in titles
+    assert "tokens: mean" in titles
+    others = [title for title, _ in variants(full, host.info)]
+    assert "together: on" in others
+    assert "tokens: padding, distractors: none" in others
 
 
 def test_every_option_of_attention_but_those_of_speed_is_a_step(host):
@@ -112,6 +127,65 @@ def test_a_row_that_was_measured_is_read_from_its_file(host, samples, setup, tmp
     assert (again.numbers, again.looks, again.name) == (first.numbers, first.looks, "another name")
     with pytest.raises(pytest.fail.Exception):
         Workbench(host, samples[:4], tmp_path).measure("one", setup.method())
+
+
+def test_another_model_or_sample_is_measured_anew(host, samples, setup, tmp_path, monkeypatch):
+    method, measured = setup.method(), []
+    row = Row("row", {}, {}, 0.0)
+    monkeypatch.setattr(Workbench, "_measure", lambda *_: measured.append(1) or row)
+    text = random_host()
+    text.others = "of other text encoders"
+    larger = SceneSamples("photo", 1, size=128)
+    other_phrase = dataclasses.replace(samples[0], phrase="a word")
+
+    benches = [
+        (host, samples[:1]),
+        (text, samples[:1]),
+        (random_host(prediction="v"), samples[:1]),
+        (host, [larger[0]]),
+        (host, [other_phrase]),
+    ]
+    assert larger[0].key == samples[0].key
+    for number, (model, some) in enumerate(benches, start=1):
+        Workbench(model, some, tmp_path).measure("row", method)
+        assert len(measured) == number
+    Workbench(host, samples[:1], tmp_path).measure("row", method)
+    assert len(measured) == 5
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"name": "row"}', "null"])
+def test_a_row_that_cannot_be_read_is_measured_again(host, samples, setup, tmp_path, monkeypatch, left):
+    row = Row("row", {"miou": 4.0}, {}, 0.0)
+    monkeypatch.setattr(Workbench, "_measure", lambda *_: row)
+    Workbench(host, samples[:1], tmp_path).measure("row", setup.method())
+    (path,) = (tmp_path / "rows").iterdir()
+    whole = path.read_text()
+    path.write_text(left)
+
+    assert Workbench(host, samples[:1], tmp_path).measure("row", setup.method()) == row
+    assert path.read_text() == whole
+
+
+def test_a_rows_time_is_without_a_first_pass_and_without_encoding_texts(host, samples, setup, monkeypatch):
+    done, passes = [0], []
+    encode_prompt, predict_noise = host.encode_prompt, host.predict_noise
+
+    def encode(texts):
+        done[0] += 1
+        return encode_prompt(texts)
+
+    def run(*given):
+        done[0] += 0 if passes else 1000
+        passes.append(1)
+        return predict_noise(*given)
+
+    monkeypatch.setattr(host, "encode_prompt", encode)
+    monkeypatch.setattr(host, "predict_noise", run)
+    monkeypatch.setattr(module, "time", SimpleNamespace(process_time=lambda: done[0]))
+    method = setup.having(distractors=("ground",)).method()  # in another sentence than the template's
+
+    assert Workbench(host, samples[:2]).measure("row", method).seconds == 0
+    assert done[0] > 1000
 
 
 def test_usefulness_counts_absent_things_as_well():
@@ -242,6 +316,12 @@ def test_a_second_look_is_measured_from_the_command_line(capsys, tmp_path):
     assert json.loads((tmp_path / "refine.json").read_text())[0]["size"] == 96
     assert main(["evaluate", "refine", "--sizes", "big", *FAST]) == 2
     assert "--sizes is 'big', but it must be numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("study", ["ablation", "refine"])
+def test_a_study_of_no_look_is_refused(capsys, study):
+    assert main(["evaluate", study, "--looks", ",", *FAST]) == 2
+    assert "--looks names no look: give some of photo, cartoon, sketch, painting." in capsys.readouterr().err
 
 
 def test_the_attention_method_is_benched_against_a_plain_pass(capsys):

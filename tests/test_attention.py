@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from stand_ins import original_unet, write_tokenizer
 
-from ldznet.errors import FeatureError, HostError, OptionError, PromptError
+from ldznet.errors import FeatureError, HostError, OptionError, OutOfMemoryError, PromptError
 from ldznet.hosts import diffusers_files, diffusers_random, probes
 from ldznet.hosts.diffusers import DiffusersHost, TextEncoder, tokenize_with
 from ldznet.hosts.diffusers_random import random_host
@@ -203,6 +203,29 @@ def test_what_another_thread_runs_meanwhile_is_not_looked_at(host):
     for path, probabilities in expected.text.items():
         assert torch.equal(seen.text[path][0], probabilities[0])
         assert len(seen.own[path]) == len(expected.own[path])
+
+
+def test_hooks_that_come_off_while_another_thread_is_in_the_layer_do_it_no_harm(host):
+    modules = host.feature_modules()
+    attention = modules["output_blocks.11.1"].transformer_blocks[0].attn2
+    inside, gone, answers = threading.Event(), threading.Event(), []
+
+    def wait(*_args):
+        if threading.current_thread() is other:
+            inside.set()
+            gone.wait(20)
+
+    other = threading.Thread(target=lambda: answers.append(host.predict_noise(*a_pass(host))))
+    hook = attention.register_forward_pre_hook(wait)
+    with probe_attention(modules, text=modules):
+        other.start()
+        assert inside.wait(20)
+        host.predict_noise(*a_pass(host))
+    gone.set()
+    other.join()
+    hook.remove()
+
+    assert len(answers) == 1
 
 
 def test_the_pass_ends_after_the_last_transformer_that_is_needed(host):
@@ -573,6 +596,22 @@ def test_queries_and_keys_are_held_of_as_many_prompts_as_fit(host, monkeypatch):
         rows.clear()
 
 
+def test_maps_of_odd_sides_are_as_large_as_the_unet_makes_them(host, monkeypatch):
+    """A latent of 9 x 13 becomes 5 x 7, then 3 x 4."""
+    rows = []
+    predict_noise = host.predict_noise
+    monkeypatch.setattr(host, "predict_noise", lambda *args: rows.append(len(args[2])) or predict_noise(*args))
+    monkeypatch.setattr(module, "_HELD", 2 * (5 * 2 * 35 * 64 * 4) - 1)  # one byte too few for two prompts
+    picture = a_picture(host, 72, 104)
+
+    found = probability(host, "cat", "dog", picture=picture, gate=(), self_level=1)
+
+    assert tuple(picture.latent.shape) == (1, 4, 9, 13)
+    assert tuple(found.shape) == (2, 72, 104)
+    assert found.amax(dim=(1, 2)).min() > 0.9
+    assert rows == [1, 1]
+
+
 def test_without_refinement_the_pass_ends_at_the_last_level_that_is_read(host):
     ran = []
     modules = host.feature_modules()
@@ -608,6 +647,34 @@ def test_phrases_that_do_not_fit_together_run_one_beside_the_other(host):
     together = probability(host, *phrases, together=True, gate=())
 
     assert torch.equal(together, probability(host, *phrases, gate=()))
+
+
+def segmented(host, phrases, batch, **options):
+    segmenter = Segmenter(host, AttentionMethod(AttentionOptions(gate=(), **options)))
+    segmenter.set_image(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+    return segmenter.segment(phrases, SegmentOptions(resolution=64, batch=batch)).maps
+
+
+def test_what_is_found_together_does_not_depend_on_the_batch(host):
+    phrases = ["cat", "dog", "red car", "sky"]
+    every = segmented(host, phrases, 4, together=True)
+
+    for batch in (1, 2, 3):
+        assert torch.equal(segmented(host, phrases, batch, together=True), every)
+    assert not torch.equal(segmented(host, phrases[:1], 4, together=True), every[:1])
+
+
+def test_phrases_together_that_do_not_fit_into_memory_are_an_error_and_not_parted(host, monkeypatch):
+    tried = []
+
+    def tight(_noisy_latent, _timesteps, context):
+        tried.append(len(context))
+        raise MemoryError
+
+    monkeypatch.setattr(host, "predict_noise", tight)
+    with pytest.raises(OutOfMemoryError, match=r"2 prompts at 64 x 64 do not fit .* Give fewer prompts or"):
+        segmented(host, ["cat", "dog"], 1, together=True)
+    assert tried == [1]  # of one sentence
 
 
 def test_flipping_gives_the_mean_with_the_mirrored_picture(host):
@@ -669,6 +736,21 @@ def test_refining_fills_what_belongs_together():
         after = refined(found, [QueriesAndKeys(keys, keys, 1)], 0, AttentionOptions(**options))
         assert after[0, :3].min() > 5 * after[0, 3:].max()
         assert after[0, :3].max() - after[0, :3].min() < 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"iterations": 1, "column_max": False, "eta": 0.0}, {"iterations": 0}])
+def test_a_map_that_is_the_same_everywhere_is_empty_after_refining(options):
+    q, k = torch.randn(2, 1, 64, 32, generator=torch.Generator().manual_seed(0))
+    even = torch.full((64,), 0.7)
+    even[:20] += 1e-7  # what rounding leaves
+    uneven = even.clone()
+    uneven[0] = 0.71
+
+    after = refined(torch.stack([even, uneven]), [QueriesAndKeys(q, k, 2)], 0, AttentionOptions(**options))
+
+    found = calibrated(after.reshape(2, 8, 8), 0.45)
+    assert found[0].max() == 0
+    assert found[1].max() == 1
 
 
 def test_a_pixel_without_any_link_keeps_its_value():

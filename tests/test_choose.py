@@ -1,6 +1,8 @@
 """Which method runs, and why."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ldznet.errors import HeadError, OptionError
 from ldznet.hosts.diffusers_random import random_host
@@ -26,7 +28,7 @@ def folder(tmp_path, host):
         ("0-other", other, "ld-znet", {}),
     ):
         save_head(random_head(unet, kind).head, tmp_path / f"{name}.safetensors", source=source)
-    (tmp_path / "no-head.safetensors").write_bytes(b"nothing")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "no-head.safetensors")
     return tmp_path
 
 
@@ -60,6 +62,21 @@ def test_auto_takes_attention_where_no_head_fits_and_says_why(host, folder):
     choice = choose_method("auto", host, find_heads([folder]))
     assert (choice.method.name, choice.reason) == ("attention", f"none of 1 heads fits {host.name}")
     assert choose_method("auto", host, []).reason == f"there is no head for {host.name}"
+
+
+def test_a_damaged_head_is_named_where_it_may_be_the_missing_one(host, folder):
+    for name in ("0-other", "a-znet", "more/fits"):
+        path = folder / f"{name}.safetensors"
+        path.write_bytes(path.read_bytes()[: 2000 if name == "a-znet" else 9])
+
+    heads = find_heads([folder])
+
+    assert heads == []
+    names = "0-other.safetensors, a-znet.safetensors, fits.safetensors"
+    reason = f"there is no head for {host.name}, but {names} cannot be read: damaged, or not copied whole"
+    assert choose_method("auto", host, heads).reason == reason
+    with pytest.raises(HeadError, match=r"There is no head for .*, but 0-other.safetensors, .* cannot be read"):
+        choose_method("head", host, heads)
 
 
 def test_a_head_that_is_asked_for_but_does_not_fit_is_an_error(host, folder):

@@ -216,6 +216,7 @@ class Bright:
 
     name = "bright"
     defaults = Defaults(resolution=64)
+    whole = False
     record = {"method": "bright"}  # noqa: RUF012
 
     def check(self, host):

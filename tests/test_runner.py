@@ -16,7 +16,7 @@ from ldznet.errors import LaunchError, OptionError
 from ldznet.evaluation import report
 from ldznet.evaluation.accumulator import MetricError
 from ldznet.evaluation.clipseg_metrics import ClipSegMetrics
-from ldznet.evaluation.features import FeatureScore, draw_scores, measure_features
+from ldznet.evaluation.features import FeatureScore, _fit, draw_scores, measure_features
 from ldznet.evaluation.phrasecut_metrics import PhraseCutMetrics
 from ldznet.evaluation.pictures import prediction_sheet
 from ldznet.evaluation.published import TABLES
@@ -308,6 +308,21 @@ def test_a_sheet_shows_every_prediction_with_its_iou():
 
 
 # --- features ------------------------------------------------------------------------------------------
+
+
+def test_a_decoder_learns_from_fewer_samples_than_a_batch():
+    """A channel tells the left half; what an untrained decoder gives is the same on both sides."""
+    features = torch.zeros(5, 3, 8, 8)
+    features[:, 1, :, :4] = 1
+    targets = torch.zeros(5, 16, 16, dtype=torch.bool)
+    targets[:, :, :8] = True
+
+    decoder = _fit(features, targets, 60, 32)
+
+    with torch.no_grad():
+        found = decoder(features).sigmoid()[0, 0]
+    assert found[:, :3].min() > 0.9
+    assert found[:, 5:].max() < 0.1
 
 
 def test_a_feature_that_holds_the_mask_scores_higher_than_one_that_does_not(host, samples, monkeypatch):

@@ -160,13 +160,10 @@ def _datasets(
     from ldznet.training.scene_samples import SceneSamples
 
     if path is None:
-        from ldznet.training.scenes import LOOK_NAMES
+        from ldznet.commands.studies import chosen_looks
 
         size = method.defaults.resolution
-        looks = [look.strip() for look in parsed.looks.split(",") if look.strip()]
-        if not looks:
-            raise OptionError(f"--looks names no look: give some of {', '.join(LOOK_NAMES)}.")
-        return [(look, (), SceneSamples(look, parsed.scenes, size=size)) for look in looks]
+        return [(look, (), SceneSamples(look, parsed.scenes, size=size)) for look in chosen_looks(parsed)]
     if parsed.data == "phrasecut" or is_phrasecut(inner_phrasecut(path)):
         name, folder = f"PhraseCut-{parsed.split}", inner_phrasecut(path)
         phrasecut = PhraseCut(folder, parsed.split, on_problem=parsed.on_problem, both_masks=True)

@@ -26,8 +26,18 @@ if TYPE_CHECKING:
     from ldznet.training.samples import Sample
 
 
-def _looks(parsed: argparse.Namespace) -> list[str]:
-    return [look.strip() for look in parsed.looks.split(",") if look.strip()]
+def chosen_looks(parsed: argparse.Namespace) -> list[str]:
+    """Those of --looks.
+
+    Raises:
+        OptionError: there is none.
+    """
+    from ldznet.training.scenes import LOOK_NAMES
+
+    looks = [look.strip() for look in parsed.looks.split(",") if look.strip()]
+    if not looks:
+        raise OptionError(f"--looks names no look: give some of {', '.join(LOOK_NAMES)}.")
+    return looks
 
 
 def _scenes(looks: Sequence[str], scenes: int, size: int, start: int = 0, *, absent: bool = True) -> list[Sample]:
@@ -102,7 +112,7 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
     setup = Setup.of(name, host.info)
     if parsed.greedy:
         return _search(parsed, host, setup)
-    samples = _scenes(_looks(parsed), parsed.scenes, setup.defaults.resolution)
+    samples = _scenes(chosen_looks(parsed), parsed.scenes, setup.defaults.resolution)
     bench = Workbench(host, samples, parsed.out)
     rows = [(f"**{name}, defaults**", setup.method()), *_others(host, name)]
     rows += [(title, one.method()) for title, one in variants(setup, host.info)]
@@ -165,7 +175,7 @@ def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> 
         sizes = [int(part) for part in parsed.sizes.split(",")]
     except ValueError:
         raise OptionError(f"--sizes is {parsed.sizes!r}, but it must be numbers, such as 256,384,512.") from None
-    looks, found = _looks(parsed), []
+    looks, found = chosen_looks(parsed), []
     bar = item_bar(len(sizes) * len(looks) * parsed.scenes, "scene", quiet=parsed.quiet)
     for size in sizes:
         found.append(measure_refinement(host, method, looks, size, parsed.scenes, progress=bar.update))

@@ -14,17 +14,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from ldznet.evaluation.runner import Scores, predict
+from ldznet.evaluation.runner import PROTOCOL, Scores, predict
 from ldznet.hosts.host import Context, Host, HostInfo
 from ldznet.hosts.probes import Probes, levels_of
 from ldznet.methods.attention import AttentionMethod
@@ -32,6 +33,11 @@ from ldznet.methods.attention_options import AttentionOptions, suited
 from ldznet.methods.difference import DifferenceMethod, DifferenceOptions
 from ldznet.methods.method import Defaults, Draw, Method, Picture, Prompts
 from ldznet.training.samples import Sample
+
+if TYPE_CHECKING:
+    from ldznet.hosts.diffusers import DiffusersHost
+
+log = logging.getLogger(__name__)
 
 _KEPT = 1000  # passes whose attention is kept: about 1 MB a phrase on the embedded model
 _TIMED = 8  # phrases that a row is timed with
@@ -90,7 +96,7 @@ class Row:
     name: str
     numbers: Mapping[str, float]  # see Scores.numbers
     looks: Mapping[str, float]  # mIoU in percent, by look
-    seconds: float  # of a prompt, without encoding the image
+    seconds: float  # of a prompt, without encoding image and text
 
     @property
     def usefulness(self) -> float:
@@ -106,10 +112,10 @@ class Row:
 class Workbench:
     """Measures methods on the same samples with the same model."""
 
-    def __init__(self, host: Host, samples: Sequence[Sample], folder: Path | None = None) -> None:
+    def __init__(self, host: DiffusersHost, samples: Sequence[Sample], folder: Path | None = None) -> None:
         self.host, self.samples, self.folder = cast("Host", _Remembering(host)), samples, folder
-        keys = [host.info.fingerprint, str(host.dtype), [sample.key for sample in samples]]
-        self._key = json.dumps(keys)
+        model = [host.info.fingerprint, host.others, host.info.prediction, str(host.dtype), host.device.type]
+        self._key = json.dumps([PROTOCOL, model, [_digest(sample) for sample in samples]])
         self._seen: dict[bytes, Probes] = {}
         self.measured: dict[str, Row] = {}
 
@@ -119,27 +125,44 @@ class Workbench:
         key = hashlib.sha256(state.encode()).hexdigest()[:24]
         path = self.folder / "rows" / f"{key}.json" if self.folder else None
         if key not in self.measured:
-            if path is not None and path.exists():
-                self.measured[key] = Row(**json.loads(path.read_text()))
-            else:
-                self.measured[key] = self._measure(name, method)
-                if path is not None:
-                    _write(path, dataclasses.asdict(self.measured[key]))
+            found = _read(path) if path is not None else None
+            self.measured[key] = found or self._measure(name, method)
+            if path is not None and found is None:
+                _write(path, dataclasses.asdict(self.measured[key]))
         return dataclasses.replace(self.measured[key], name=name)
 
     def _measure(self, name: str, method: Method) -> Row:
-        scores, timed = Scores(), _Timed(method, self.host)
-        few = list(predict(self.host, timed, self.samples[:_TIMED]))
-        if isinstance(method, AttentionMethod):
-            method = _Sharing(method, self._seen)
-        for found in predict(self.host, method, self.samples):
+        scores = Scores()
+        sharing = _Sharing(method, self._seen) if isinstance(method, AttentionMethod) else method
+        for found in predict(self.host, sharing, self.samples):
             scores.update(found)
+        # Behind the others: what runs for the first time is slower, and by now all sentences are encoded.
+        timed = _Timed(method, self.host)
+        few = list(predict(self.host, timed, self.samples[:_TIMED]))
         looks = {
             title.removeprefix("look: "): 100 * part.result().miou.best
             for title, part in sorted(scores.categories.items())
             if title.startswith("look: ")
         }
         return Row(name, scores.numbers(), looks, timed.seconds / max(1, len(few)))
+
+
+def _digest(sample: Sample) -> str:
+    """Of all that a row knows of a sample: scenes of one key differ in size, and as their painters change."""
+    size, mask = sample.image.shape, sample.mask.tobytes()
+    said = json.dumps([sample.key, sample.phrase, size, {**sample.categories}]).encode()
+    return hashlib.sha256(said + sample.image.tobytes() + mask).hexdigest()
+
+
+def _read(path: Path) -> Row | None:
+    """A row that was kept; None where there is none, or where it cannot be read and has to be measured again."""
+    if not path.exists():
+        return None
+    try:
+        return Row(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as why:
+        log.warning("%s cannot be read (%s): this row is measured again.", path, why)
+        return None
 
 
 def _write(path: Path, content: Any) -> None:
@@ -218,18 +241,13 @@ class _Timed:
     """A method that counts its seconds; of the processor where that computes, which other work leaves alone."""
 
     def __init__(self, method: Method, host: Host) -> None:
-        self.name, self.defaults, self.record, self.check = (
-            method.name,
-            method.defaults,
-            method.record,
-            method.check,
-        )
+        self.name, self.defaults, self.whole = method.name, method.defaults, method.whole
+        self.record, self.check = method.record, method.check
         self._method = method
         self._clock = time.process_time if host.device.type == "cpu" else time.perf_counter
         self.seconds = 0.0
 
     def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
-        prompts.encode(prompts.sentences)
         start = self._clock()
         found = self._method.probability(host, picture, prompts, draw).cpu()
         self.seconds += self._clock() - start

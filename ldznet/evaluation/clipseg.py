@@ -30,6 +30,7 @@ class ClipSeg:
     """A folder with CLIPSeg's weights and its processor, as `save_pretrained` writes them."""
 
     name = "clipseg"
+    whole = False
     defaults = Defaults(resolution=384, timesteps=(0,), template="{}")
 
     def __init__(self, model: Any, tokenizer: Any, digest: str = "") -> None:

@@ -103,6 +103,7 @@ def _decoder(channels: int) -> nn.Sequential:
 
 def _fit(features: Tensor, targets: Tensor, epochs: int, batch: int) -> nn.Module:
     """A decoder trained on standardised features; the standardisation is its first layer."""
+    batch = min(batch, len(features))  # of a few scenes all are one step
     mean, deviation = features.float().mean(dim=(0, 2, 3)), features.float().std(dim=(0, 2, 3)).clamp_min(1e-6)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

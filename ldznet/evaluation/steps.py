@@ -6,6 +6,7 @@ before the last are drawn from their own least to their own largest value, the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -64,7 +65,7 @@ def _attention(
     read = "the padding" if options.tokens == "padding" else "the phrase"
     height, width = picture.latent.shape[-2:]
     for factor, maps in stages.levels.items():
-        grid = f"{height // factor} x {width // factor}"
+        grid = f"{math.ceil(height / factor)} x {math.ceil(width / factor)}"
         yield _scaled(maps[own].mean(dim=0)), f"attention to {read} at {grid}"
     rivals = len(stages.terms[0].rivals)
     yield _scaled(stages.shares[0]), f"its share, against {rivals} other token{'s' * (rivals != 1)}"

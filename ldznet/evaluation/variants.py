@@ -6,6 +6,7 @@ are published ones and such as the scenes are made of.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -88,14 +89,17 @@ def _mixes(levels: int) -> Iterator[tuple[float, ...]]:
 
 
 def variants(setup: Setup, info: HostInfo) -> Iterator[tuple[str, Setup]]:
-    """Every step's other values, one changed at a time -> what to call it, and the setup."""
+    """Every step's other values, one changed at a time -> what to call it, and the setup.
+
+    What else had to change for it is in its name too.
+    """
     for step in steps_for(setup, info):
         for value in step.values:
             if value != setup.value(step.name):
-                yield (
-                    f"{step.name.replace('_', ' ')}: {said(step.name, value)}",
-                    setup.having(**{step.name: value}),
-                )
+                changed = setup.having(**{step.name: value})
+                others = {item.name for item in dataclasses.fields(setup.options)} - {step.name}
+                names = [step.name, *sorted(n for n in others if changed.value(n) != setup.value(n))]
+                yield ", ".join(f"{n.replace('_', ' ')}: {said(n, changed.value(n))}" for n in names), changed
 
 
 def said(name: str, value: Any) -> str:

@@ -128,8 +128,8 @@ def probe_attention(
     probes, silent, thread = Probes(), {layer for _, layer, _ in layers}, threading.get_ident()
     with ExitStack() as undo:
         for path, layer, module in layers:
-
-            def keep(attention: Any, args: Any, kwargs: Any, path: str = path, layer: str = layer) -> None:
+            # Torch leaves the keywords out where the hook comes off while another thread is in the layer's call.
+            def keep(attention: Any, args: Any, kwargs: Any = None, path: str = path, layer: str = layer) -> None:
                 if threading.get_ident() != thread:
                     return
                 seen = _queries_and_keys(attention, args, kwargs)

@@ -69,6 +69,11 @@ class AttentionMethod:
         return cls(*suited(info))
 
     @property
+    def whole(self) -> bool:
+        """Where the phrases are each other's rivals."""
+        return self.options.together
+
+    @property
     def record(self) -> Mapping[str, Any]:
         """All options."""
         return {"method": self.name, "method_options": dataclasses.asdict(self.options)}
@@ -142,8 +147,8 @@ class AttentionMethod:
         modules: Mapping[str, Any] = host.feature_modules()
         layers = sum(len(modules[path].transformer_blocks) for path in level.paths)
         layers = layers if self.options.iterations else 0
-        pixels = latent.shape[-2] * latent.shape[-1] // level.factor**2
-        each = 2 * layers * pixels * level.channels * host.dtype.itemsize
+        height, width = map_size(level, (latent.shape[-2], latent.shape[-1]))
+        each = 2 * layers * height * width * level.channels * host.dtype.itemsize
         step = max(1, _HELD // max(each, 1))
         return (slice(start, min(start + step, prompts)) for start in range(0, prompts, step))
 

@@ -22,13 +22,17 @@ from ldznet.methods.attention_options import AttentionOptions
 from ldznet.methods.words import Term
 
 _TINY = 1e-12
+_EVEN = 1e-6  # of its largest value: a map that varies less holds rounding errors only
 
 
 def refined(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, options: AttentionOptions) -> Tensor:
     """(T, N) -> (T, N): each pixel's value becomes that of the pixels to which it attends.
 
     The affinity is the mean over heads and layers. It is only formed where it is needed whole: 4 N^2 bytes.
+    A map that is the same everywhere becomes 0: there is nothing in it but what rounding would be enlarged to.
     """
+    highest = maps.amax(dim=1, keepdim=True)
+    maps = maps.masked_fill(highest - maps.amin(dim=1, keepdim=True) <= _EVEN * highest, 0)
     if not options.iterations:
         return maps
     if options.iterations == 1 and not options.column_max and not options.eta:
@@ -93,8 +97,8 @@ def text_maps(probes: Probes, level: Level, sides: tuple[int, int], size: tuple[
 
 
 def map_size(level: Level, sides: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a level's map, from those of the latent."""
-    return sides[0] // level.factor, sides[1] // level.factor
+    """(height, width) of a level's map, from those of the latent; the UNet's halvings round up."""
+    return -(-sides[0] // level.factor), -(-sides[1] // level.factor)
 
 
 def normalised(maps: Tensor, how: str) -> Tensor:

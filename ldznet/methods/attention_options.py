@@ -27,7 +27,9 @@ from ldznet.options import Options, option
 class AttentionOptions(Options):
     """How attention becomes a probability. The steps run in the order in which they stand here."""
 
-    together: bool = option(False, "all phrases in one sentence and one pass, where they fit")
+    together: bool = option(
+        False, "all phrases of a picture in one sentence and one pass, whatever the batch, where they fit"
+    )
     distractors: tuple[str, ...] = option(
         ("ground", "grass", "tree", "building", "wall", "sky", "water"),
         "words for the rest of the scene, said behind the sentence: a phrase's rivals",
@@ -101,17 +103,17 @@ PUBLISHED = Defaults(
 # For small models: what `evaluate ablation --greedy` found on the embedded one.
 # Its pixels look for a thing in the padding: a text encoder that reads from left to right has read all of the
 # sentence there, and a UNet that was trained on little finds it in the many places rather than in the word's one.
-SMALL = Defaults(resolution=128, timesteps=(50,), template="a photo of a {}")
+SMALL = Defaults(resolution=128, timesteps=(1,), template="a photo of a {}")
 _SMALL_OPTIONS: Mapping[str, Any] = {
     "distractors": (),
     "tokens": "padding",
-    "emphasis": 1.6,
-    "cross_levels": (0.5, 0.5),
-    "normalise": "none",
+    "emphasis": 1.0,
+    "cross_levels": (0.3, 0.7),
+    "normalise": "sum",
     "column_max": False,
     "eta": 0.0,
-    "iterations": 1,
-    "halfway": 0.6,
+    "iterations": 2,
+    "halfway": 0.7,
     "gate": (),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ldznet.errors import CheckpointError, HeadError, OptionError
+from ldznet.errors import CheckpointError, HeadError, NoHeadError, OptionError
 from ldznet.hosts.host import HostInfo, require_fit
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.difference import DifferenceMethod
@@ -36,15 +36,25 @@ class Choice:
     reason: str
 
 
-def find_heads(folders: Iterable[str | os.PathLike[str]]) -> list[HeadInfo]:
-    """All heads in some folders and one level below; files that are none are left out, without a word."""
-    found = []
+class Heads(list[HeadInfo]):
+    """Heads that were found, and the names of files beside them that cannot be read: each may be one."""
+
+    def __init__(self, heads: Iterable[HeadInfo] = (), unreadable: Iterable[str] = ()) -> None:
+        super().__init__(heads)
+        self.unreadable = list(unreadable)
+
+
+def find_heads(folders: Iterable[str | os.PathLike[str]]) -> Heads:
+    """All heads in some folders and one level below; files of other weights are left out, without a word."""
+    found = Heads()
     for folder in dict.fromkeys(map(Path, folders)):
         for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
             try:
                 found.append(read_head_info(path))
             except (CheckpointError, OSError) as why:
                 log.debug("%s is no head: %s", path, why)
+                if not isinstance(why, NoHeadError):
+                    found.unreadable.append(path.name)
     return found
 
 
@@ -96,8 +106,15 @@ def choose_method(
         if heads:
             require_fit(heads[0].config, host)
         raise HeadError(
-            f"There is no head for {host.name}. Convert or train one for it, or use the method attention, which "
-            "needs none."
+            f"There is no head for {host.name}{_damaged(heads)}. Convert or train one for it, or use the method "
+            "attention, which needs none."
         )
     what = f"none of {len(heads)} heads fits {host.name}" if heads else f"there is no head for {host.name}"
-    return Choice(AttentionMethod.for_host(host), what)
+    return Choice(AttentionMethod.for_host(host), what + _damaged(heads))
+
+
+def _damaged(heads: Sequence[HeadInfo]) -> str:
+    """Files that might have been the right head, as the end of a sentence."""
+    names = heads.unreadable if isinstance(heads, Heads) else []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f", but {', '.join(names[:3])}{more} cannot be read: damaged, or not copied whole" if names else ""

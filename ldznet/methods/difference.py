@@ -61,6 +61,7 @@ class DifferenceMethod:
     """
 
     name = "difference"
+    whole = False
 
     def __init__(self, options: DifferenceOptions | None = None, defaults: Defaults = PUBLISHED) -> None:
         self.options = options or DifferenceOptions()

@@ -29,6 +29,8 @@ from ldznet.options import SegmentOptions
 class LearnedHead:
     """A head as a method; it works where it lives (`to`), or where it comes for each step (`visit`)."""
 
+    whole = False
+
     def __init__(self, head: Head, *, defaults: Defaults | None = None, origin: str = "") -> None:
         self.head = head.eval().requires_grad_(False)
         self._defaults = defaults or Defaults()  # the paper's

@@ -71,6 +71,10 @@ class Method(Protocol):
         """What it does best with."""
 
     @property
+    def whole(self) -> bool:
+        """Whether all prompts of a picture must come in one pass, since each changes what the others find."""
+
+    @property
     def record(self) -> Mapping[str, Any]:
         """What is needed to repeat a result, beside the options."""
 

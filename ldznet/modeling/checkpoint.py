@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ldznet.errors import CheckpointError
+from ldznet.errors import CheckpointError, NoHeadError
 from ldznet.modeling.head import Head, HeadConfig
 from ldznet.modeling.tensorfile import (
     TensorFile,
@@ -69,7 +69,8 @@ def read_head_info(path: str | os.PathLike[str]) -> HeadInfo:
     """Read the header only.
 
     Raises:
-        CheckpointError: this is not a head's file; the text says what it seems to be.
+        NoHeadError: this is the file of something else; the text says what it seems to be.
+        CheckpointError: it is damaged, or none of weights.
     """
     with open_tensors(path) as tensors:
         return _info(tensors)
@@ -84,7 +85,7 @@ def _require_head(tensors: TensorFile) -> None:
             if "released layout" in what
             else "Give a head that `python -m ldznet convert` or `train` has written."
         )
-        raise CheckpointError(f"{tensors.path} is no head's file; it seems to be {what}. {advice}")
+        raise NoHeadError(f"{tensors.path} is no head's file; it seems to be {what}. {advice}")
 
 
 def _info(tensors: TensorFile) -> HeadInfo:

@@ -14,7 +14,7 @@ SIZE = (128, 64)  # width, height
 class Brightness:
     """Finds "bright" where the picture is, "dark" where it is not, and nothing else."""
 
-    name, defaults, record = "brightness", Defaults(resolution=64), {}
+    name, defaults, record, whole = "brightness", Defaults(resolution=64), {}, False
 
     def __init__(self):
         self.calls = 0
