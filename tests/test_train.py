@@ -247,6 +247,20 @@ def test_a_wrong_recipe_is_an_error(checkpoint, capsys, arguments, said):
     assert said in capsys.readouterr().err
 
 
+def test_what_the_training_of_the_diffusion_model_would_not_heed_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    for more, said in (
+        (("--dry-run",), "--dry-run would not be heeded"),
+        (("--rate", "1e-4", "--kind", "znet"), "--kind, --rate would not be heeded"),
+        (("--data", str(tmp_path)), "diffusion needs no such place"),
+    ):
+        assert main(["train", "diffusion", "--out", str(out), *more]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["train", "scenes", "--out", str(out), "--go-on", str(tmp_path)]) == 2
+    assert "give its file to --start" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_features_can_be_joined_instead_of_attended_to(checkpoint, tmp_path, capsys):
     assert train(checkpoint, tmp_path / "run", "--fusion", "concat", "--steps", "1") == 0
 

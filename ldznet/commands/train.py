@@ -150,7 +150,7 @@ def add(commands: Subparsers) -> None:
     from ldznet.training.recipe import TrainOptions
 
     add_options(parser, TrainOptions, "recipe", unset=True)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default_of=parser.get_default)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -163,6 +163,11 @@ def run(parsed: argparse.Namespace) -> int:
     place = _place(parsed)
     if parsed.data == "diffusion":
         return _diffusion(parsed)
+    if parsed.go_on:
+        raise OptionError(
+            "--go-on is for `train diffusion`. A head's training goes on by the same command with the same --out; "
+            "to train a finished head further give its file to --start."
+        )
     from ldznet.commands.forecast import forecast, require_disk, weights
     from ldznet.hosts.diffusers import DiffusersHost
     from ldznet.training.cache import may_keep_latents
@@ -345,6 +350,7 @@ def _diffusion(parsed: argparse.Namespace) -> int:
     from ldznet.training.tiny_files import export, unpack
     from ldznet.training.tiny_model import TinyConfig
 
+    _refuse_what_heads_have(parsed)
     minutes = parsed.minutes or 10**6
     device = _device_and_dtype(parsed)[0]
     rank, processes = process_of_launch()
@@ -371,6 +377,34 @@ def _diffusion(parsed: argparse.Namespace) -> int:
     else:
         print("stopped; the same command goes on")
     return 0 if done else 3
+
+
+def _refuse_what_heads_have(parsed: argparse.Namespace) -> None:
+    """The diffusion model has a recipe of its own.
+
+    Raises:
+        OptionError: something is given that only the training of a head has.
+    """
+    used = {
+        "command",
+        "data",
+        "folder",
+        "out",
+        "minutes",
+        "steps",
+        "workers",
+        "device",
+        "go_on",
+        "run",
+        "default_of",
+    }
+    given = [name for name, value in vars(parsed).items() if name not in used and value != parsed.default_of(name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise OptionError(
+            f"{flags} would not be heeded: the diffusion model is trained by a recipe of its own, in which "
+            "--steps is the only choice. Leave them out, or train a head."
+        )
 
 
 def _place(parsed: argparse.Namespace) -> Path | None:
