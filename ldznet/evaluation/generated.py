@@ -24,7 +24,7 @@ def generate(
     *,
     size: int = 128,
     steps: int = 30,
-    guidance: float = 4.0,
+    guidance: float = 7.0,
     seed: int = 0,
 ) -> NDArray[np.uint8]:
     """One picture for each caption -> (N, size, size, 3) RGB."""

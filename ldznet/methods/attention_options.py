@@ -103,16 +103,16 @@ PUBLISHED = Defaults(
 # For small models: what `evaluate ablation --greedy` found on the embedded one.
 # Its pixels look for a thing in the padding: a text encoder that reads from left to right has read all of the
 # sentence there, and a UNet that was trained on little finds it in the many places rather than in the word's one.
-SMALL = Defaults(resolution=128, timesteps=(1,), template="a photo of a {}")
+SMALL = Defaults(resolution=128, timesteps=(1,), template="{}")
 _SMALL_OPTIONS: Mapping[str, Any] = {
     "distractors": (),
     "tokens": "padding",
-    "emphasis": 1.0,
-    "cross_levels": (0.3, 0.7),
-    "normalise": "sum",
+    "emphasis": 1.6,
+    "cross_levels": (0.0, 1.0),
+    "normalise": "minmax",
     "column_max": False,
     "eta": 0.0,
-    "iterations": 2,
+    "iterations": 1,
     "halfway": 0.7,
     "gate": (),
 }
