@@ -243,12 +243,12 @@ def test_the_search_keeps_the_best_of_each_step_and_goes_round_again(setup):
 # --- pictures and commands -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["attention", "difference"])
-def test_the_steps_of_a_method_are_drawn_in_a_row_for_each_phrase(host, samples, name):
+@pytest.mark.parametrize(("name", "steps"), [("attention", 7), ("difference", 8)])
+def test_the_steps_of_a_method_are_drawn_in_a_row_for_each_phrase(host, samples, name, steps):
     sheet = draw_steps(host, name, [samples[0], samples[3]])
 
     assert sheet.dtype == np.uint8
-    assert sheet.shape[1] == 8 * (168 + 8)
+    assert sheet.shape[1] == steps * (168 + 8)
     assert sheet.shape[0] > 2 * 168
 
 
