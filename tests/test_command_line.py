@@ -490,13 +490,16 @@ def test_a_program_gets_json_however_a_command_ends(folder, capsys, monkeypatch,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_a_signal_to_end_stops_a_command_and_all_signals_are_then_as_before(folder, monkeypatch):
     picture(folder / "a.png")
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers[1:]:
+        signal.signal(number, signal.SIG_DFL)  # under nohup the tests ignore one
     before = [signal.getsignal(number) for number in numbers]
 
     for number, code in zip(numbers, (130, 143, 129), strict=True):
-        monkeypatch.setattr(segment, "load_model", lambda _, number=number: os.kill(os.getpid(), number))
+        monkeypatch.setattr(segment, "load_model", lambda _, number=number: signal.raise_signal(number))
         assert command("a.png", *MASK) == code
 
     assert [signal.getsignal(number) for number in numbers] == before
