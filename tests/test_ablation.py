@@ -16,6 +16,7 @@ from ldznet.evaluation.search import search
 from ldznet.evaluation.steps import draw_steps
 from ldznet.evaluation.variants import Step, said, steps_for, variants
 from ldznet.hosts.diffusers_random import random_host
+from ldznet.methods import attention
 from ldznet.methods.attention_options import SMALL, AttentionOptions, suited
 from ldznet.training.scene_samples import SceneSamples
 
@@ -111,11 +112,40 @@ def test_rows_that_differ_in_what_is_made_of_it_run_the_unet_once(host, samples,
     monkeypatch.setattr(module, "_TIMED", 0)
     bench = Workbench(host, samples)
 
+    setup = setup.having(evidence=())
     for changes in ({}, {"eta": 0.5}, {"rescale": False}, {"iterations": 0}, {"self_level": 1}):
         bench.measure("row", setup.having(**changes).method())
     assert len(ran) == 2  # one for each scene
     bench.measure("row", setup.having(timesteps=(300,)).method())
     assert len(ran) == 4
+
+
+def test_noise_is_predicted_once_with_each_sentence_at_each_timestep(host, samples, setup, monkeypatch):
+    ran = []
+    noise_errors = attention.noise_errors
+    monkeypatch.setattr(
+        attention, "noise_errors", lambda *args: ran.append((args[3], len(args[2]))) or noise_errors(*args)
+    )
+    monkeypatch.setattr(module, "_TIMED", 0)
+    bench = Workbench(host, samples)
+    setup = setup.having(evidence=(200, 400), evidence_rivals=("cat", "dog"))
+    phrases = len(samples)
+
+    first = bench.measure("row", setup.method())
+    assert sum(count for _, count in ran) == 2 * (phrases + 2 * 2)  # at each timestep; the rivals in both scenes
+    for changes in ({"presence_level": 0.5}, {"evidence_blur": 2.0}, {"evidence": (400,)}, {"halfway": 0.3}):
+        bench.measure("row", setup.having(**changes).method())
+    before = len(ran)
+    bench.measure("row", setup.having(evidence=(200, 600)).method())
+    assert {timesteps for timesteps, _ in ran[before:]} == {(600,)}
+    scores = module.Scores()
+    for found in module.predict(host, setup.method(), samples):
+        scores.update(found)
+    assert first.numbers == pytest.approx(scores.numbers())
+
+
+def test_a_row_may_go_without_its_time(host, samples, setup):
+    assert Workbench(host, samples, timed=False).measure("row", setup.method()).seconds == 0
 
 
 def test_a_row_that_was_measured_is_read_from_its_file(host, samples, setup, tmp_path, monkeypatch):
@@ -243,7 +273,7 @@ def test_the_search_keeps_the_best_of_each_step_and_goes_round_again(setup):
 # --- pictures and commands -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "steps"), [("attention", 7), ("difference", 8)])
+@pytest.mark.parametrize(("name", "steps"), [("attention", 8), ("difference", 8)])
 def test_the_steps_of_a_method_are_drawn_in_a_row_for_each_phrase(host, samples, name, steps):
     sheet = draw_steps(host, name, [samples[0], samples[3]])
 

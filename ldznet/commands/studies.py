@@ -151,7 +151,7 @@ def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> in
     from ldznet.training.scene_stream import TRAIN_SEEDS
 
     samples = _scenes(["photo"], parsed.scenes, setup.defaults.resolution, 3 * TRAIN_SEEDS)
-    bench = Workbench(host, samples, parsed.out)
+    bench = Workbench(host, samples, parsed.out, timed=False)
     say = _say(parsed)
     ends = []
     for start in starts(setup):

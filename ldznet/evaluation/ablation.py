@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 
 from ldznet.evaluation.runner import PROTOCOL, Scores, predict
@@ -96,7 +97,7 @@ class Row:
     name: str
     numbers: Mapping[str, float]  # see Scores.numbers
     looks: Mapping[str, float]  # mIoU in percent, by look
-    seconds: float  # of a prompt, without encoding image and text
+    seconds: float  # of a prompt, without encoding image and text; 0 where that was not asked for
 
     @property
     def usefulness(self) -> float:
@@ -112,11 +113,15 @@ class Row:
 class Workbench:
     """Measures methods on the same samples with the same model."""
 
-    def __init__(self, host: DiffusersHost, samples: Sequence[Sample], folder: Path | None = None) -> None:
+    def __init__(
+        self, host: DiffusersHost, samples: Sequence[Sample], folder: Path | None = None, *, timed: bool = True
+    ) -> None:
         self.host, self.samples, self.folder = cast("Host", _Remembering(host)), samples, folder
+        self._timed = timed
         model = [host.info.fingerprint, host.others, host.info.prediction, str(host.dtype), host.device.type]
-        self._key = json.dumps([PROTOCOL, model, [_digest(sample) for sample in samples]])
+        self._key = json.dumps([PROTOCOL, timed, model, [_digest(sample) for sample in samples]])
         self._seen: dict[bytes, Probes] = {}
+        self._errors: dict[tuple[Any, ...], Tensor] = {}
         self.measured: dict[str, Row] = {}
 
     def measure(self, name: str, method: Method) -> Row:
@@ -133,12 +138,12 @@ class Workbench:
 
     def _measure(self, name: str, method: Method) -> Row:
         scores = Scores()
-        sharing = _Sharing(method, self._seen) if isinstance(method, AttentionMethod) else method
+        sharing = _Sharing(method, self._seen, self._errors) if isinstance(method, AttentionMethod) else method
         for found in predict(self.host, sharing, self.samples):
             scores.update(found)
         # Behind the others: what runs for the first time is slower, and by now all sentences are encoded.
         timed = _Timed(method, self.host)
-        few = list(predict(self.host, timed, self.samples[:_TIMED]))
+        few = list(predict(self.host, timed, self.samples[: _TIMED * self._timed]))
         looks = {
             title.removeprefix("look: "): 100 * part.result().miou.best
             for title, part in sorted(scores.categories.items())
@@ -207,9 +212,23 @@ class _Remembering:
 class _Sharing(AttentionMethod):
     """An attention method that looks at the same pass once, whatever it makes of it."""
 
-    def __init__(self, method: AttentionMethod, seen: dict[bytes, Probes]) -> None:
+    def __init__(
+        self, method: AttentionMethod, seen: dict[bytes, Probes], errors: dict[tuple[Any, ...], Tensor]
+    ) -> None:
         super().__init__(method.options, method.defaults)
-        self._seen = seen
+        self._seen, self._known = seen, errors
+
+    def _errors(self, host: Host, latent: Tensor, prompts: Prompts, sentences: Sequence[str], seed: int) -> Tensor:
+        picture = hashlib.sha256(latent.float().cpu().numpy().tobytes()).digest()
+        count, every = self.options.evidence_noises, []
+        for timestep in self.options.evidence:
+            keys = {text: (picture, seed, count, timestep, text) for text in sentences}
+            if new := [text for text, key in keys.items() if key not in self._known]:
+                one = AttentionMethod(dataclasses.replace(self.options, evidence=(timestep,)), self.defaults)
+                errors = one._errors(host, latent, prompts, new, seed)
+                self._known |= {keys[text]: errors[:, place] for place, text in enumerate(new)}
+            every.append(torch.stack([self._known[keys[text]] for text in sentences], dim=1))
+        return torch.cat(every)
 
     def _probe(
         self,

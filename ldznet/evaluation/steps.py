@@ -21,6 +21,7 @@ from ldznet.image import from_tensor
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.attention_maps import spread
 from ldznet.methods.difference import DifferenceMethod
+from ldznet.methods.evidence import likely
 from ldznet.methods.method import Draw, Picture, Prompts
 from ldznet.render import heat_map, overlay
 from ldznet.training.samples import Sample, squares
@@ -74,6 +75,10 @@ def _attention(
     yield _scaled(stages.refined[0]), text if options.iterations else "not refined"
     gate = f"gate {stages.gates[0].item():.2f}" if options.gate else "no gate"
     yield _heat(stages.found[0].cpu().numpy(), nearest=True), f"from 0 to 1, {gate}"
+    if evidence := method.evidence(host, picture.latent, prompts, stages.found, draw.seed):
+        there = likely(evidence, options.presence_level, options.presence_width).item()
+        text = f"where the words help to predict noise; it is there by {there:.2f}"
+        yield _heat((evidence.gains[0] / (8 * options.evidence_scale) + 0.5).numpy(), nearest=True), text
 
 
 def _difference(

@@ -30,6 +30,7 @@ class Step:
 
 
 _GATES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+_EVIDENCE = ((), (300,), (600,), (200, 400, 600), (400, 500, 600, 700), tuple(range(100, 701, 100)))
 _WORDS = {
     "none": (),
     "published": AttentionOptions().distractors,
@@ -37,6 +38,11 @@ _WORDS = {
     "grounds": (*GROUNDS, *MATERIALS),
     "kinds and grounds": (*KINDS, *MATERIALS),
     "colours": tuple(COLORS),
+}
+_RIVALS = {
+    "of full-size models": AttentionOptions().evidence_rivals,
+    "five kinds": tuple(KINDS)[:5],
+    "all kinds": tuple(KINDS),
 }
 
 
@@ -64,8 +70,16 @@ def steps_for(setup: Setup, info: HostInfo) -> list[Step]:
         Step("eta", (0.0, 0.002, 0.02, 0.2)),
         Step("column_max", (True, False)),
         Step("self_level", tuple(range(min(2, levels)))),
+        Step("evidence", _EVIDENCE, "usefulness"),
+        Step("evidence_rivals", tuple(_RIVALS.values()), "usefulness"),
+        Step("evidence_template", _templates()[:3], "usefulness"),
+        Step("evidence_blur", (0.0, 0.7, 1.0, 1.5, 2.0), "usefulness"),
+        Step("evidence_scale", (0.0, 0.02, 0.05, 0.1, 0.2), "usefulness"),
+        Step("presence_level", (-0.1, -0.07, -0.05, -0.03, -0.02, -0.01, 0.0, 0.01), "usefulness"),
+        Step("presence_width", (0.002, 0.005, 0.01, 0.02), "usefulness"),
         Step("halfway", (0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8), "usefulness"),
         Step("gate", ((), *((low, 2 * low) for low in _GATES)), "usefulness"),
+        Step("evidence_noises", (1, 2, 4), ""),
         Step("timesteps", ((50, 100, 150), (100, 200, 300)), ""),
         Step("flip", (False, True), ""),
         Step("together", (False, True), ""),
@@ -94,6 +108,8 @@ def variants(setup: Setup, info: HostInfo) -> Iterator[tuple[str, Setup]]:
     What else had to change for it is in its name too.
     """
     for step in steps_for(setup, info):
+        if step.name.startswith(("evidence_", "presence_")) and not setup.value("evidence"):
+            continue  # it would change nothing
         for value in step.values:
             if value != setup.value(step.name):
                 changed = setup.having(**{step.name: value})
@@ -104,10 +120,10 @@ def variants(setup: Setup, info: HostInfo) -> Iterator[tuple[str, Setup]]:
 
 def said(name: str, value: Any) -> str:
     """A value as a table shows it."""
-    if name == "distractors":
-        return next((title for title, words in _WORDS.items() if words == value), ", ".join(value))
+    if known := {"distractors": _WORDS, "evidence_rivals": _RIVALS}.get(name):
+        return next((title for title, words in known.items() if words == value), ", ".join(value))
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
         return ", ".join(f"{one:g}" for one in value) or "none"
-    return f"`{value}`" if name == "template" else str(value)
+    return f"`{value}`" if name.endswith("template") else str(value)

@@ -2,8 +2,9 @@
 
 One pass over the noisy latent. Attention to the text says where a phrase is meant, against other words that
 the sentence names for the rest of the scene; the attention of the finest map to itself spreads that over the
-thing. No training. What wins nowhere against the other words is absent, and its map is empty. The steps are in
-attention_maps.py, their options in attention_options.py; docs/attention.md shows them.
+thing. No training. What wins nowhere against the other words is absent, and its map is empty. Where that cannot tell
+things apart, noise predictions do (evidence.py). The steps are in attention_maps.py, their options in
+attention_options.py; docs/attention.md shows them.
 
 Memory beside the plain pass: queries and keys of the finest level, 256 MB at most for all prompts unless a single
 one needs more, and for one prompt at a time the affinity of its N pixels, 4 N^2 bytes, and 130 MB for work. At 768
@@ -32,6 +33,7 @@ from ldznet.hosts.host import FAMILY_NAMES, Context, Host, HostInfo
 from ldznet.hosts.probes import Probes, levels_of, probe_attention
 from ldznet.methods.attention_maps import calibrated, check_probes, map_size, refined, shared_out, text_maps
 from ldznet.methods.attention_options import PUBLISHED, AttentionOptions, suited
+from ldznet.methods.evidence import Evidence, compare, differ, draw_noises, noise_errors, resized, weighed
 from ldznet.methods.method import Defaults, Draw, Picture, Prompts
 from ldznet.methods.words import Term, find_terms, name_rivals, put_into
 
@@ -107,12 +109,36 @@ class AttentionMethod:
         if self.options.flip:
             mirrored = host.encode_image(picture.pixels.flip(-1))
             found = (found + self._found(host, mirrored, prompts, draw).flip(-1)) / 2
+        if evidence := self.evidence(host, picture.latent, prompts, found, draw.seed):
+            evidence = Evidence(resized(evidence.gains, found).to(found), evidence.whole.to(found))
+            own = self.options
+            found = weighed(found, evidence, own.evidence_scale, own.presence_level, own.presence_width)
         found = F.interpolate(found[:, None], size=picture.pixels.shape[-2:], mode="bicubic", align_corners=False)
         return found[:, 0].clamp(0, 1)
 
     def _found(self, host: Host, latent: Tensor, prompts: Prompts, draw: Draw) -> Tensor:
         """-> (P, h', w') in [0, 1]."""
         return torch.cat([stages.found for stages in self.stages(host, latent, prompts, draw)])
+
+    @torch.no_grad()
+    def evidence(
+        self, host: Host, latent: Tensor, prompts: Prompts, found: Tensor, seed: int = 0
+    ) -> Evidence | None:
+        """What predicting noise says of phrases that were found (P, h', w'); None if it is not asked for."""
+        options = self.options
+        counts = torch.tensor([[differ(p, rival) for rival in options.evidence_rivals] for p in prompts.phrases])
+        if not options.evidence or not counts.any():
+            return None
+        named = (*prompts.phrases, *options.evidence_rivals)
+        sentences = [options.evidence_template.replace("{}", name) for name in named]
+        errors = self._errors(host, latent, prompts, sentences, seed)
+        errors, rivals = errors[:, : len(prompts)], errors[:, len(prompts) :]
+        return compare(errors, rivals, counts, resized(found.float().cpu(), errors), options.evidence_blur)
+
+    def _errors(self, host: Host, latent: Tensor, prompts: Prompts, sentences: Sequence[str], seed: int) -> Tensor:
+        """Of n noise predictions with each sentence -> (n, sentences, h, w)."""
+        noises = draw_noises(latent, self.options.evidence_noises, seed)
+        return noise_errors(host, latent, prompts.encode(sentences), self.options.evidence, noises)
 
     @torch.no_grad()
     def stages(self, host: Host, latent: Tensor, prompts: Prompts, draw: Draw) -> Iterator[Stages]:

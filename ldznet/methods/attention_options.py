@@ -74,6 +74,37 @@ class AttentionOptions(Options):
         kind=float,
     )
     flip: bool = option(False, "mean with what is found in the mirrored picture")
+    evidence: tuple[int, ...] = option(
+        (),
+        "timesteps at which noise is predicted with the words and with evidence_rivals, to see where the words "
+        "help; none is off, and saves passes",
+        low=0,
+        high=999,
+        kind=int,
+    )
+    evidence_noises: int = option(2, "noises that are predicted at each of them", low=1, high=256)
+    evidence_template: str = option("a photo of a {}", "the sentence that they are predicted with")
+    evidence_rivals: tuple[str, ...] = option(
+        ("person", "animal", "plant", "building", "vehicle", "food"),
+        "what is put into the phrase's place; one that shares a word with the phrase is left out",
+        kind=str,
+    )
+    evidence_blur: float = option(
+        1.0, "sigma of the Gaussian blur over its errors, in pixels of the latent", low=0.0, high=16.0
+    )
+    evidence_scale: float = option(
+        0.05,
+        "how much smaller the error is with the phrase, as a part of the rivals', where a place counts 0.73; 0 "
+        "lets all places count the same",
+        low=0.0,
+        high=1.0,
+    )
+    presence_level: float = option(
+        0.0, "how much smaller the whole error is where the phrase is as likely there as not", low=-1.0, high=1.0
+    )
+    presence_width: float = option(
+        0.01, "so far above that level it is 0.73 likely, three times as far 0.95", low=1e-6, high=1.0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +123,13 @@ class AttentionOptions(Options):
                 f"gate is {self.gate}, but it must be two numbers of which the second is larger, or none: give "
                 "such as (1.5, 3.0)."
             )
+        if self.evidence and not self.evidence_rivals:
+            raise OptionError("evidence needs something to compare with: give evidence_rivals, or no timesteps.")
+        if "{}" not in self.evidence_template:
+            raise OptionError(
+                f"evidence_template is {self.evidence_template!r}, but the phrase has to stand somewhere in it: "
+                'give such as "a photo of a {}".'
+            )
 
 
 PUBLISHED = Defaults(
@@ -103,7 +141,7 @@ PUBLISHED = Defaults(
 # For small models: what `evaluate ablation --greedy` found on the embedded one.
 # Its pixels look for a thing in the padding: a text encoder that reads from left to right has read all of the
 # sentence there, and a UNet that was trained on little finds it in the many places rather than in the word's one.
-SMALL = Defaults(resolution=128, timesteps=(1,), template="{}")
+SMALL = Defaults(resolution=128, timesteps=(50,), template="{}")
 _SMALL_OPTIONS: Mapping[str, Any] = {
     "distractors": (),
     "tokens": "padding",
@@ -113,8 +151,13 @@ _SMALL_OPTIONS: Mapping[str, Any] = {
     "column_max": False,
     "eta": 0.0,
     "iterations": 1,
-    "halfway": 0.7,
+    "halfway": 0.6,
     "gate": (),
+    "evidence": (100, 200, 300, 400, 500, 600, 700),
+    "evidence_rivals": ("circle", "square", "triangle", "star", "heart"),
+    "evidence_blur": 1.5,
+    "presence_level": -0.07,
+    "presence_width": 0.02,
 }
 
 
