@@ -77,7 +77,7 @@ def _attention(
     yield _heat(stages.found[0].cpu().numpy(), nearest=True), f"from 0 to 1, {gate}"
     if evidence := method.evidence(host, picture.latent, prompts, stages.found, draw.seed):
         there = likely(evidence, options.presence_level, options.presence_width).item()
-        text = f"where the words help to predict noise; it is there by {there:.2f}"
+        text = f"where the words help to predict noise; likely there: {there:.2f}"
         yield _heat((evidence.gains[0] / (8 * options.evidence_scale) + 0.5).numpy(), nearest=True), text
 
 

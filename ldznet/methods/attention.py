@@ -2,8 +2,8 @@
 
 One pass over the noisy latent. Attention to the text says where a phrase is meant, against other words that
 the sentence names for the rest of the scene; the attention of the finest map to itself spreads that over the
-thing. No training. What wins nowhere against the other words is absent, and its map is empty. Where that cannot tell
-things apart, noise predictions do (evidence.py). The steps are in attention_maps.py, their options in
+thing. No training. What wins nowhere against the other words is absent, and its map is empty. Where that cannot
+tell things apart, noise predictions do (evidence.py). The steps are in attention_maps.py, their options in
 attention_options.py; docs/attention.md shows them.
 
 Memory beside the plain pass: queries and keys of the finest level, 256 MB at most for all prompts unless a single

@@ -205,14 +205,21 @@ try {
   seen.tabs = {};
   for (const [tab, name, id, scene] of [[1, 'sketch', '#img2img_sketch', scenes[1]],
     [2, 'inpaint', '#img2maskimg', scenes[2]], [3, 'inpaint sketch', '#inpaint_sketch', scenes[0]]]) {
-    await page.evaluate(tab => switch_to_img2img_tab(tab), tab);
-    await page.waitForTimeout(1000); // a canvas is as large as what it is in
-    await page.locator(`${id} input[type=file]`).setInputFiles(scene);
-    // Before that, the page would send an empty canvas.
-    await page.waitForFunction(([id, width]) => {
-      const canvases = [...document.querySelectorAll(`${id} canvas`)];
-      return canvases.length && canvases.every(canvas => canvas.width === width);
-    }, [id, Number(process.env.WIDTH)]);
+    for (let tries = 3; tries; tries--) {
+      await page.evaluate(tab => switch_to_img2img_tab(tab), tab);
+      await page.waitForTimeout(1000); // a canvas is as large as what it is in
+      const file = page.locator(`${id} input[type=file]`);
+      if (await file.count()) await file.setInputFiles(scene);
+      // Before that, the page would send an empty canvas. The webui's own canvas misses its size at times: then the
+      // tab is left and shown again.
+      const drawn = page.waitForFunction(([id, width]) => {
+        const canvases = [...document.querySelectorAll(`${id} canvas`)];
+        return canvases.length && canvases.every(canvas => canvas.width === width);
+      }, [id, Number(process.env.WIDTH)], { timeout: tries > 1 ? 15000 : 60000 });
+      if (tries === 1) await drawn;
+      else if (await drawn.then(() => true, () => false)) break;
+      await page.evaluate(() => switch_to_img2img_tab(0));
+    }
     await page.waitForTimeout(500);
     const mask = await segmented();
     const run = await generate();
