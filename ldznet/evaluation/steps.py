@@ -28,6 +28,7 @@ from ldznet.training.samples import Sample, squares
 from ldznet.training.scenes import caption_cells
 
 _SIDE = 168  # pixels of a cell
+_GAIN = 0.2  # of evidence: what is yellow; a loss of as much is black
 
 Cell = tuple[NDArray[np.uint8], str]
 
@@ -78,7 +79,7 @@ def _attention(
     if evidence := method.evidence(host, picture.latent, prompts, stages.found, draw.seed):
         there = likely(evidence, options.presence_level, options.presence_width).item()
         text = f"where the words help to predict noise; likely there: {there:.2f}"
-        yield _heat((evidence.gains[0] / (8 * options.evidence_scale) + 0.5).numpy(), nearest=True), text
+        yield _heat((evidence.gains[0] / (2 * _GAIN) + 0.5).numpy(), nearest=True), text
 
 
 def _difference(

@@ -124,10 +124,10 @@ class AttentionMethod:
     def evidence(
         self, host: Host, latent: Tensor, prompts: Prompts, found: Tensor, seed: int = 0
     ) -> Evidence | None:
-        """What predicting noise says of phrases that were found (P, h', w'); None if it is not asked for."""
+        """What predicting noise says of phrases that were found (P, h', w'); None if there is nothing to ask."""
         options = self.options
         counts = torch.tensor([[differ(p, rival) for rival in options.evidence_rivals] for p in prompts.phrases])
-        if not options.evidence or not counts.any():
+        if not options.evidence or not counts.any() or not found.any():
             return None
         named = (*prompts.phrases, *options.evidence_rivals)
         sentences = [options.evidence_template.replace("{}", name) for name in named]

@@ -2,8 +2,8 @@
 
 A diffusion model takes the noise out of a picture better when it is told what the picture shows. So the same
 noise is predicted with the phrase and with a few rivals in its place. Where the phrase's error is the smaller one,
-there is what it says; what helps less than the rivals do wherever it was found, is not there. That level does not
-depend on the picture.
+there is what it says; a phrase that loses more than a given part against the rivals, over all that was found of
+it, is not there. That part is the same for every picture.
 
     noises   (k, 4, h, w)   of the seed's own generator, the same for all words
     errors   (n, S, h, w)   squared error of n noise predictions with S sentences, mean over the 4 channels
@@ -26,6 +26,8 @@ from torch.nn import functional as F
 
 from ldznet.hosts.host import Context, Host
 from ldznet.methods.difference import blurred
+from ldznet.methods.words import SMALL_WORDS
+from ldznet.shortage import is_out_of_memory
 
 _ROWS = 8  # latents that run through the UNet at once
 _TINY = 1e-9
@@ -45,18 +47,29 @@ def draw_noises(latent: Tensor, count: int, seed: int) -> Tensor:
 
 
 def noise_errors(host: Host, latent: Tensor, context: Context, timesteps: Sequence[int], noises: Tensor) -> Tensor:
-    """For each noise at each timestep and each of S prompts -> (timesteps * noises, S, h, w), on the CPU."""
-    rows = []
+    """For each noise at each timestep and each of S prompts -> (timesteps * noises, S, h, w), on the CPU.
+
+    Where few latents fit into memory at once, fewer are taken.
+    """
+    rows, most = [], _ROWS
     for timestep in timesteps:
         for noise in torch.split(noises, 1):
             noisy_latent = host.add_noise(latent, noise, torch.tensor([timestep]))
-            parts = []
-            for start in range(0, len(context), _ROWS):
-                given = context[start : start + _ROWS]
-                predicted = host.predict_noise(
-                    noisy_latent.expand(len(given), -1, -1, -1), torch.full((len(given),), timestep), given
-                )
+            parts, start = [], 0
+            while start < len(context):
+                given = context[start : start + most]
+                try:
+                    predicted = host.predict_noise(
+                        noisy_latent.expand(len(given), -1, -1, -1), torch.full((len(given),), timestep), given
+                    )
+                except Exception as error:
+                    if not is_out_of_memory(error) or most == 1:
+                        raise
+                    most //= 2
+                    host.clear_memory()
+                    continue
                 parts.append((predicted.float().cpu() - noise).square().mean(dim=1))
+                start += len(given)
             rows.append(torch.cat(parts))
     return torch.stack(rows)
 
@@ -87,8 +100,11 @@ def weighed(found: Tensor, evidence: Evidence, scale: float, level: float, width
     """
     if scale:
         highest = found.amax(dim=(1, 2), keepdim=True)
-        found = found * (evidence.gains / scale).sigmoid()
-        found = found * highest / found.amax(dim=(1, 2), keepdim=True).clamp_min(_TINY)
+        weights = F.logsigmoid(evidence.gains / scale)
+        found = (
+            found * (weights - weights.amax(dim=(1, 2), keepdim=True)).exp()
+        )  # none of them vanishes by rounding
+        found = found * highest / found.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
     return found * likely(evidence, level, width)[:, None, None]
 
 
@@ -103,6 +119,6 @@ def resized(maps: Tensor, like: Tensor) -> Tensor:
 
 
 def differ(phrase: str, rival: str) -> bool:
-    """Whether a rival names something else than the phrase does: no word of it is one of the phrase's."""
+    """Whether a rival names something else than the phrase does: no word of it but a small one is the phrase's."""
     said, words = (set(re.findall(r"\w+", text.casefold())) for text in (phrase, rival))
-    return not said & words
+    return not (said & words) - SMALL_WORDS

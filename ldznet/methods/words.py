@@ -16,7 +16,7 @@ from ldznet.errors import PromptError
 _ARTICLES = ("a", "an", "the", "and", "or", "other")
 _PREPOSITIONS = ("of", "in", "on", "at", "by", "for", "from", "with", "without", "to", "into", "onto", "under")
 _PLACES = ("over", "above", "below", "behind", "beside", "between", "near")
-_SMALL_WORDS = frozenset(_ARTICLES + _PREPOSITIONS + _PLACES)
+SMALL_WORDS = frozenset(_ARTICLES + _PREPOSITIONS + _PLACES)
 # Nor do these where the sentence around the phrase says them.
 _PICTURE_WORDS = frozenset(("photo", "photograph", "picture", "image"))
 _PUNCTUATION = string.punctuation + "…–—“”„‘’«»¿¡"
@@ -56,7 +56,7 @@ def find_terms(
     terms = []
     for index, (start, stop) in enumerate(spans):
         mine = [word for word, owner in zip(words, owners, strict=True) if owner == index]
-        own = _places([w.content for w in mine if w.core.lower() not in _SMALL_WORDS])
+        own = _places([w.content for w in mine if w.core.lower() not in SMALL_WORDS])
         own = own or _places([w.tokens for w in mine])
         if not own:
             raise PromptError(
@@ -69,7 +69,7 @@ def find_terms(
             [
                 word.content
                 for word, owner in others
-                if word.core.lower() not in _SMALL_WORDS | said
+                if word.core.lower() not in SMALL_WORDS | said
                 and (owner is not None or word.core.lower() not in _PICTURE_WORDS)
             ]
         )
