@@ -8,7 +8,8 @@ attention_options.py; docs/attention.md shows them.
 
 Memory beside the plain pass: queries and keys of the finest level, 256 MB at most for all prompts unless a single
 one needs more, and for one prompt at a time the affinity of its N pixels, 4 N^2 bytes, and 130 MB for work. At 768
-x 768 pixels, one prompt, float32 on a CPU, the UNet of Stable Diffusion 1.5 peaks 192 MB above its plain pass:
+x 768 pixels, one prompt, float32 on a CPU, the UNet of Stable Diffusion 1.5 peaks at most 403 MB above its plain
+pass, in three runs of:
 
     python -m ldznet bench --full-size --attention
 
