@@ -49,7 +49,7 @@ def draw_noises(latent: Tensor, count: int, seed: int) -> Tensor:
 def noise_errors(host: Host, latent: Tensor, context: Context, timesteps: Sequence[int], noises: Tensor) -> Tensor:
     """For each noise at each timestep and each of S prompts -> (timesteps * noises, S, h, w), on the CPU.
 
-    Where few latents fit into memory at once, fewer are taken.
+    As many latents run at once as fit into memory, eight at most.
     """
     rows, most = [], _ROWS
     for timestep in timesteps:
@@ -101,9 +101,8 @@ def weighed(found: Tensor, evidence: Evidence, scale: float, level: float, width
     if scale:
         highest = found.amax(dim=(1, 2), keepdim=True)
         weights = F.logsigmoid(evidence.gains / scale)
-        found = (
-            found * (weights - weights.amax(dim=(1, 2), keepdim=True)).exp()
-        )  # none of them vanishes by rounding
+        weights = (weights - weights.amax(dim=(1, 2), keepdim=True)).exp()  # else all may vanish by rounding
+        found = found * weights
         found = found * highest / found.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
     return found * likely(evidence, level, width)[:, None, None]
 
