@@ -334,6 +334,14 @@ def test_a_checkpoint_that_was_switched_or_unloaded_is_survived(client):
     assert segment(client.scene, threshold=0.1)[1]["mask"] == before
 
 
+def test_attention_leaves_the_mask_of_what_is_nowhere_in_the_picture_empty(client):
+    status, found = segment(client.scene, prompt="orange circle | green star", method="attention")
+    there, absent = found["prompts"]
+
+    assert (status, found["method"]) == (200, "attention")
+    assert there["area"] > 0.03 > absent["area"] == 0
+
+
 # --- many ------------------------------------------------------------------------------------------------
 
 
