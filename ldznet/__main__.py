@@ -27,10 +27,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ldznet import __version__
-from ldznet.commands import bench, convert, download, evaluate, segment, serve, train
-from ldznet.commands.output import print_json, printable, stop_code
-from ldznet.commands.signals import stoppable
+from ldznet.cli import convert, download, segment, serve
+from ldznet.cli.printing import print_json, printable, stop_code
+from ldznet.cli.signals import stoppable
 from ldznet.errors import LdznetError, OptionError, PromptError
+from ldznet.research.bench import bench
+from ldznet.research.cli import evaluate, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

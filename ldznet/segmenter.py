@@ -20,18 +20,18 @@ from PIL import Image
 from torch import Tensor
 
 from ldznet import __version__
-from ldznet.batches import Batches
 from ldznet.errors import ImageError, OutOfMemoryError
 from ldznet.hosts.host import Host
-from ldznet.image import ImageSource, image_digest, network_size, on_background, read_image, to_tensor
+from ldznet.images.reading import ImageSource, image_digest, network_size, on_background, read_image, to_tensor
+from ldznet.inference.batching import Batches
+from ldznet.inference.draws import Passes, Progress, behind
+from ldznet.inference.prompts import check_prompts
+from ldznet.inference.refinement import SecondLook
+from ldznet.inference.tiles import Box, Patch
+from ldznet.memory_errors import is_out_of_memory
 from ldznet.methods.method import Method, Picture
 from ldznet.options import SegmentOptions, require_options
-from ldznet.passes import Passes, Progress, behind
-from ldznet.prompts import check_prompts
-from ldznet.refine import Box, Patch
-from ldznet.second_look import SecondLook
-from ldznet.segmentation import Segmentation
-from ldznet.shortage import is_out_of_memory
+from ldznet.result import Segmentation
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,15 @@ from host.brightness import Brightness, half, use
 from host.process import Processing, Run, furnish
 from host.webui import Webui
 
-from ldznet.hosts.diffusers_random import random_host
-from ldznet.methods import learned
+from ldznet.heads.network import Head, HeadConfig
+from ldznet.heads.unet import UNet, UNetConfig
+from ldznet.hosts.diffusers.random_weights import random_host
+from ldznet.methods import learned_head
 from ldznet.methods.method import Defaults
-from ldznet.modeling.head import Head, HeadConfig
-from ldznet.modeling.unet import UNet, UNetConfig
-from ldznet.training.left_out import Report
-from ldznet.training.samples import usable
-from ldznet.webui import process, runs
+from ldznet.research.datasets.samples import usable
+from ldznet.research.datasets.skip_report import Report
+from ldznet.webui import session
+from ldznet.webui.run import hooks
 
 PARITY = Path(__file__).parent / "parity"
 CASES = ("48x48_b1", "40x56_b1", "64x48_b1")
@@ -142,7 +143,7 @@ def webui(monkeypatch, tmp_path):
     """The stand-in, with a model, an empty folder of heads, and nothing found yet."""
     found = Webui(monkeypatch)
     furnish(found, monkeypatch, tmp_path)
-    monkeypatch.setattr(runs, "RUNS", runs.Runs())
+    monkeypatch.setattr(session, "RUNS", session.Runs())
     return found
 
 
@@ -155,7 +156,7 @@ def method(monkeypatch, webui):
 @pytest.fixture
 def run(method):
     """The hooks of our script."""
-    return Run(process)
+    return Run(hooks)
 
 
 @pytest.fixture
@@ -167,11 +168,11 @@ def p(webui):
 @pytest.fixture
 def small_squares(monkeypatch):
     """Masks of random heads at 64 pixels, so that it takes no time."""
-    whole = learned.random_head
+    whole = learned_head.random_head
 
     def small(*given):
         head = whole(*given)
         head._defaults = Defaults(64, (300,), "{}")
         return head
 
-    monkeypatch.setattr(learned, "random_head", small)
+    monkeypatch.setattr(learned_head, "random_head", small)

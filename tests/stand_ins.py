@@ -5,10 +5,10 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from ldznet.hosts.diffusers_random import random_host
+from ldznet.heads.unet import UNet, UNetConfig
+from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.host import Context, HostInfo
-from ldznet.modeling.unet import UNet, UNetConfig
-from ldznet.training.ldm import vae_state
+from ldznet.research.embedded.ldm_names import vae_state
 
 YAML = """model:
   target: ldm.models.diffusion.ddpm.LatentDiffusion

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and that importing does nothing else."""
+"""The house: which folder may import which, and that importing does nothing else."""
 
 import ast
 import subprocess
@@ -7,89 +7,153 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "ldznet").rglob("*.py")) + sorted((ROOT / "scripts").glob("*.py"))
-ROWS = [
-    {"errors", "options"},
-    {
-        *("modeling", "image", "mask", "objects", "candidates", "refine", "segmentation", "prompts", "shortage"),
-        *("render", "palette", "legend", "lettering"),
-    },
+# A room may import rooms of its own layer and of those above it in this list, never below.
+LAYERS = [
+    {"errors"},
+    {"options", "files", "memory_errors"},
+    {"images", "masks", "drawing", "heads"},
     {"hosts"},
     {"methods"},
-    {"segmenter", "batches", "passes", "second_look"},
-    {"training", "evaluation"},
-    {"webui", "commands"},
+    {"inference"},
+    {"result"},
+    {"segmenter", "decision"},
+    {"webui"},
+    {"webui/page", "webui/panel", "webui/run", "webui/api"},
+    {"cli"},
+    {"research"},
     {"__main__"},
     {"scripts"},
 ]
 # library -> where it may be imported
 RESERVED = {
-    "modules": ("hosts/a1111.py", "webui/", "scripts/"),
-    "gradio": ("webui/panel.py", "webui/clicks.py", "webui/settings.py", "webui/alone.py", "scripts/"),
+    "modules": ("webui/", "hosts/a1111/", "scripts/"),
+    "gradio": ("webui/panel/", "webui/settings_page.py", "cli/standalone_page.py", "scripts/"),
     "fastapi": ("webui/",),
     "pydantic": ("webui/",),
-    "diffusers": ("hosts/diffusers", "training/"),
-    "transformers": ("hosts/diffusers", "training/", "evaluation/clipseg.py"),
-    "accelerate": ("hosts/diffusers", "training/"),
-    "scipy": ("training/", "evaluation/"),
-    "skimage": ("training/", "evaluation/"),
+    "diffusers": ("hosts/diffusers/", "research/"),
+    "transformers": ("hosts/diffusers/", "research/"),
+    "accelerate": ("hosts/diffusers/", "cli/", "research/"),
+    "scipy": ("research/",),
+    "skimage": ("research/",),
 }
 
 
-def place(path):
-    """The file's room: "modeling", "errors", "scripts" ..."""
-    parts = path.relative_to(ROOT).parts
-    return parts[0] if parts[0] != "ldznet" else parts[1].removesuffix(".py")
+def room_of(path):
+    """Return the room of a file: "heads", "errors", "webui/panel", "scripts" ..."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] != "ldznet":
+        return parts[0]
+    if parts[1] == "webui" and len(parts) > 3:
+        return "/".join(parts[1:3])
+    return parts[1]
 
 
-def row(room):
-    return next((index for index, rooms in enumerate(ROWS) if room in rooms), None)
+def layer_of(room):
+    return next((index for index, rooms in enumerate(LAYERS) if room in rooms), None)
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_file(name):
+    """Return the file of a module's dotted name, or None for other libraries."""
+    base = ROOT.joinpath(*name.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
+
+
+def imports_of(path):
+    """Yield (dotted name, whether it runs when the file is imported)."""
+    tree = ast.parse(path.read_text())
+    later = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, node not in later) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            if node.module == "ldznet":
-                yield from (f"ldznet.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            assert node.module
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = node.module.startswith("ldznet") and module_file(whole) is not None
+                yield (whole if is_module else node.module), node not in later
 
 
 def violations(path):
-    room = place(path)
+    room = room_of(path)
     where = path.relative_to(ROOT).as_posix().removeprefix("ldznet/")
-    for name in imported(path):
-        top, *rest = name.split(".")
-        if top == "ldznet" and rest and row(rest[0]) is not None:
-            if row(rest[0]) > row(room):
-                yield f"{where} imports {name} from a row below"
-        elif top in RESERVED and not where.startswith(RESERVED[top]):
+    for name, _ in imports_of(path):
+        if name.startswith("ldznet."):
+            target = room_of(module_file(name) or ROOT.joinpath(*name.split(".")).with_suffix(".py"))
+            if layer_of(target) is not None and layer_of(target) > layer_of(room):
+                yield f"{where} imports {name} from a layer below"
+        elif name.split(".")[0] in RESERVED and not where.startswith(RESERVED[name.split(".")[0]]):
             yield f"{where} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_file_imports_only_its_own_row_and_those_above(path):
-    if path.name == "__init__.py" and path.parent.name == "ldznet":
-        assert list(imported(path)) == []
+def test_every_file_imports_only_its_own_layer_and_those_above(path):
+    if path.name == "__init__.py":
+        assert list(imports_of(path)) == [] or path.parent.name == "ldznet"
         return
-    assert row(place(path)) is not None, f"{path} has no row in the layers"
-    assert list(violations(path)) == []
+    assert layer_of(room_of(path)) is not None, f"{path} has no layer"
+    if path != ROOT / "ldznet" / "__main__.py":
+        assert list(violations(path)) == []
 
 
 def test_a_wrong_import_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    wrong = tmp_path / "ldznet" / "modeling" / "layers.py"
+    wrong = tmp_path / "ldznet" / "heads" / "layers.py"
     wrong.parent.mkdir(parents=True)
     wrong.write_text("from ldznet.segmenter import Segmenter\nimport ldznet.errors\nimport diffusers\n")
 
     assert list(violations(wrong)) == [
-        "modeling/layers.py imports ldznet.segmenter from a row below",
-        "modeling/layers.py imports diffusers",
+        "heads/layers.py imports ldznet.segmenter from a layer below",
+        "heads/layers.py imports diffusers",
     ]
+
+
+def test_the_product_never_imports_the_laboratory():
+    outside = [path for path in FILES if room_of(path) not in ("research", "__main__")]
+
+    assert [
+        (path.name, name) for path in outside for name, _ in imports_of(path) if name.startswith("ldznet.research")
+    ] == []
+
+
+def cycles(arrows):
+    """Return the nodes that can reach themselves along the arrows {node: nodes}."""
+    found = []
+    for start in arrows:
+        seen, stack = set(), list(arrows[start])
+        while stack:
+            node = stack.pop()
+            if node not in seen:
+                seen.add(node)
+                stack.extend(arrows.get(node, ()))
+        if start in seen:
+            found.append(start)
+    return found
+
+
+@pytest.mark.parametrize("unit", ["files", "folders"])
+def test_no_files_and_no_folders_import_each_other_in_a_circle(unit):
+    arrows = {}
+    for path in FILES:
+        start = path if unit == "files" else room_of(path)
+        for name, _ in imports_of(path):
+            target = module_file(name) if name.startswith("ldznet") else None
+            if target is not None and target.name != "__init__.py":
+                end = target if unit == "files" else room_of(target)
+                arrows.setdefault(start, set()).add(end)
+    for start, ends in arrows.items():
+        ends.discard(start)
+
+    assert cycles(arrows) == []
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
 
 
 AUDIT = """
@@ -124,7 +188,7 @@ def test_importing_reads_no_disk_opens_no_connection_and_loads_no_model():
     names = [
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
         for path in FILES
-        if place(path) != "scripts" and path.name not in ("panel.py", "clicks.py")  # they need the webui's gradio
+        if room_of(path) not in ("scripts", "webui/panel")  # the panel needs the webui's gradio
     ]
 
     assert audit(names, ROOT) in ([], [""])

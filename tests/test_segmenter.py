@@ -9,19 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from ldznet import batches, segmentation
+from ldznet import result
 from ldznet import segmenter as module
 from ldznet.errors import HeadError, HostError, ImageError, OptionError, OutOfMemoryError, PromptError
-from ldznet.hosts.diffusers_random import random_host
+from ldznet.heads.files import save_head
+from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.host import Context
-from ldznet.image import from_tensor
-from ldznet.methods.learned import LearnedHead, random_head
-from ldznet.modeling.checkpoint import save_head
+from ldznet.images.reading import from_tensor
+from ldznet.inference import batching
+from ldznet.inference.prompts import TEMPLATES, check_prompts
+from ldznet.memory_errors import memory_explained
+from ldznet.methods.learned_head import LearnedHead, random_head
 from ldznet.options import MaskOptions, SegmentOptions
-from ldznet.prompts import TEMPLATES, check_prompts
-from ldznet.segmentation import Segmentation
+from ldznet.result import Segmentation
 from ldznet.segmenter import Segmenter
-from ldznet.shortage import memory_explained
 
 SMALL = SegmentOptions(resolution=128)
 
@@ -331,7 +332,7 @@ def test_a_hundred_prompts_on_an_8192_px_picture_never_hold_a_hundred_large_maps
     segmenter.set_image(image, SegmentOptions(resolution=64))
     found = segmenter.segment([f"thing {n}" for n in range(100)], SegmentOptions(resolution=64))
     alive, most = [], []
-    enlarge = segmentation.to_image_size
+    enlarge = result.to_image_size
 
     def counted(probability, size):
         import weakref
@@ -341,7 +342,7 @@ def test_a_hundred_prompts_on_an_8192_px_picture_never_hold_a_hundred_large_maps
         most.append(sum(reference() is not None for reference in alive))
         return made
 
-    monkeypatch.setattr(segmentation, "to_image_size", counted)
+    monkeypatch.setattr(result, "to_image_size", counted)
     mask = found.mask()
 
     assert found.maps.numel() * 4 < 2e6
@@ -495,7 +496,7 @@ def test_out_of_memory_halves_the_batch_down_to_what_fits(segmenter, monkeypatch
     plain = segmenter.host.predict_noise
 
     def tight(noisy_latent, timesteps, context):
-        batches.append(len(context))
+        batching.append(len(context))
         if len(context) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return plain(noisy_latent, timesteps, context)
@@ -576,7 +577,7 @@ def test_an_error_of_the_program_is_not_taken_for_a_lack_of_memory(segmenter, mo
 
 
 def test_contexts_are_forgotten_when_there_are_too_many(segmenter, monkeypatch):
-    monkeypatch.setattr(batches, "_KEPT_CONTEXTS", 3)
+    monkeypatch.setattr(batching, "_KEPT_CONTEXTS", 3)
     run(segmenter, ["a", "b", "c", "d", "e"], SegmentOptions(resolution=64))
 
     assert list(segmenter._batches._contexts) == ["a photo of a c.", "a photo of a d.", "a photo of a e."]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.errors import HeadError
-from ldznet.modeling.head import HeadConfig
-from ldznet.modeling.unet import UNetConfig
+from ldznet.heads.network import HeadConfig
+from ldznet.heads.unet import UNetConfig
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Prediction = Literal["noise", "v"]

@@ -30,13 +30,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldznet.errors import HostError
+from ldznet.hosts.attention_probes import Probes, levels_of, probe_attention
 from ldznet.hosts.host import FAMILY_NAMES, Context, Host, HostInfo
-from ldznet.hosts.probes import Probes, levels_of, probe_attention
 from ldznet.methods.attention_maps import calibrated, check_probes, map_size, refined, shared_out, text_maps
 from ldznet.methods.attention_options import PUBLISHED, AttentionOptions, suited
-from ldznet.methods.evidence import Evidence, compare, differ, draw_noises, noise_errors, resized, weighed
 from ldznet.methods.method import Defaults, Draw, Picture, Prompts
-from ldznet.methods.words import Term, find_terms, name_rivals, put_into
+from ldznet.methods.noise_evidence import Evidence, compare, differ, draw_noises, noise_errors, resized, weighed
+from ldznet.methods.token_spans import Term, find_terms, name_rivals, put_into
 
 # Bytes of queries and keys that are held at a time.
 _HELD = 2**28

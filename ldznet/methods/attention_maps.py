@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldznet.errors import FeatureError
-from ldznet.hosts.probes import Level, Probes, QueriesAndKeys, attention_rows, one_of
+from ldznet.hosts.attention_probes import Level, Probes, QueriesAndKeys, attention_rows, one_of
 from ldznet.methods.attention_options import AttentionOptions
-from ldznet.methods.words import Term
+from ldznet.methods.token_spans import Term
 
 _TINY = 1e-12
 _EVEN = 1e-6  # of its largest value: a map that varies less holds rounding errors only

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldznet.errors import OptionError
+from ldznet.hosts.attention_probes import levels_of
 from ldznet.hosts.host import HostInfo
-from ldznet.hosts.probes import levels_of
 from ldznet.methods.method import Defaults
 from ldznet.options import Options, option
 

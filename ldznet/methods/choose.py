@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from ldznet.errors import CheckpointError, HeadError, NoHeadError, OptionError
+from ldznet.heads.files import HeadInfo, read_head_info
 from ldznet.hosts.host import HostInfo, require_fit
 from ldznet.methods.attention import AttentionMethod
-from ldznet.methods.difference import DifferenceMethod
-from ldznet.methods.learned import LearnedHead
+from ldznet.methods.learned_head import LearnedHead
 from ldznet.methods.method import Method
-from ldznet.modeling.checkpoint import HeadInfo, read_head_info
+from ldznet.methods.noise_difference import DifferenceMethod
 
 log = logging.getLogger(__name__)
 

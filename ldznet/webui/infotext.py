@@ -16,7 +16,7 @@ from typing import Any
 
 from ldznet.errors import LdznetError, OptionError
 from ldznet.webui.controls import BY_NAME, CONTROLS, Control, read_value
-from ldznet.webui.settings import TEMPLATE_KEY
+from ldznet.webui.settings_page import TEMPLATE_KEY
 
 log = logging.getLogger(__name__)
 

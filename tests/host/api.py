@@ -18,9 +18,11 @@ from pydantic import BaseModel
 
 from host import infotext as pictures
 from host.process import Processing, Run
-from ldznet.webui import api, infotext, process
+from ldznet.webui import infotext
+from ldznet.webui.api import routes
+from ldznet.webui.api.guard import authorize
 from ldznet.webui.controls import CONTROLS
-from ldznet.webui.guard import authorize
+from ldznet.webui.run import hooks
 
 
 class Img2Img(BaseModel):
@@ -72,14 +74,14 @@ def application(webui, *, api_auth=None, with_api=True):
             before = dict(opts)
             opts |= override  # for all who read them meanwhile
             try:
-                processed = Run(process).once(p, args)
+                processed = Run(hooks).once(p, args)
             finally:
                 opts.clear()
                 opts |= before
         info = {"extra_generation_params": processed.extra_generation_params, "infotexts": processed.infotexts}
         return {"images": [base64_of(one) for one in processed.images], "parameters": {}, "info": json.dumps(info)}
 
-    api.register(app)
+    routes.register(app)
     return app
 
 

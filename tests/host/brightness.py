@@ -6,7 +6,7 @@ from PIL import Image
 
 from ldznet.methods.choose import Choice
 from ldznet.methods.method import Defaults
-from ldznet.webui import runs
+from ldznet.webui import session
 
 SIZE = (128, 64)  # width, height
 
@@ -31,7 +31,7 @@ class Brightness:
 
 def use(method, monkeypatch):
     """Let every run of the panel, the script and the routes find things with it."""
-    monkeypatch.setattr(runs, "choose_method", lambda *_given, **_more: Choice(method, "of a test"))
+    monkeypatch.setattr(session, "choose_method", lambda *_given, **_more: Choice(method, "of a test"))
     return method
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from ldznet.modeling.unet import UNet, UNetConfig
+from ldznet.heads.unet import UNet, UNetConfig
 
 VOCABULARY, WIDTH = 1000, 32
 _SMALL = UNetConfig(

@@ -18,9 +18,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host")]
 
 from state import changes, state_of  # noqa: E402
 
-from ldznet.hosts.a1111 import A1111Host  # noqa: E402
+from ldznet.hosts.a1111.host import A1111Host  # noqa: E402
 from ldznet.methods.attention import AttentionMethod, AttentionOptions  # noqa: E402
-from ldznet.methods.learned import random_head  # noqa: E402
+from ldznet.methods.learned_head import random_head  # noqa: E402
 from ldznet.options import SegmentOptions  # noqa: E402
 from ldznet.segmenter import Segmenter  # noqa: E402
 

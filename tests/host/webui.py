@@ -13,7 +13,7 @@ from torch import nn
 
 from host.model import WIDTH, LatentDiffusion
 from host.state import state_of
-from ldznet.modeling import layers
+from ldznet.heads import layers
 
 PLAIN = {"CLIP_stop_at_last_layers": 1, "emphasis": "None", "use_old_emphasis_implementation": False}
 

@@ -15,7 +15,7 @@ from PIL import Image
 from running import EMBEDDED, ROOT, SIZE, Client, ask, decoded, encoded, furnish, start, stop
 from safetensors.torch import load_file, save_file
 
-from ldznet.training.scenes import make_scene
+from ldznet.research.scenes.scenes import make_scene
 
 PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}
 MODEL = "control_v11p_sd15_inpaint_tiny"

@@ -20,9 +20,9 @@ from PIL import Image
 from running import NEEDS_A_WEBUI
 from safetensors.torch import save_file
 
-from ldznet.hosts.diffusers import DiffusersHost
+from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.attention import AttentionMethod, AttentionOptions
-from ldznet.methods.learned import random_head
+from ldznet.methods.learned_head import random_head
 from ldznet.options import SegmentOptions
 from ldznet.segmenter import Segmenter
 

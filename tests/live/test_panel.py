@@ -28,7 +28,7 @@ from running import (
     stop,
 )
 
-from ldznet.training.scenes import make_scene
+from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
 
 PLAYWRIGHT = WEBUI / "browser" / "node_modules" / "playwright-core" / "index.mjs"

@@ -12,7 +12,7 @@ from PIL import Image
 from running import NEEDS_ANY_WEBUI, URL, WEBUI, Client, furnish, start, stop
 from test_infotext import some_values
 
-from ldznet.training.scenes import make_scene
+from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
 
 PLAYWRIGHT = WEBUI / "browser" / "node_modules" / "playwright-core" / "index.mjs"

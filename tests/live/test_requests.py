@@ -21,13 +21,13 @@ from statistics import median
 import pytest
 from PIL import Image
 from running import NEEDS_A_WEBUI, WEBUI, Client, ask, encoded, furnish, start, stop
-from test_api import bad_bodies
+from test_routes import bad_bodies
 
-from ldznet.commands.arguments import EMBEDDED
-from ldznet.hosts.diffusers import DiffusersHost
-from ldznet.methods.learned import random_head
-from ldznet.modeling.checkpoint import save_head
-from ldznet.training.scenes import make_scene
+from ldznet.cli.flags import EMBEDDED
+from ldznet.heads.files import save_head
+from ldznet.hosts.diffusers.host import DiffusersHost
+from ldznet.methods.learned_head import random_head
+from ldznet.research.scenes.scenes import make_scene
 
 SOAK = int(os.environ.get("SOAK", "200"))
 WORDS = ("orange circle", "purple circle | orange circle", "star", "a unicorn in the rain")

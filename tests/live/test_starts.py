@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from running import NEEDS_A_WEBUI, Client, decoded, furnish, start, stop
 
-from ldznet.training.scenes import make_scene
+from ldznet.research.scenes.scenes import make_scene
 
 PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}
 

@@ -1,0 +1,1 @@
+"""The commands of the product: segment, convert, serve, download."""

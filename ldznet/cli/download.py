@@ -1,0 +1,85 @@
+"""python -m ldznet download: a head, or the released checkpoint as a head, from an address on the web."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldznet.cli.flags import MODELS, Subparsers, byte_bar
+from ldznet.cli.printing import print_json
+from ldznet.errors import CheckpointError, DownloadError
+
+
+def add(commands: Subparsers) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "download",
+        help="fetch a head from the web and check it",
+        description="Fetch a head, or the released LD-ZNet checkpoint, which is then converted and taken away. "
+        "The same command goes on where it was interrupted. A head's own digest is checked, and --sha256 where it "
+        "is given; no code in the file is run.",
+        epilog="examples:\n"
+        "  python -m ldznet download https://example.org/bucket-head.safetensors\n"
+        "  python -m ldznet download https://example.org/ld-znet.ckpt --to stable-diffusion-webui/models/ldznet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("url", metavar="ADDRESS", help="http:// or https://, of a .safetensors or .ckpt file")
+    parser.add_argument(
+        "--to", type=Path, default=MODELS, metavar="FOLDER", help="(default: models/, where it is found)"
+    )
+    parser.add_argument("--sha256", default="", metavar="DIGITS", help="refuse a file with another SHA-256")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Fetch, check, convert where that is needed, and say where the head lies."""
+    from ldznet.cli.fetching import fetched
+    from ldznet.heads.convert import convert
+    from ldznet.heads.files import read_head_info, verify_digest
+    from ldznet.heads.weight_files import open_tensors
+
+    with (
+        byte_bar("fetching") as progress,
+        fetched(
+            parsed.url,
+            parsed.to,
+            sha256=parsed.sha256,
+            accept=lambda name: _require_free(_target(parsed.to, name)),
+            progress=progress,
+        ) as source,
+    ):
+        try:
+            with open_tensors(source) as tensors:
+                ready = "ldznet.config" in tensors.metadata
+            if ready:
+                verify_digest(source, read_head_info(source).sha256)
+        except CheckpointError:
+            source.unlink()  # so that the same command fetches it anew
+            raise
+        path = _target(parsed.to, source.name)
+        if ready:
+            _require_free(path)  # once more, since much time has passed
+            source.replace(path)
+        else:
+            with byte_bar("converting") as converting:
+                convert(source, path, progress=converting)
+    info = read_head_info(path)
+    if parsed.json:
+        print_json({"path": str(path), "kind": info.config.kind, "sha256": info.sha256})
+    else:
+        print(f"{path}\n  {info.config.kind}, {path.stat().st_size / 1e6:,.1f} MB, sha256 {info.sha256}")
+    return 0
+
+
+def _target(folder: Path, name: str) -> Path:
+    """Where the head will lie, whether it comes as one or is converted: heads are looked for by this ending."""
+    return folder / f"{Path(name).stem}.safetensors"
+
+
+def _require_free(target: Path) -> None:
+    if target.exists():
+        raise DownloadError(
+            f"{target} is there already; it was left as it is. Move it away, or give another folder (--to), and "
+            "then the same command."
+        )

@@ -1,0 +1,1 @@
+"""Pictures of masks: overlays, colour maps, legends."""

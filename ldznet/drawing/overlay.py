@@ -1,0 +1,236 @@
+"""Pictures that a person looks at: a mask over its image, one probability, several prompts or objects in colours.
+
+Plain numpy, OpenCV and Pillow: nothing here knows of models, files or the UI.
+
+    image        (H, W, 3)  uint8 RGB, in and out
+    probability  (H, W)     float in [0, 1]; several as in `ldznet.mask`: (P, H, W), or one at a time
+    mask         (H, W)     bool or soft
+
+Colours mean the same in every picture: nothing is rescaled to the values that one picture happens to
+have. A legend stands on a panel below (legend.py); the image stays at the top left, pixel for pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ldznet.drawing.colors import BLACK, WHITE, Color, Picture, Shape, blend, cell_width, ink, look, paint
+from ldznet.drawing.legend import draw_legend, draw_scale, stack, text_size
+from ldznet.drawing.lettering import draw_text, fonts_for, write
+from ldznet.errors import OptionError, ShapeError
+from ldznet.masks.objects import Objects
+from ldznet.masks.pipeline import Maps, as_probability, as_soft_mask, each_probability, grow, threshold
+
+MAGENTA = (230, 0, 130)  # rare in photographs
+
+
+class ColorMap(NamedTuple):
+    """Several prompts in one picture."""
+
+    picture: Picture  # with the legend, if one was asked for
+    numbers: NDArray[np.uint16]  # (H, W): 0 is background, 1 the first prompt, 2 the second, ...
+
+
+def overlay(image: Picture, mask: NDArray[Any], *, color: Color = MAGENTA, opacity: float = 0.5) -> Picture:
+    """The image with what is selected tinted, and a contour along 0.5 -> the image's size.
+
+    The contour is a light line inside and a dark one outside, so that it shows on every background; its
+    width goes with the picture's size.
+    """
+    soft = as_soft_mask(mask)
+    _check_image(image, soft.shape)
+    _check_color(color)
+    _check_fraction("opacity", opacity)
+    tinted = blend(image, color, soft * np.float32(opacity))
+    selected, width = soft >= 0.5, _line_width(soft.shape)
+    tinted[grow(selected, width) & ~selected] = BLACK
+    tinted[selected & ~grow(selected, -width)] = WHITE
+    return tinted
+
+
+def heat_map(
+    probability: NDArray[Any], image: Picture | None = None, *, opacity: float = 0.6, legend: bool = False
+) -> Picture:
+    """The probability as colour, from dark 0 to bright 1 -> the image's size, and the legend's panel below.
+
+    The colour map is Inferno: perceptually uniform, also for colour-blind eyes and in grey. Over an image
+    it is mixed with a flat grey version of that by `opacity`; the legend's bar shows the mix with middle grey.
+    """
+    values = as_probability(probability)
+    _check_fraction("opacity", opacity)
+    colors = _inferno(values)
+    bar = _inferno(np.linspace(0, 1, 256, dtype=np.float32)[None])
+    if image is not None:
+        _check_image(image, values.shape)
+        colors = blend(_backdrop(image), colors, opacity)
+        bar = blend(np.full_like(bar, 128), bar, opacity)
+    return stack(colors, draw_scale(bar, values.shape)) if legend else colors
+
+
+def color_map(
+    probabilities: Maps,
+    labels: Sequence[str],
+    image: Picture | None = None,
+    *,
+    background: float = 0.5,
+    opacity: float = 0.6,
+    legend: bool = True,
+) -> ColorMap:
+    """Each pixel in the colour of its most probable prompt, if that reaches `background`.
+
+    Of equals, the first prompt has it; a probability of 0 is always background. Colours suit colour-blind
+    eyes; after the seventh prompt they return with hatching, after the 42nd in other tones as well, so that
+    126 prompts look different. The legend gives each its number. Over an image, colours are mixed by
+    `opacity` with a flat grey version of that; the legend's are mixed with middle grey.
+    """
+    _check_fraction("background", background)
+    _check_fraction("opacity", opacity)
+    _check_labels(labels)
+    numbers = _most_probable(probabilities, labels, background)
+    picture = _painted(numbers, image, (numbers > 0) * np.float32(opacity))
+    if legend:
+        picture = stack(picture, draw_legend(labels, numbers.shape, 1 if image is None else opacity))
+    return ColorMap(picture, numbers)
+
+
+def object_map(
+    objects: Objects,
+    labels: Sequence[str],
+    image: Picture,
+    *,
+    chosen: Sequence[int] = (),
+    opacity: float = 0.6,
+    legend: bool = True,
+) -> Picture:
+    """The image with each object in a colour, its number on it -> the image's size, and the legend's panel below.
+
+    If some are `chosen`, by their numbers, the others are faint. Colours and legend are those of `color_map`.
+    """
+    _check_fraction("opacity", opacity)
+    _check_labels(labels)
+    numbers = objects.numbers
+    _check_image(image, numbers.shape)
+    if len(labels) != len(objects):
+        raise ShapeError(
+            f"There are {len(objects)} objects and {len(labels)} labels, but each object needs its label: give as "
+            "many labels as objects."
+        )
+    shown = np.full(len(objects) + 1, 0.25 * opacity if chosen else opacity, np.float32)
+    shown[[number for number in chosen if number < len(shown)]] = opacity
+    shown[0] = 0
+    picture = _painted(numbers.astype(np.uint16), image, shown[numbers])
+    for number, box in enumerate(objects.boxes, start=1):
+        _write_number(picture, number, numbers, box)
+    return stack(picture, draw_legend(labels, numbers.shape, opacity)) if legend and labels else picture
+
+
+def _most_probable(probabilities: Maps, labels: Sequence[str], background: float) -> NDArray[np.uint16]:
+    count, best, numbers = 0, None, np.zeros((0, 0), np.uint16)
+    for count, probability in enumerate(each_probability(probabilities), start=1):
+        if best is None:
+            best, numbers = np.zeros_like(probability), np.zeros(probability.shape, np.uint16)
+        numbers[probability > best] = count
+        np.maximum(best, probability, out=best)
+    if best is None or count != len(labels):
+        raise ShapeError(
+            f"There are {count} probability maps and {len(labels)} labels, but each map needs its label: "
+            "give as many labels as maps, and at least one."
+        )
+    numbers[~threshold(best, background)] = 0
+    return numbers
+
+
+def _painted(numbers: NDArray[np.uint16], image: Picture | None, alpha: NDArray[np.float32]) -> Picture:
+    """Everything in the look of its number, with lines around it; over an image, mixed with a grey one."""
+    picture = paint(numbers, cell_width(numbers.shape))
+    if image is not None:
+        _check_image(image, numbers.shape)
+        picture = blend(_backdrop(image), picture, alpha)
+    picture[_borders(numbers)] = WHITE
+    return picture
+
+
+def _borders(numbers: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Lines around the prompts: on the background, and of two prompts on the first one's pixels."""
+    # Cross and square in turn grow a point to an octagon, nearly a disc.
+    shapes = (cv2.MORPH_CROSS, cv2.MORPH_RECT)
+    spread = numbers
+    for step in range(_line_width(numbers.shape)):
+        spread = cv2.dilate(spread, cv2.getStructuringElement(shapes[step % 2], (3, 3)))
+    return spread > numbers
+
+
+def _line_width(shape: Shape) -> int:
+    return max(1, round(sqrt(shape[0] * shape[1]) / 400))
+
+
+def _write_number(picture: Picture, number: int, numbers: NDArray[Any], box: tuple[int, int, int, int]) -> None:
+    """Put the number on its own colour where the object is thickest; whole, wherever that is."""
+    x0, y0, x1, y1 = box
+    inside = np.pad(numbers[y0:y1, x0:x1] == number, 1)
+    depth = cv2.distanceTransform(inside.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    height, width = picture.shape[:2]
+    em = text_size((height, width))
+    text = draw_text(str(number), em, fonts_for("0123456789"))
+    chip = np.full((text.shape[0], text.shape[1] + em // 2, 3), look(number)[0], np.uint8)
+    write(chip, text, em // 4, 0, ink(look(number)[0]))
+    chip = chip[:height, :width]
+    top = min(max(0, y0 + int(row) - chip.shape[0] // 2), height - chip.shape[0])
+    left = min(max(0, x0 + int(column) - chip.shape[1] // 2), width - chip.shape[1])
+    picture[top : top + chip.shape[0], left : left + chip.shape[1]] = chip
+
+
+def _inferno(values: NDArray[np.float32]) -> Picture:
+    levels = np.rint(values * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def _backdrop(image: Picture) -> Picture:
+    """The image in grey and with half its contrast, so that colours keep their look on dark and on light."""
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=0.5, beta=64), cv2.COLOR_GRAY2RGB)
+
+
+# Checks
+
+
+def _check_image(image: Picture, shape: Shape) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ShapeError(
+            f"The image is {found}, but it must be a numpy array of uint8 (height, width, 3), red, green and "
+            'blue: convert it first, for example numpy.asarray(image.convert("RGB")).'
+        )
+    if image.shape[:2] != shape:
+        raise ShapeError(
+            f"The image is {image.shape[0]} x {image.shape[1]}, but what is drawn on it is "
+            f"{shape[0]} x {shape[1]} (height x width). They belong to one picture: scale one to the other's size."
+        )
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    listed = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str)
+    wrong = [label for label in labels if not isinstance(label, str)] if listed else [labels]
+    if wrong:
+        raise OptionError(f"labels holds {wrong[0]!r}, but it must be a sequence of texts: give one for each map.")
+
+
+def _check_color(color: Color) -> None:
+    channels = list(color) if isinstance(color, Sequence | np.ndarray) else []
+    if len(channels) != 3 or not all(isinstance(c, int | float | np.number) and 0 <= c <= 255 for c in channels):
+        raise OptionError(
+            f"color is {color!r}, but it must be red, green and blue, each from 0 to 255: "
+            f"give three such numbers, for example {MAGENTA}."
+        )
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value!r}, but it must be from 0 to 1: give a number in that range.")

@@ -1,1 +1,0 @@
-"""How good the masks are: the two published protocols and what is measured beside them."""

@@ -1,0 +1,1 @@
+"""Segmentation heads: networks, weight files, conversion."""

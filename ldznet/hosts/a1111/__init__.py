@@ -1,0 +1,1 @@
+"""The model that AUTOMATIC1111 has loaded."""

@@ -1,0 +1,1 @@
+"""A checkpoint from disk, run by diffusers."""

@@ -1,0 +1,125 @@
+"""Prompts through a method, as many at once as fit into memory.
+
+Knows one picture at a time, encoded; nothing of images, masks or what is looked at again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ldznet.errors import HostError, OutOfMemoryError
+from ldznet.hosts.host import Context, Host
+from ldznet.inference.draws import Passes, Progress, behind
+from ldznet.memory_errors import is_out_of_memory
+from ldznet.methods.method import Method, Picture, Prompts
+
+log = logging.getLogger(__name__)
+
+_KEPT_CONTEXTS = 256
+_BATCH_OF_A_CPU = 8
+
+
+class Batches:
+    """Keeps the contexts of the last prompts."""
+
+    def __init__(self, host: Host, method: Method) -> None:
+        self.host = host
+        self.method = method
+        self._contexts: OrderedDict[str, Context] = OrderedDict()
+
+    def size(self, picture: Picture) -> int:
+        """How many prompts probably fit at once."""
+        if self.host.device.type != "cuda":
+            return _BATCH_OF_A_CPU
+        free, _ = torch.cuda.mem_get_info(self.host.device)
+        height, width = picture.latent.shape[-2:]
+        # Activations of one prompt: about 40 maps of the first level's width are alive at once.
+        bytes_each = 40 * self.host.info.unet.model_channels * height * width * self.host.dtype.itemsize
+        return int(max(1, min(64, 0.6 * free // bytes_each)))
+
+    def run(
+        self, texts: Sequence[str], picture: Picture, passes: Passes, batch: int, progress: Progress | None
+    ) -> tuple[Tensor, list[bool]]:
+        """-> maps (P, h, w) on the CPU, and per prompt whether it was cut.
+
+        A method that must have them all at once gets them so, whatever the batch.
+
+        Raises:
+            OutOfMemoryError: not even one prompt fits, or not all that must come at once. HostError: the
+                weights overflow.
+        """
+        size = (picture.pixels.shape[-2], picture.pixels.shape[-1])
+        maps, cut = torch.zeros(len(texts), *size), [False] * len(texts)
+        batch, start = len(texts) if self.method.whole else min(batch, len(texts)), 0
+        while start < len(texts):
+            part = slice(start, min(start + batch, len(texts)))
+            told = behind(progress, passes.count * start, passes.count * len(texts))
+            try:
+                total, cut[part] = self._run_together(texts, part, picture, passes, told)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                batch = self._smaller(batch, size, error)
+                continue
+            self._require_numbers(total)
+            maps[part] = total / passes.count
+            start = part.stop
+        return maps.clamp_(0, 1), cut
+
+    def _run_together(
+        self, texts: Sequence[str], part: slice, picture: Picture, passes: Passes, progress: Progress | None
+    ) -> tuple[Tensor, list[bool]]:
+        """Some of the prompts: the sum of what all passes give, and per prompt whether it was cut."""
+        count = part.stop - part.start
+        total, cut = torch.zeros(count, *picture.pixels.shape[-2:]), [False] * count
+        for number in range(passes.count):
+            templates = tuple(passes.template(number, index) for index in range(part.start, part.stop))
+            prompts = Prompts(tuple(texts[part]), templates, self._context)
+            draw = passes.draw(number, part, picture.latent)
+            total += self.method.probability(self.host, picture, prompts, draw).cpu()
+            cut = [before or now for before, now in zip(cut, prompts.context.cut, strict=True)]
+            if progress is not None:
+                progress((number + 1) * count, passes.count * count)
+        return total, cut
+
+    def _require_numbers(self, total: Tensor) -> None:
+        if not total.isfinite().all():
+            raise HostError(
+                f"The {self.method.name} method gave values that are not numbers (NaN) in "
+                f"{str(self.host.dtype).removeprefix('torch.')}: these weights overflow it. Use bfloat16 or "
+                "float32 (--dtype)."
+            )
+
+    def _smaller(self, batch: int, size: tuple[int, int], error: Exception) -> int:
+        self.host.clear_memory()
+        if batch == 1:
+            raise OutOfMemoryError(
+                f"One prompt at {size[1]} x {size[0]} does not fit into memory. Give a lower resolution, or free "
+                "memory on the device."
+            ) from error
+        if self.method.whole:
+            raise OutOfMemoryError(
+                f"{batch} prompts at {size[1]} x {size[0]} do not fit into memory, and the {self.method.name} "
+                "method is set to look at all of them together. Give fewer prompts or a lower resolution, or set "
+                "it to look at each alone."
+            ) from error
+        log.info("%d prompts at once do not fit into memory; trying %d.", batch, batch // 2)
+        return batch // 2
+
+    def _context(self, sentences: Sequence[str]) -> Context:
+        """The contexts of some sentences; those of the last ones are kept."""
+        if new := [text for text in dict.fromkeys(sentences) if text not in self._contexts]:
+            encoded = self.host.encode_prompt(new)
+            for index, text in enumerate(new):
+                self._contexts[text] = encoded[index : index + 1]
+        found = Context.join([self._contexts[text] for text in sentences])
+        for text in sentences:
+            self._contexts.move_to_end(text)
+        while len(self._contexts) > _KEPT_CONTEXTS:
+            self._contexts.popitem(last=False)
+        return found

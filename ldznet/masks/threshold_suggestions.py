@@ -1,0 +1,76 @@
+"""A few masks to choose from: thresholds at which a probability map itself shows what belongs together.
+
+Plain numpy: nothing here knows of prompts, models, files or the UI.
+
+    probability  (H, W)  float in [0, 1]
+
+A good threshold lies where moving it changes little: between what is surely the thing and what surely is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldznet.masks.pipeline import as_probability
+
+LOWEST, HIGHEST = 5, 95  # in hundredths, as the panel's slider has them
+WINDOW = 5  # hundredths on either side within which the area shall change little
+APART = 1.25  # areas of two candidates differ by this factor at least
+STEP = 0.2  # and their thresholds by this part of those that leave something
+LARGEST = 0.95  # of the picture; more is no mask
+_NAMES = ((), ("middle",), ("tight", "loose"), ("tight", "middle", "loose"))
+
+
+class Candidate(NamedTuple):
+    """A mask to choose: where the probability reaches `threshold`."""
+
+    name: str  # tight, middle or loose
+    threshold: float
+    area: int  # pixels
+
+
+def find_candidates(probability: NDArray[Any]) -> list[Candidate]:
+    """At most three, the tightest first; none where the probability reaches 0.05 nowhere or almost everywhere.
+
+    Of the thresholds 0.05, 0.06 ... 0.95 the first candidate is the one around which the area changes least: the
+    quotient of the area at 0.05 below and that at 0.05 above is smallest; of equals, it is the middle of the
+    longest run. The second is found in the same way among those that differ: their area is larger than the first's
+    by a quarter at least, or the first's by a quarter larger than theirs, and the thresholds lie apart by a fifth
+    of the way from the lowest to the highest one that leaves something. The third differs so from both. So a map
+    of two values has one.
+    """
+    areas = _areas(as_probability(probability))
+    changes = np.log(np.maximum(areas[: -2 * WINDOW], 1) / np.maximum(areas[2 * WINDOW :], 1))  # at WINDOW ...
+    levels = np.arange(LOWEST, HIGHEST + 1)
+    changes, sizes = np.round(changes[levels - WINDOW], 9), areas[levels]
+    free = (sizes > 0) & (sizes <= LARGEST * probability.size)
+    step = STEP * np.ptp(levels[free]) if free.any() else 0
+    chosen: list[int] = []
+    while free.any() and len(chosen) < 3:
+        best = _middle(free & (changes == changes[free].min()))
+        chosen.append(int(levels[best]))
+        free &= np.maximum(sizes / sizes[best], sizes[best] / np.maximum(sizes, 1)) >= APART
+        free &= abs(levels - levels[best]) >= step
+    chosen.sort(reverse=True)
+    names = _NAMES[len(chosen)]
+    return [Candidate(name, level / 100, int(areas[level])) for name, level in zip(names, chosen, strict=True)]
+
+
+def _areas(probability: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Pixels that reach 0, 0.01 ... 1; at 0, those above it."""
+    levels = (np.arange(101) / 100).astype(np.float32)  # rounded as `threshold` rounds them
+    levels[0] = np.nextafter(np.float32(0), np.float32(1))
+    reached = np.searchsorted(levels, probability.ravel(), side="right")
+    counts = np.bincount(reached, minlength=102)
+    return np.cumsum(counts[::-1])[::-1][1:]
+
+
+def _middle(among: NDArray[np.bool_]) -> int:
+    """The middle of the longest run of True; of equally long ones, of the first."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], among, [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    longest = int((ends - starts).argmax())
+    return int(starts[longest] + ends[longest] - 1) // 2

@@ -1,0 +1,179 @@
+"""The paper's method: a trained head (LD-ZNet, ZNet or RGBNet) gives one logit per pixel.
+
+Source: PNVR et al., LD-ZNet, ICCV 2023, https://arxiv.org/abs/2303.12343
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldznet.errors import CheckpointError, OptionError
+from ldznet.heads.files import empty_head, load_head, read_head_info
+from ldznet.heads.half_storage import store_narrow
+from ldznet.heads.network import Head, HeadConfig, Kind, paper_pool_grids
+from ldznet.heads.unet import UNetConfig
+from ldznet.hosts.capture import capture
+from ldznet.hosts.host import Host, HostInfo, require_fit
+from ldznet.methods.method import Defaults, Draw, Picture, Prompts
+from ldznet.options import SegmentOptions
+
+
+class LearnedHead:
+    """A head as a method; it works where it lives (`to`), or where it comes for each step (`visit`)."""
+
+    whole = False
+
+    def __init__(self, head: Head, *, defaults: Defaults | None = None, origin: str = "") -> None:
+        self.head = head.eval().requires_grad_(False)
+        self._defaults = defaults or Defaults()  # the paper's
+        self._origin = origin  # the SHA-256 of its file, or what else tells it from others
+        self._running = threading.Lock()  # weights that rest narrow are widened in place while they run
+        self._visits: tuple[torch.device, Callable[[], None]] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        storage: torch.dtype | None = None,
+    ) -> LearnedHead:
+        """Load a head's file; with `storage` its weights rest in another precision than it computes in.
+
+        Raises:
+            CheckpointError: see `load_head`.
+        """
+        info = read_head_info(path)
+        head = load_head(path, device=device, dtype=storage or dtype)
+        if storage is not None and dtype is not None and storage != dtype:
+            store_narrow(head, storage, dtype)
+        return cls(head, defaults=_trained_with(info.source), origin=info.sha256)
+
+    @property
+    def name(self) -> str:
+        """The kind of head."""
+        return self.head.config.kind
+
+    @property
+    def defaults(self) -> Defaults:
+        """What it was trained with."""
+        return self._defaults
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Which head it is, in which precision it computes and in which its weights rest."""
+        resting = next(self.head.parameters()).dtype
+        return {
+            "method": self.name,
+            "head": self._origin,
+            "head_dtype": str(self.head.dtype).removeprefix("torch."),
+            "head_storage": str(resting).removeprefix("torch."),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are now."""
+        return next(self.head.parameters()).device
+
+    def to(self, device: torch.device | str) -> None:
+        """Live on a device from now on."""
+        self._visits = None
+        self.head.to(device)
+
+    def visit(self, device: torch.device | str, make_room: Callable[[], None] = lambda: None) -> None:
+        """From now on live in the CPU's memory, and be on a device for the head's own step only.
+
+        `make_room` is called before the head comes, when the UNet has done its part.
+        """
+        self.head.to("cpu")
+        self._visits = torch.device(device), make_room
+
+    @contextmanager
+    def _at_work(self) -> Iterator[torch.device]:
+        """-> where the head works; it is at home again however the block ends, and half a head never stays."""
+        if self._visits is None:
+            yield self.device
+            return
+        device, make_room = self._visits
+        make_room()
+        try:
+            self.head.to(device)
+            yield device
+        finally:
+            self.head.to("cpu")
+
+    def check(self, host: HostInfo) -> None:
+        """Refuse a model that the head was not made for."""
+        require_fit(self.head.config, host)
+
+    @torch.no_grad()
+    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+        """The head's sigmoid; the UNet runs only as far as the head reads it."""
+        context = prompts.context
+        kind = self.head.config.kind
+        features: Mapping[str, Tensor] = {}
+        if kind == "ld-znet":
+            modules = host.feature_modules()
+            noisy_latent = host.add_noise(picture.latent, draw.noise, draw.timesteps)
+            with capture({path: modules[path] for path in self.head.config.pool_grids}) as features:
+                host.predict_noise(noisy_latent, draw.timesteps, context)
+        x = picture.pixels if kind == "rgbnet" else picture.latent
+        with self._running, self._at_work() as device:
+            on_device = {path: feature.to(device) for path, feature in features.items()}
+            logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
+        return logits[:, 0].float().sigmoid()
+
+
+def _trained_with(source: Mapping[str, Any]) -> Defaults:
+    """What a head's file says of its training; the paper's where it says nothing.
+
+    Raises:
+        CheckpointError: it says what cannot be.
+    """
+    try:
+        options = SegmentOptions(
+            resolution=source.get("resolution", 0),
+            timesteps=tuple(source.get("timesteps", ())),
+            template=source.get("template", ""),
+        )
+    except (OptionError, TypeError) as why:
+        raise CheckpointError(
+            f"The head's file says that it was trained in a way that cannot be ({why}). It was damaged or written "
+            "by another version of ldznet: convert or train the head again."
+        ) from why
+    paper = Defaults()
+    return Defaults(
+        options.resolution or paper.resolution,
+        options.timesteps or paper.timesteps,
+        options.template or paper.template,
+    )
+
+
+def random_head(unet: UNetConfig, kind: Kind = "ld-znet", *, seed: int = 0) -> LearnedHead:
+    """A head for a UNet with random weights: for tests and for measuring speed, not for masks."""
+    own = dataclasses.replace(unet, in_channels=4, out_channels=1)
+    config = HeadConfig(kind=kind, unet=own, pool_grids=paper_pool_grids(own) if kind == "ld-znet" else {})
+    head = empty_head(config).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in head.named_parameters():
+        if name.startswith("final.") and parameter.ndim > 1:
+            # A plain enlargement: random convolutions of one channel would only add a lattice.
+            nn.init.constant_(parameter, 2.0 / 9 if parameter.shape[-1] == 3 else 1.0)
+        elif parameter.ndim > 1:  # such that what comes in reaches the output
+            nn.init.normal_(parameter, std=1.4 / parameter[0].numel() ** 0.5, generator=generator)
+        else:
+            nn.init.constant_(parameter, float(name.endswith("weight")))  # of a norm; a bias is 0
+    last = head.final[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, -2.0)
+    return LearnedHead(head, origin=f"random, seed {seed}")

@@ -1,1 +1,0 @@
-"""The segmentation network in plain torch; knows nothing of hosts, files or images."""

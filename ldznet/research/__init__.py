@@ -1,0 +1,1 @@
+"""The laboratory: training, measuring, studying. Nothing of the product imports it."""

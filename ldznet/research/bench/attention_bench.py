@@ -1,0 +1,101 @@
+"""python -m ldznet bench --attention: what the attention method takes above a plain pass of the UNet.
+
+The plain pass runs to its end and forms no probabilities. Prompts run one each, batched, and all in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from ldznet.cli.flags import device_and_dtype, load_model
+from ldznet.errors import OptionError
+from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, said, timing_rows
+
+
+def measure_attention(parsed: argparse.Namespace) -> int:
+    """Measure and print; weights are random unless a checkpoint is given."""
+    import torch
+
+    from ldznet.hosts.diffusers.random_weights import random_host
+    from ldznet.methods.attention import AttentionMethod
+    from ldznet.methods.attention_options import AttentionOptions
+    from ldznet.methods.method import Draw, Picture, Prompts
+
+    if parsed.full_size and parsed.checkpoint:
+        raise OptionError("--full-size has random weights: give either it or --checkpoint.")
+    if parsed.checkpoint:
+        parsed.method = "attention"
+        host, _ = load_model(parsed)
+    else:
+        device, dtype = device_and_dtype(parsed)
+        host = random_host(full_size=parsed.full_size, device=device, dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 3, parsed.resolution, parsed.resolution, generator=generator) * 2 - 1
+    picture = Picture(pixels, host.encode_image(pixels))
+    noise = torch.randn(picture.latent.shape, generator=generator)
+
+    def plain(count: int) -> None:
+        context = host.encode_prompt([f"thing {number}" for number in range(count)])
+        timesteps = torch.full((count,), 100)
+        host.predict_noise(host.add_noise(picture.latent, noise, timesteps), timesteps, context)
+
+    def attend(count: int, together: bool) -> None:
+        method = AttentionMethod(AttentionOptions(together=together))
+        phrases = tuple(f"thing {number}" for number in range(count))
+        prompts = Prompts(phrases, (method.defaults.template,) * count, host.encode_prompt)
+        method.probability(host, picture, prompts, Draw(torch.full((count,), 100), noise))
+
+    works: list[Work] = []
+    for count in parsed.prompts:
+        works.append(("UNet, plain pass", count, partial(plain, count)))
+        works.append(("attention", count, partial(attend, count, False)))
+        if count > 1:
+            works.append(("attention, together", count, partial(attend, count, True)))
+    timings = in_rounds(host.device, parsed.repeat, works)
+    result: dict[str, Any] = {
+        "machine": machine(host.device),
+        "dtype": str(host.dtype).removeprefix("torch."),
+        "resolution": parsed.resolution,
+        "model": host.info.name,
+        "timings": [asdict(timing) for timing in timings],
+        "ratios": _ratios(timings, parsed.prompts),
+        "memory": _memory(timings, parsed.prompts),
+    }
+    print(json.dumps(result, indent=2) if parsed.json else _table(result, timings))
+    return 0
+
+
+def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
+    """Of the least times."""
+    least = {(t.step, t.prompts): t.least for t in timings}
+    found = {}
+    for count in counts:
+        plain, own = least["UNet, plain pass", count], least["attention", count]
+        found[f"attention / plain pass, {count} prompt{'s' * (count > 1)}"] = own / plain
+        if count > 1:
+            found[f"{count} prompts together / one each"] = least["attention, together", count] / own
+    return found
+
+
+def _memory(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
+    """Megabytes of the method's peak above that of the plain pass; nothing where the system does not tell."""
+    peaks = {(t.step, t.prompts): t.memory for t in timings}
+    found = {}
+    for count in counts:
+        plain, own = peaks["UNet, plain pass", count], peaks["attention", count]
+        if plain is not None and own is not None:
+            found[f"attention above the plain pass, {count} prompt{'s' * (count > 1)}"] = own - plain
+    return found
+
+
+def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
+    lines = [f"{said(result['machine'])}, {result['dtype']}, {result['resolution']} px", result["model"], ""]
+    lines += timing_rows(timings)
+    lines += figure_rows("ratio of the least times", "", result["ratios"], ".2f")
+    lines += figure_rows("peak", "MB", result["memory"], ",.0f")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""What a measurement was made of: its record, for the report, and its key, which tells it from others.
+
+A folder of results is gone on with only by a measurement of the same key, as what is counted does not say where it
+came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldznet.research.cli.datasets import inner_phrasecut, is_phrasecut
+
+if TYPE_CHECKING:
+    from ldznet.hosts.diffusers.host import DiffusersHost
+    from ldznet.hosts.host import Host
+    from ldznet.methods.choose import Choice
+    from ldznet.methods.method import Method
+
+
+def record_of(parsed: argparse.Namespace, host: Host, choice: Choice) -> dict[str, Any]:
+    """What was measured, for people; CLIPSeg is its own model, and computes in float32."""
+    record = {"method": choice.method.name, "reason": choice.reason, **choice.method.record}
+    if parsed.clipseg:
+        return {**record, "model": parsed.clipseg.resolve().name, "dtype": "float32"}
+    return {
+        **record,
+        "model": host.info.name,
+        "model_fingerprint": host.info.fingerprint,
+        "dtype": str(host.dtype).removeprefix("torch."),
+    }
+
+
+def key_of(
+    parsed: argparse.Namespace,
+    place: Path | None,
+    host: DiffusersHost,
+    method: Method,
+    name: str,
+    count: int,
+    block: int,
+) -> str:
+    """A digest of all that the numbers of dataset `name` depend on; how files of weights are called is nothing."""
+    from ldznet.research.evaluation.runner import PROTOCOL
+
+    model = [host.info.fingerprint, host.others, host.info.prediction, str(host.dtype), host.device.type]
+    data = [str(place or parsed.data), _annotations(place, parsed.split) if place else [], name, count]
+    return hashlib.sha256(
+        json.dumps(
+            [
+                [PROTOCOL, block, method.defaults.resolution, parsed.on_problem],
+                dict(method.record),
+                [] if parsed.clipseg else model,
+                data,
+            ]
+        ).encode()
+    ).hexdigest()
+
+
+def _annotations(place: Path, split: str) -> list[tuple[str, str]]:
+    """Names and SHA-256 of the files of annotations that a measurement reads; the images are not looked at."""
+    from ldznet.heads.writer import digest_of
+    from ldznet.research.datasets.subsets import word_lists_file
+
+    folder = inner_phrasecut(place)
+    if place.is_file():
+        files = {place}
+    elif is_phrasecut(folder):
+        files = {*folder.glob("*.json"), *filter(None, [word_lists_file(folder)])}
+        read = {folder / f"refer_{name}.json" for name in split.split("_")}
+        files -= set(folder.glob("refer_*.json")) - read
+    else:
+        files = {*folder.glob("*.json"), *folder.glob("annotations/*.json")}
+    return [(path.name, digest_of([path])) for path in sorted(files)]

@@ -1,0 +1,1 @@
+"""PhraseCut, AIGI and folders of images with masks."""

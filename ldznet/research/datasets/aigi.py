@@ -1,0 +1,293 @@
+"""AIGI and sets like it: generated images with a mask for each caption, in three forms.
+
+AIGI (100 images, 214 captions, PNVR et al., ICCV 2023) comes from a shared folder whose file names are described
+nowhere, so the usual forms are read. None of this was tried on the original files.
+
+    masks     <image>.<ext> with <image>_<caption>.png beside it, or in images/ and masks/; "_" is a space there
+    coco      one JSON file, perhaps in annotations/; images beside it, in images/, or a folder up. The caption is
+              the annotation's "caption" or "phrase", else its category's name; polygons, run lengths as numbers
+              or as text; crowds as other annotations
+    labelme   one JSON file for each image; polygons, rectangles, circles, masks; the caption is the label
+
+All shapes of one caption on one image are one sample, whose key is "<image>/<caption>". Images with an EXIF turn
+are turned, as labelme shows them. Annotations are kept in memory, images and masks are not.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal, get_args
+
+from ldznet.errors import OptionError
+from ldznet.masks.pipeline import Mask
+from ldznet.research.datasets.annotations import (
+    draw_coco,
+    draw_file,
+    draw_labelme,
+    has_two_levels,
+    is_gray,
+    is_mask,
+)
+from ldznet.research.datasets.sample import Sample
+from ldznet.research.datasets.samples import (
+    DatasetError,
+    OnProblem,
+    Reader,
+    SampleError,
+    bad_json,
+    check_phrase,
+    check_size,
+    read_image,
+    read_json,
+)
+
+Form = Literal["masks", "coco", "labelme"]
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+Size = tuple[int, int]
+# (size, the sample's name) -> mask, faults
+Draw = Callable[[Size, str], tuple[Mask, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    key: str
+    image: Path
+    phrase: str
+    size: Size | None  # of the image, as the annotations say it
+    draw: Draw  # made of module functions, so that it can be pickled
+
+
+class Aigi(Reader):
+    """Captions of a folder, those of one image one after the other; `form` None finds out which form it is.
+
+    For COCO, `path` may also be the JSON file. `keep_empty`: give samples without a pixel too.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        form: Form | None = None,
+        *,
+        on_problem: OnProblem = "skip",
+        keep_empty: bool = False,
+    ) -> None:
+        super().__init__(on_problem, keep_empty)
+        if form is not None and form not in get_args(Form):
+            raise OptionError(
+                f"form is {form!r}, but three are known: give one of {', '.join(get_args(Form))}, or None "
+                "(default) to find it out."
+            )
+        place = Path(path)
+        if not place.exists():
+            raise DatasetError(f"{os.fspath(place)!r} does not exist. Check the spelling.")
+        entries = {"masks": self._masks, "coco": self._coco, "labelme": self._labelme}[form or _form(place)]
+        self._entries: list[_Entry] = []
+        seen = set[str]()
+        for entry in entries(place):
+            if entry.key in seen:
+                self._leave_out(
+                    f"{entry.key}: this caption occurs twice. Remove one.", "duplicate caption", entry.key
+                )
+                continue
+            seen.add(entry.key)
+            self._entries.append(entry)
+        self._entries.sort(key=lambda entry: (entry.image.name, entry.image))
+        if not self._entries:
+            raise DatasetError(
+                f"{os.fspath(place)!r} has no caption that can be used. {self.report}. Its files must be of one "
+                f"of the forms {', '.join(get_args(Form))} (see docs/evaluation.md)."
+            )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _read(self, at: int) -> Sample:
+        entry = self._entries[at]
+        image = read_image(entry.image, entry.key)
+        if entry.size is not None:
+            check_size(image, entry.size, entry.key)
+        elif entry.image.suffix.lower() == ".png" and is_gray(image) and has_two_levels(image):
+            raise SampleError(
+                f"{entry.key}: {entry.image.name} is black and white as a mask is. If the image to which it "
+                "belongs is missing, add that; if it is an image, save it as JPEG.",
+                reason="not an image",
+                name=entry.key,
+            )
+        mask, faults = entry.draw((image.shape[0], image.shape[1]), entry.key)
+        categories = {"name": (entry.phrase,)}
+        return Sample(entry.key, image, entry.phrase, mask, categories, os.fspath(entry.image), faults)
+
+    def _leave_out(self, text: str, reason: str, name: str) -> None:
+        self.report.add(self._skip(SampleError(text, reason=reason, name=name)))
+
+    # The three forms; what is wrong with one entry leaves the others alone
+
+    def _masks(self, folder: Path) -> Iterator[_Entry]:
+        images, masks = _told_apart(folder)
+        by_stem = {_stem(path): path for path in images}
+        owned: dict[Path, list[Path]] = {path: [] for path in images}
+        for path in masks:
+            if owner := _owner(path, by_stem):
+                owned[owner].append(path)
+            else:
+                self._leave_out(
+                    f"{path.name}: there is no image for it. Add that, or rename it to <image>_<caption>.png.",
+                    "mask without an image",
+                    path.name,
+                )
+        for image, parts in owned.items():
+            if not parts:
+                self._leave_out(
+                    f"{image.name}: there is no mask for it. Add {image.stem}_<caption>.png.",
+                    "image without a mask",
+                    image.name,
+                )
+            for path in parts:
+                caption = _stem(path)[len(_stem(image)) + 1 :].replace("_", " ")
+                yield from self._entry(image, caption, None, partial(draw_file, path))
+
+    def _coco(self, path: Path) -> Iterator[_Entry]:
+        path = path if path.is_file() else _coco_file(path)
+        document = read_json(path)
+        try:
+            images = {image["id"]: image for image in document["images"]}
+            names = {category["id"]: category["name"] for category in document.get("categories", ())}
+            annotations = list(document["annotations"])
+        except (TypeError, KeyError, AttributeError) as error:
+            raise bad_json(path, f"it has no proper images, categories and annotations: {error!r}") from error
+        groups: dict[tuple[Any, str], list[Any]] = {}
+        for number, annotation in enumerate(annotations, start=1):
+            name = f"{path.name}, annotation {number}"
+            try:
+                image_id, segmentation = annotation["image_id"], annotation["segmentation"]
+                _place(images[image_id], path)
+                own = annotation.get("caption") or annotation.get("phrase")
+                caption = check_phrase(own or names[annotation["category_id"]], name)
+            except (TypeError, KeyError, ValueError, AttributeError) as error:
+                self._leave_out(
+                    f"{name}: it has no proper image, caption or segmentation ({error!r}). Mend the file.",
+                    "bad annotation",
+                    name,
+                )
+                continue
+            except SampleError as error:
+                self.report.add(self._skip(error))
+                continue
+            groups.setdefault((image_id, caption), []).append(segmentation)
+        for (image_id, caption), segmentations in groups.items():
+            image, size = _place(images[image_id], path)
+            name = images[image_id]["file_name"]  # with its folder: another one may have images of the same names
+            yield from self._entry(image, caption, size, partial(draw_coco, segmentations), name)
+
+    def _labelme(self, folder: Path) -> Iterator[_Entry]:
+        for path in sorted(folder.glob("*.json")):
+            try:
+                document = read_json(path)
+                size = (int(document["imageHeight"]), int(document["imageWidth"]))
+                # Windows' way of writing paths is understood everywhere; a name alone is beside the JSON file.
+                image = path.parent / PureWindowsPath(document["imagePath"]).as_posix()
+                image = image if image.is_file() else path.parent / image.name
+                groups: dict[str, list[Any]] = {}
+                for shape in document["shapes"]:
+                    groups.setdefault(shape["label"], []).append(
+                        {part: shape[part] for part in ("shape_type", "points", "mask") if part in shape}
+                    )
+            except (DatasetError, TypeError, KeyError, ValueError, AttributeError) as error:
+                why = f"it has no proper imagePath, sizes and shapes: {error!r}"
+                bad = error if isinstance(error, DatasetError) else bad_json(path, why)
+                self._leave_out(f"{path.name}: {bad}", "bad JSON", path.name)
+                continue
+            for label, shapes in groups.items():
+                yield from self._entry(image, label, size, partial(draw_labelme, shapes))
+
+    def _entry(
+        self, image: Path, caption: object, size: Size | None, draw: Draw, name: str = ""
+    ) -> Iterator[_Entry]:
+        try:
+            phrase = check_phrase(caption, image.name)
+        except SampleError as error:
+            self.report.add(self._skip(error))
+        else:
+            yield _Entry(f"{name or image.name}/{phrase}", image, phrase, size, draw)
+
+
+# Finding files
+
+
+def _form(place: Path) -> Form:
+    if place.is_file():
+        return "coco"
+    for path in (*sorted(place.glob("*.json")), *sorted((place / "annotations").glob("*.json"))):
+        try:
+            document = read_json(path)
+        except DatasetError:
+            continue
+        if isinstance(document, dict) and "annotations" in document:
+            return "coco"
+        if isinstance(document, dict) and "shapes" in document:
+            return "labelme"
+    return "masks"
+
+
+def _coco_file(folder: Path) -> Path:
+    files = sorted(folder.glob("*.json")) or sorted(_inner(folder, "annotations").glob("*.json"))
+    if len(files) != 1:
+        raise DatasetError(
+            f"{os.fspath(folder)!r} has {len(files)} JSON files, so which one holds the annotations cannot be "
+            "told. Give the path of the file."
+        )
+    return files[0]
+
+
+def _inner(folder: Path, name: str) -> Path:
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Without hidden files: archives made on a Mac have one beside each file, which is no picture."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+
+
+def _told_apart(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images and masks."""
+    pictures = _pictures(_inner(folder, "images"))
+    if _inner(folder, "masks") != _inner(folder, "images"):
+        return pictures, _pictures(_inner(folder, "masks"))
+    by_stem = {_stem(path): path for path in reversed(pictures)}
+    masks = {
+        path: owner for path in pictures if path.suffix.lower() == ".png" and (owner := _owner(path, by_stem))
+    }
+    # "dog_2.png" between "dog.png" and "dog_2_tail.png" may be either, and only its pixels can tell.
+    unclear = set(masks.values()) & masks.keys()
+    for path in unclear:
+        if not is_mask(path):
+            del masks[path]
+    return [path for path in pictures if path not in masks], list(masks)
+
+
+def _stem(path: Path) -> str:
+    """The name without ending; some disks and archives write "é" as two characters, others as one."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _owner(mask: Path, images: Mapping[str, Path]) -> Path | None:
+    """Of images by their names without endings, the one whose name is the longest beginning of the mask's."""
+    words = _stem(mask).split("_")
+    stems = ("_".join(words[:number]) for number in range(len(words) - 1, 0, -1))
+    return next((images[stem] for stem in stems if stem in images), None)
+
+
+def _place(image: Mapping[str, Any], annotations: Path) -> tuple[Path, Size]:
+    """File and size of one of COCO's images."""
+    name, size = image["file_name"], (int(image["height"]), int(image["width"]))
+    folder = annotations.parent
+    places = [folder / name, _inner(folder, "images") / name]
+    if folder.name == "annotations":
+        places += [folder.parent / "images" / name, folder.parent / name]
+    return next((place for place in places if place.is_file()), places[1]), size

@@ -1,0 +1,137 @@
+"""The embedded model's files: a .safetensors in the original layout, its .yaml, its tokenizer's folder.
+
+So a webui and `hosts/diffusers_files.py` load it; `unpack` lays it out to be trained further.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldznet.hosts.diffusers.files import unet_state
+from ldznet.hosts.diffusers.host import DiffusersHost
+from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, part_of
+from ldznet.research.embedded.ldm_names import vae_state
+from ldznet.research.embedded.model import TinyConfig, TinyModel
+from ldznet.research.embedded.resumable_stage import save_whole
+
+YAML = """model:
+  base_learning_rate: 1.0e-04
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    linear_start: 0.00085
+    linear_end: 0.0120
+    num_timesteps_cond: 1
+    log_every_t: 200
+    timesteps: 1000
+    first_stage_key: jpg
+    cond_stage_key: txt
+    image_size: {latent}
+    channels: 4
+    cond_stage_trainable: false
+    conditioning_key: crossattn
+    monitor: val/loss_simple_ema
+    scale_factor: {scale}
+    use_ema: false
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: {latent}
+        in_channels: 4
+        out_channels: 4
+        model_channels: {unet.model_channels}
+        attention_resolutions: [4, 2, 1]
+        num_res_blocks: {unet.res_blocks}
+        channel_mult: {mult}
+        num_heads: {unet.heads}
+        use_spatial_transformer: true
+        transformer_depth: 1
+        context_dim: {unet.context_width}
+        use_checkpoint: false
+        legacy: false
+    first_stage_config:
+      target: ldm.models.autoencoder.AutoencoderKL
+      params:
+        embed_dim: 4
+        monitor: val/rec_loss
+        ddconfig:
+          double_z: true
+          z_channels: 4
+          resolution: {size}
+          in_channels: 3
+          out_ch: 3
+          ch: {vae_ch}
+          ch_mult: {vae_mult}
+          num_res_blocks: {vae_blocks}
+          attn_resolutions: []
+          dropout: 0.0
+        lossconfig:
+          target: torch.nn.Identity
+    cond_stage_config:
+      target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
+      params:
+        version: {tokenizer}
+"""
+
+
+def export(
+    config: TinyConfig, folder: Path, target: Path, *, dtype: torch.dtype = torch.float16
+) -> Mapping[str, Any]:
+    """Write the trained model as NAME.safetensors, NAME.yaml and the folder NAME with the tokenizer.
+
+    Returns what was written: parameters and megabytes.
+    """
+    from safetensors.torch import save_file
+
+    model = TinyModel(config, target.with_suffix(""))
+    load_encoder(model, folder)
+    load_decoder(model, folder)
+    saved = torch.load(folder / "unet.pt", map_location="cpu", weights_only=True)
+    nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved["average"])
+    state = {f"model.diffusion_model.{name}": t for name, t in model.unet.state_dict().items()}
+    state |= {f"first_stage_model.{name}": t for name, t in vae_state(model.vae.state_dict()).items()}
+    for name, tensor in model.text.state_dict().items():
+        state[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
+    save_file(state, target, {"format": "pt", "ldznet.config": json.dumps(asdict(config))})
+    (target.with_suffix("") / "config.json").write_text(
+        json.dumps({"model_type": "clip_text_model", "architectures": ["CLIPTextModel"], **model.text_settings})
+    )
+    target.with_suffix(".yaml").write_text(
+        YAML.format(
+            latent=config.size // 8,
+            scale=model.scale.item(),
+            unet=config.unet,
+            mult=list(config.unet.channel_mult),
+            size=config.size,
+            vae_ch=config.vae_widths[0],
+            vae_mult=[width // config.vae_widths[0] for width in config.vae_widths],
+            vae_blocks=config.vae_blocks,
+            tokenizer=f"models/Stable-diffusion/{target.stem}",  # where the webui looks, from its own folder
+        )
+    )
+    return {
+        "step": saved["step"],
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "megabytes": target.stat().st_size / 1e6,
+    }
+
+
+def unpack(checkpoint: Path, folder: Path) -> None:
+    """Lay out what `export` wrote so that `train_unet` goes on from its weights, with a new schedule.
+
+    The autoencoder is kept as it is: with another one all that the UNet knows would be lost.
+    """
+    host = DiffusersHost.load(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage, names in (("encoder", ("encoder", "quant_conv")), ("decoder", ("decoder", "post_quant_conv"))):
+        save_whole({"average": part_of(host.vae, names).state_dict()}, folder / f"{stage}.pt")
+    unet = {f"unet.{name}": tensor for name, tensor in unet_state(checkpoint).items()}
+    text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()}
+    save_whole({**unet, **text}, folder / "start.pt")

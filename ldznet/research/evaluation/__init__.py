@@ -1,0 +1,1 @@
+"""Running a model over samples, and reports."""

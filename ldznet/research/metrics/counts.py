@@ -1,0 +1,101 @@
+"""Pixels counted at each of 49 thresholds, and the curve of a measure over them.
+
+    probability  (H, W)  float in [0, 1]; compared in float32
+    target       (H, W)  bool; True is the thing
+    valid        (H, W)  bool; False is not counted
+
+A pixel is positive where p > t. Which grid the arrays lie on is the caller's: CLIPSeg stretches both to a square
+(352 pixels, LD-ZNet 384).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldznet.errors import OptionError, ShapeError
+from ldznet.masks.pipeline import as_mask, as_probability
+
+THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0, 1, 51)[1:-1].tolist())  # 0.02, 0.04 ... 0.98
+BINS = len(THRESHOLDS) + 1
+
+_LEVELS = np.array(THRESHOLDS, dtype=np.float32)  # torch compares a float32 tensor with a number in float32
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One measure at each of the 49 thresholds."""
+
+    values: tuple[float, ...]  # as long as THRESHOLDS, in its order
+
+    @property
+    def best(self) -> float:
+        """The largest value."""
+        return max(self.values)
+
+    @property
+    def best_threshold(self) -> float:
+        """Where the largest value is reached; the lowest such threshold, as numpy's argmax."""
+        return THRESHOLDS[self.values.index(self.best)]
+
+    def at(self, threshold: float) -> float:
+        """The value at one of the 49 thresholds, for example 0.5."""
+        index = round(threshold * BINS) - 1 if math.isfinite(threshold) else -1
+        if not 0 <= index < len(THRESHOLDS) or abs(THRESHOLDS[index] - threshold) > 1e-9:
+            raise OptionError(
+                f"The threshold is {threshold}, but the curve holds only 0.02, 0.04 ... 0.98, because CLIPSeg's "
+                "protocol measures at these: give one of them."
+            )
+        return self.values[index]
+
+
+class Confusion(NamedTuple):
+    """Pixels at each threshold."""
+
+    tp: tuple[int, ...]
+    fp: tuple[int, ...]
+    fn: tuple[int, ...]
+    tn: tuple[int, ...]
+
+
+def histogram(probability: NDArray[Any], target: NDArray[Any], valid: NDArray[Any] | None = None) -> list[int]:
+    """-> 2 * 50 counts: of background and then of foreground, the pixels that are above exactly k thresholds."""
+    found = as_probability(probability)
+    expected = as_mask(target, "target")
+    require_same_size("target", expected, found.shape)
+    if valid is not None:
+        counted = as_mask(valid, "valid mask")
+        require_same_size("valid mask", counted, found.shape)
+        found, expected = found[counted], expected[counted]
+    passed = np.searchsorted(_LEVELS, found.ravel(), side="left")  # how many t < p
+    passed[expected.ravel()] += BINS
+    counts: list[int] = np.bincount(passed, minlength=2 * BINS).tolist()
+    return counts
+
+
+def confusion(pixels: Sequence[int]) -> Confusion:
+    """What a histogram says of each threshold."""
+    counts = np.array(pixels, np.int64).reshape(2, BINS)
+    positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # (2, 49): above threshold j are all k > j
+    negative = counts.sum(axis=1, keepdims=True) - positive
+    (tn, fn), (fp, tp) = negative.tolist(), positive.tolist()
+    return Confusion(tuple(tp), tuple(fp), tuple(fn), tuple(tn))
+
+
+def ious_of(counts: Confusion) -> tuple[float, ...]:
+    """TP / (1 + TP + FP + FN) at each threshold; the 1 is the protocol's."""
+    return tuple(tp / (1 + tp + fp + fn) for tp, fp, fn, _ in zip(*counts, strict=True))
+
+
+def require_same_size(name: str, array: NDArray[Any], size: tuple[int, ...]) -> None:
+    """Refuse what lies on another grid than that of `size` (height, width)."""
+    if array.shape != size:
+        raise ShapeError(
+            f"The {name} has the shape {array.shape}, but what it is compared with has {size} (height, width). "
+            "Both must lie on one grid: resize one of them, or check that they belong to the same image."
+        )

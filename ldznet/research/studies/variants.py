@@ -1,0 +1,129 @@
+"""What could be done otherwise in each step of a method: the rows of an ablation, and where a search looks.
+
+A step changes one option or default. Its values are those that were published, and what else is plausible; words
+are published ones and such as the scenes are made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ldznet.hosts.attention_probes import levels_of
+from ldznet.hosts.host import HostInfo
+from ldznet.methods.attention_options import PUBLISHED, AttentionOptions
+from ldznet.research.scenes.brushes import COLORS
+from ldznet.research.scenes.shapes import KINDS
+from ldznet.research.scenes.styles import GROUNDS, MATERIALS
+from ldznet.research.studies.ablation import Setup
+
+
+@dataclass(frozen=True)
+class Step:
+    """One option or default, and the values that it might have."""
+
+    name: str  # of the option or default
+    values: tuple[Any, ...]
+    search: str = "miou"  # what a search goes by: "miou", "usefulness", or "" where it leaves it alone
+
+
+_GATES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+_EVIDENCE = ((), (300,), (600,), (200, 400, 600), (400, 500, 600, 700), tuple(range(100, 701, 100)))
+_WORDS = {
+    "none": (),
+    "published": AttentionOptions().distractors,
+    "kinds": tuple(KINDS),
+    "grounds": (*GROUNDS, *MATERIALS),
+    "kinds and grounds": (*KINDS, *MATERIALS),
+    "colours": tuple(COLORS),
+}
+_RIVALS = {
+    "of full-size models": AttentionOptions().evidence_rivals,
+    "five kinds": tuple(KINDS)[:5],
+    "all kinds": tuple(KINDS),
+}
+
+
+def steps_for(setup: Setup, info: HostInfo) -> list[Step]:
+    """All steps of a method, in the order in which a search goes through them."""
+    if not isinstance(setup.options, AttentionOptions):
+        return [
+            Step("timesteps", ((200,), (300,), (400,), (500,), (600,))),
+            Step("template", (*_templates(), "a picture of a {}.")),
+            Step("noises", (1, 4, 10, 20), ""),
+            Step("blur", (0.0, 0.5, 1.0, 2.0)),
+            Step("clamp", (2.0, 3.0, 4.0, 6.0), "usefulness"),
+        ]
+    levels = len(levels_of(info.unet))
+    return [
+        Step("template", _templates()),
+        Step("distractors", tuple(_WORDS.values())),
+        Step("tokens", ("mean", "max", "padding")),
+        Step("timesteps", ((1,), (50,), (100,), (200,), (300,), (400,))),
+        Step("cross_levels", ((), *_mixes(levels))),
+        Step("normalise", ("sum", "minmax", "none")),
+        Step("rescale", (True, False)),
+        Step("emphasis", (1.0, 1.6, 2.5)),
+        Step("iterations", (0, 1, 2, 4, 10, 20)),
+        Step("eta", (0.0, 0.002, 0.02, 0.2)),
+        Step("column_max", (True, False)),
+        Step("self_level", tuple(range(min(2, levels)))),
+        Step("evidence", _EVIDENCE, "usefulness"),
+        Step("evidence_rivals", tuple(_RIVALS.values()), "usefulness"),
+        Step("evidence_template", _templates()[:3], "usefulness"),
+        Step("evidence_blur", (0.0, 0.7, 1.0, 1.5, 2.0), "usefulness"),
+        Step("evidence_scale", (0.0, 0.02, 0.05, 0.1, 0.2), "usefulness"),
+        Step("presence_level", (-0.1, -0.07, -0.05, -0.03, -0.02, -0.01, 0.0, 0.01), "usefulness"),
+        Step("presence_width", (0.002, 0.005, 0.01, 0.02), "usefulness"),
+        Step("halfway", (0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8), "usefulness"),
+        Step("gate", ((), *((low, 2 * low) for low in _GATES)), "usefulness"),
+        Step("evidence_noises", (1, 2, 4), ""),
+        Step("timesteps", ((50, 100, 150), (100, 200, 300)), ""),
+        Step("flip", (False, True), ""),
+        Step("together", (False, True), ""),
+    ]
+
+
+def _templates() -> tuple[str, ...]:
+    return ("{}", "a {}", "a photo of a {}", PUBLISHED.template)
+
+
+def _mixes(levels: int) -> Iterator[tuple[float, ...]]:
+    """Each level alone, two neighbours, and all alike."""
+    for level in range(levels):
+        yield (0.0,) * level + (1.0,)
+    for level in range(levels - 1):
+        yield (0.0,) * level + (0.3, 0.7)
+        yield (0.0,) * level + (0.7, 0.3)
+        yield (0.0,) * level + (0.5, 0.5)
+    if levels > 2:
+        yield (1.0,) * levels
+
+
+def variants(setup: Setup, info: HostInfo) -> Iterator[tuple[str, Setup]]:
+    """Every step's other values, one changed at a time -> what to call it, and the setup.
+
+    What else had to change for it is in its name too.
+    """
+    for step in steps_for(setup, info):
+        if step.name.startswith(("evidence_", "presence_")) and not setup.value("evidence"):
+            continue  # it would change nothing
+        for value in step.values:
+            if value != setup.value(step.name):
+                changed = setup.having(**{step.name: value})
+                others = {item.name for item in dataclasses.fields(setup.options)} - {step.name}
+                names = [step.name, *sorted(n for n in others if changed.value(n) != setup.value(n))]
+                yield ", ".join(f"{n.replace('_', ' ')}: {said(n, changed.value(n))}" for n in names), changed
+
+
+def said(name: str, value: Any) -> str:
+    """A value as a table shows it."""
+    if known := {"distractors": _WORDS, "evidence_rivals": _RIVALS}.get(name):
+        return next((title for title, words in known.items() if words == value), ", ".join(value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(f"{one:g}" for one in value) or "none"
+    return f"`{value}`" if name.endswith("template") else str(value)

@@ -1,0 +1,1 @@
+"""The routes in the webui's API."""

@@ -1,0 +1,97 @@
+"""Which method runs, and why."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ldznet.errors import HeadError, OptionError
+from ldznet.heads.files import save_head
+from ldznet.heads.unet import UNetConfig
+from ldznet.hosts.diffusers.random_weights import random_host
+from ldznet.methods.choose import choose_method, find_heads
+from ldznet.methods.learned_head import random_head
+
+
+@pytest.fixture(scope="module")
+def host():
+    return random_host().info
+
+
+@pytest.fixture
+def folder(tmp_path, host):
+    """Heads: one that fits, a ZNet that fits as well, one for another model, and a file that is none."""
+    (tmp_path / "more").mkdir()
+    other = UNetConfig(model_channels=32, heads=2, context_width=96)
+    for name, unet, kind, source in (
+        ("a-znet", host.unet, "znet", {}),
+        ("more/fits", host.unet, "ld-znet", {}),
+        ("0-other", other, "ld-znet", {}),
+    ):
+        save_head(random_head(unet, kind).head, tmp_path / f"{name}.safetensors", source=source)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "no-head.safetensors")
+    return tmp_path
+
+
+def test_heads_are_found_one_level_deep_and_other_files_left_out(folder):
+    names = [info.path.name for info in find_heads([folder, folder, folder / "missing"])]
+
+    assert names == ["0-other.safetensors", "a-znet.safetensors", "fits.safetensors"]
+
+
+def test_auto_takes_the_best_head_that_fits_and_says_so(host, folder):
+    choice = choose_method("auto", host, find_heads([folder]))
+
+    assert choice.method.name == "ld-znet"
+    assert choice.reason == f"fits.safetensors fits {host.name}"
+
+
+def test_a_head_that_was_trained_for_these_very_weights_comes_first(host, folder):
+    import dataclasses
+
+    exact = dataclasses.replace(host, fingerprint="abc")
+    source = {"model_fingerprint": "abc"}
+    save_head(random_head(host.unet, "znet").head, folder / "z-exact.safetensors", source=source)
+
+    assert choose_method("head", exact, find_heads([folder])).reason.startswith("z-exact.safetensors")
+
+
+def test_auto_takes_attention_where_no_head_fits_and_says_why(host, folder):
+    (folder / "more" / "fits.safetensors").unlink()
+    (folder / "a-znet.safetensors").unlink()
+
+    choice = choose_method("auto", host, find_heads([folder]))
+    assert (choice.method.name, choice.reason) == ("attention", f"none of 1 heads fits {host.name}")
+    assert choose_method("auto", host, []).reason == f"there is no head for {host.name}"
+
+
+def test_a_damaged_head_is_named_where_it_may_be_the_missing_one(host, folder):
+    for name in ("0-other", "a-znet", "more/fits"):
+        path = folder / f"{name}.safetensors"
+        path.write_bytes(path.read_bytes()[: 2000 if name == "a-znet" else 9])
+
+    heads = find_heads([folder])
+
+    assert heads == []
+    names = "0-other.safetensors, a-znet.safetensors, fits.safetensors"
+    reason = f"there is no head for {host.name}, but {names} cannot be read: damaged, or not copied whole"
+    assert choose_method("auto", host, heads).reason == reason
+    with pytest.raises(HeadError, match=r"There is no head for .*, but 0-other.safetensors, .* cannot be read"):
+        choose_method("head", host, heads)
+
+
+def test_a_head_that_is_asked_for_but_does_not_fit_is_an_error(host, folder):
+    others = [info for info in find_heads([folder]) if info.path.name.startswith("0")]
+
+    with pytest.raises(HeadError, match="does not fit the loaded model"):
+        choose_method("head", host, others)
+    with pytest.raises(HeadError, match=r"There is no head for .* or use the method attention"):
+        choose_method("head", host, [])
+    with pytest.raises(OptionError, match="The method 'magic' is not known: give one of auto, head, attention"):
+        choose_method("magic", host, [])
+
+
+@pytest.mark.parametrize("name", ["attention", "difference"])
+def test_methods_without_a_head_are_taken_when_asked_for(host, folder, name):
+    choice = choose_method(name, host, find_heads([folder]))
+
+    assert (choice.method.name, choice.reason) == (name, "asked for")

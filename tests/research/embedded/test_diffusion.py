@@ -1,0 +1,204 @@
+"""The embedded model's training: resumable, and written as the webui reads it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from ldznet.errors import OptionError
+from ldznet.heads.unet import UNetConfig
+from ldznet.hosts.diffusers.host import DiffusersHost
+from ldznet.hosts.host import Schedule
+from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, train_decoder, train_encoder
+from ldznet.research.embedded.diffusion import loss_weights, train_unet
+from ldznet.research.embedded.files import export, unpack
+from ldznet.research.embedded.model import TinyConfig, TinyModel
+from ldznet.research.embedded.resumable_stage import RunOptions
+from ldznet.research.embedded.tokenizer import write_tokenizer
+from ldznet.research.scenes.scenes import VOCABULARY, make_scene
+from ldznet.research.scenes.stream import SceneStream
+
+TINY = TinyConfig(
+    unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), heads=2, context_width=32),
+    vae_widths=(32, 32, 32, 32),
+    vae_blocks=0,
+    text_layers=1,
+    size=64,
+    batch=2,
+    vae_crop=32,
+    scenes=6,
+    warmup=2,
+    encoder_warmup=2,
+)
+
+
+def say(_text): ...
+
+
+def train(folder, steps, config=TINY):
+    assert train_encoder(config, RunOptions(folder=folder, steps=steps), say)
+    assert train_decoder(config, RunOptions(folder=folder, steps=steps), say)
+    assert train_unet(config, RunOptions(folder=folder, steps=steps), say)
+    return folder
+
+
+def test_the_tokenizer_knows_every_word_of_the_scenes_whole_and_spells_all_others(tmp_path):
+    size = write_tokenizer(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
+
+    assert len(tokenizer) == size
+    for word in VOCABULARY:
+        assert len(tokenizer(word)["input_ids"]) == 3, word
+    caption = make_scene(5).caption
+    assert tokenizer.decode(tokenizer(caption)["input_ids"][1:-1]) == caption.replace(",", " ,")
+    assert len(tokenizer("zebra 🦓")["input_ids"]) > 6
+
+
+def test_scene_number_n_is_the_same_wherever_a_run_begins():
+    whole, later = SceneStream(64, 0, 8), SceneStream(64, 5, 3)
+
+    assert torch.equal(whole[6][0], later[1][0])
+    assert whole[6][1] == later[1][1]
+    assert [whole[n][1].split()[1] for n in range(4)] != ["photo"] * 4
+    with pytest.raises(IndexError):
+        later[3]
+
+
+@pytest.mark.parametrize("stage", [train_encoder, train_decoder, train_unet])
+def test_training_goes_on_where_it_stopped_with_the_same_result(tmp_path, monkeypatch, stage):
+    for name in ("whole", "parts"):
+        if stage is not train_encoder:
+            assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=4), say)
+
+    stage(TINY, RunOptions(folder=tmp_path / "whole", steps=4), say)
+    runs = 0
+    while not stage(TINY, RunOptions(folder=tmp_path / "parts", steps=4, minutes=0), say):
+        runs += 1
+
+    assert runs == 3
+    file = stage.__name__.removeprefix("train_") + ".pt"
+    whole, parts = (torch.load(tmp_path / name / file, weights_only=True) for name in ("whole", "parts"))
+    assert whole["losses"] == parts["losses"]
+    for part in ("module", "average"):
+        assert all(torch.equal(whole[part][name], parts[part][name]) for name in whole[part])
+
+
+SHARED = """
+import sys
+from pathlib import Path
+from accelerate import PartialState
+from test_diffusion import TINY, say
+from ldznet.research.embedded.diffusion import train_unet
+from ldznet.research.embedded.resumable_stage import RunOptions
+
+PartialState(cpu=True)
+assert train_unet(TINY, RunOptions(folder=Path(sys.argv[1]), steps=4), say)
+"""
+
+
+def test_two_processes_train_the_unet_as_one_does(tmp_path):
+    for name in ("one", "two"):
+        assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=2), say)
+    assert train_unet(TINY, RunOptions(folder=tmp_path / "one", steps=4), say)
+
+    (tmp_path / "shared.py").write_text(SHARED)
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *(str(tmp_path / "shared.py"), str(tmp_path / "two")),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    one, two = (torch.load(tmp_path / name / "unet.pt", weights_only=True)["losses"] for name in ("one", "two"))
+    assert len(set(one)) == 4
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_training_lowers_the_loss(tmp_path, name):
+    config = replace(TINY, vae_widths=(64, 64, 64, 64))
+    assert train_encoder(config, RunOptions(folder=tmp_path, steps=60), say)
+    assert train_decoder(config, RunOptions(folder=tmp_path, steps=60), say)
+
+    losses = torch.load(tmp_path / f"{name}.pt", weights_only=True)["losses"]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_the_unet_is_not_trained_before_the_autoencoder(tmp_path):
+    with pytest.raises(OptionError, match=r"no trained encoder .* Train the stage encoder first"):
+        train_unet(TINY, RunOptions(folder=tmp_path, steps=1), say)
+
+
+def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp_path):
+    train(tmp_path, 2)
+    (tmp_path / "out").mkdir()
+    report = export(TINY, tmp_path, tmp_path / "out" / "tiny.safetensors", dtype=torch.float32)
+
+    host = DiffusersHost.load(tmp_path / "out" / "tiny.safetensors")
+
+    assert report["step"] == 2
+    assert (host.info.family, host.info.prediction, host.info.unet) == ("sd1", "noise", TINY.unet)
+    model = TinyModel(TINY, tmp_path / "again")
+    load_encoder(model, tmp_path)
+    load_decoder(model, tmp_path)
+    saved = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
+    torch.nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved)
+    model.eval()
+    images = SceneStream(64, 0, 1)[0][0][None].float() / 127.5 - 1
+    latent = model.latent(images)
+    torch.testing.assert_close(host.encode_image(images), latent, atol=1e-5, rtol=1e-5)
+    context = host.encode_prompt(["a photo of a red star"])
+    with torch.no_grad():
+        torch.testing.assert_close(context.tokens, model.context(["a photo of a red star"]))
+        expected = model.unet(latent, torch.tensor([300]), context.tokens)
+    found = host.predict_noise(latent, torch.tensor([300]), context)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    names = json.loads((tmp_path / "out" / "tiny" / "config.json").read_text())
+    assert names["num_hidden_layers"] == 1
+
+
+def test_a_written_model_is_trained_further(tmp_path):
+    train(tmp_path, 2)
+    export(TINY, tmp_path, tmp_path / "tiny.safetensors", dtype=torch.float32)
+    unpack(tmp_path / "tiny.safetensors", tmp_path / "more")
+
+    assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), say)
+
+    before = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
+    after = torch.load(tmp_path / "more" / "unet.pt", weights_only=True)["module"]
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=2e-3, rtol=0)
+    latents = [
+        torch.load(folder / "latents.pt", weights_only=True)["latents"] for folder in (tmp_path, tmp_path / "more")
+    ]
+    torch.testing.assert_close(*latents, atol=1e-2, rtol=1e-2)
+
+
+def test_latents_are_scaled_to_a_deviation_of_one(tmp_path):
+    train_encoder(TINY, RunOptions(folder=tmp_path, steps=2), say)
+    model = TinyModel(TINY, tmp_path / "tokenizer")
+    load_encoder(model, tmp_path)
+
+    images = torch.stack([SceneStream(64, 0, 64)[n][0] for n in range(64)]).float() / 127.5 - 1
+
+    assert model.latent(images).std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_loss_weighs_a_timestep_by_its_noise_within_a_range():
+    schedule = Schedule.scaled_linear()
+    kept = schedule.alphas_cumprod[[100, 300, 800]]  # signal-to-noise ratios 8.45, 1.44, 0.0383
+    snr = kept / (1 - kept)
+    weights = loss_weights(schedule, torch.tensor([100, 300, 800]), (0.4, 5.0))
+    torch.testing.assert_close(weights, torch.stack([5 / snr[0], torch.tensor(1.0), 0.4 / snr[2]]).float())
+    assert loss_weights(schedule, torch.tensor([0, 999]), (0.0, float("inf"))).tolist() == [1.0, 1.0]
