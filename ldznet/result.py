@@ -22,7 +22,7 @@ from torch import Tensor
 from ldznet.images.reading import to_image_size
 from ldznet.inference.tiles import Patch, lay_over
 from ldznet.masks.objects import Objects, find_objects
-from ldznet.masks.pipeline import area, bounding_box, make_mask, subtract_negatives, whole_mask
+from ldznet.masks.pipeline import area, bounding_box, make_mask, mask_before_objects, subtract_negatives
 from ldznet.masks.threshold_suggestions import Candidate, find_candidates
 from ldznet.options import MaskOptions
 
@@ -80,19 +80,19 @@ class Segmentation:
         self,
         options: MaskOptions | None = None,
         *,
-        brush: NDArray[Any] | None = None,
+        given_mask: NDArray[Any] | None = None,
         only: int | None = None,
     ) -> NDArray[np.float32]:
         """The mask of all prompts together, or of `only` one: (H, W) float32 in [0, 1], 1 is selected.
 
-        `brush` is a mask of the image's size that was given before (see MaskOptions.brush). Objects are numbered
-        in the mask of all prompts; that of one has all of its own.
+        `given_mask` (H, W) is painted or uploaded (see MaskOptions.brush). Objects are numbered in the mask of
+        all prompts; the mask of `only` one prompt ignores them.
         """
         chosen = iter(self) if only is None else iter([self.probability(only)])
         options = MaskOptions() if options is None else options
         if only is not None and isinstance(options, MaskOptions):
             options = dataclasses.replace(options, objects=())
-        return make_mask(chosen, options, negatives=self._unwanted(), brush=brush)
+        return make_mask(chosen, options, negatives=self._unwanted(), given_mask=given_mask)
 
     def each_mask(self, options: MaskOptions | None = None) -> Iterator[NDArray[np.float32]]:
         """`mask` of `only` one prompt after the other; what is not wanted is joined once for all."""
@@ -101,8 +101,12 @@ class Segmentation:
 
     def objects(self, options: MaskOptions | None = None) -> Objects:
         """What `options.objects` chooses from: the objects in the mask of all prompts, before it grows."""
+        return find_objects(self.mask_before_objects(options))
+
+    def mask_before_objects(self, options: MaskOptions | None = None) -> NDArray[np.bool_]:
+        """Return the mask of all prompts, (H, W) bool, before objects are chosen in it and before it grows."""
         options = MaskOptions() if options is None else options
-        return find_objects(whole_mask(iter(self), options, negatives=self._unwanted()))
+        return mask_before_objects(iter(self), options, negatives=self._unwanted())
 
     def tell_objects(self, objects: Objects, chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
         """Of each object its number, area in pixels, bounding box, most probable prompt, and the mean probability
@@ -147,6 +151,10 @@ class Segmentation:
         """Of a prompt, or behind them of a negative prompt, at the image's size."""
         whole = to_image_size(self.maps[index], self.size)
         return lay_over(whole, self.patches[index]) if self.patches else whole
+
+    def highest(self) -> tuple[float, ...]:
+        """Return the highest probability of each prompt, in [0, 1], after the negative prompts."""
+        return tuple(float(wanted.max()) for wanted in self.each_wanted())
 
     def found(self, options: MaskOptions | None = None) -> list[dict[str, Any]]:
         """Per prompt its area in pixels, bounding box and mean probability inside its own mask.

@@ -70,7 +70,7 @@ class Drawing:
             files |= {f"object {number}": f"{stem}.object.{number}.png" for number in numbers}
         for one in self._candidates:
             files[f"candidate {one.threshold}"] = f"{stem}.candidate.{one.name}.png"
-        mask = self._found.mask(self._options, brush=brush)
+        mask = self._found.mask(self._options, given_mask=brush)
         for kind, name in files.items():
             self._write(kind, folder / name, mask)
         return list(files.values())
@@ -91,12 +91,12 @@ class Drawing:
     def _mask(self, name: str, which: str) -> Any:
         from dataclasses import replace
 
-        from ldznet.masks.pipeline import finish_mask
+        from ldznet.masks.pipeline import finish_mask, grow
 
         if name == "each":
             return self._found.mask(self._options, only=int(which) - 1)
         if name == "object":
-            return finish_mask(self._objects.chosen((int(which),)), self._options)
+            return finish_mask(grow(self._objects.chosen((int(which),)), self._options.grow), self._options)
         return self._found.mask(replace(self._options, threshold=float(which), objects=()))
 
     def _picture(self, name: str, which: str, mask: Any) -> Any:

@@ -267,7 +267,7 @@ def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Set
         segmenter, _ = _segmenter(parsed, voice)
         segmenter.set_image(source if data is None else data, settings.segment)
         found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-        mask = found.mask(settings.mask, brush=_brush_values(settings, found.size))
+        mask = found.mask(settings.mask, given_mask=_brush_values(settings, found.size))
         png = io.BytesIO()
         Image.fromarray((mask * 255 + 0.5).astype("uint8")).save(png, "PNG")
     sys.stdout.buffer.write(png.getbuffer())

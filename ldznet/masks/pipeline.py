@@ -36,22 +36,22 @@ def make_mask(
     options: MaskOptions,
     *,
     negatives: Maps | None = None,
-    brush: NDArray[Any] | None = None,
+    given_mask: NDArray[Any] | None = None,
 ) -> SoftMask:
-    """All steps, in the order of the fields of MaskOptions -> soft mask (H, W).
+    """Run all steps, in the order of the fields of MaskOptions -> soft mask (H, W).
 
-    `negatives` are the maps of what is not wanted; they are subtracted before the threshold. `brush` is a
-    mask (H, W), bool or soft, that was there before; without one, `options.brush` has nothing to do. A
-    brush without a stroke is a brush: intersected with it, nothing is left.
+    `negatives` are the maps of the negative prompts; they are subtracted before the threshold. `given_mask`
+    (H, W), bool or soft, is painted or uploaded; without one, `options.brush` has no effect. An empty given
+    mask counts as given: intersected with it, nothing is left.
     """
-    mask = whole_mask(probabilities, options, negatives=negatives)
+    mask = mask_before_objects(probabilities, options, negatives=negatives)
     if options.objects:
         mask = find_objects(mask).chosen(options.objects)
-    return finish_mask(mask, options, brush=brush)
+    return finish_mask(grow(mask, options.grow), options, given_mask=given_mask)
 
 
-def whole_mask(probabilities: Maps, options: MaskOptions, *, negatives: Maps | None = None) -> Mask:
-    """The steps of `make_mask` before `options.objects`: the mask that objects are told apart in."""
+def mask_before_objects(probabilities: Maps, options: MaskOptions, *, negatives: Maps | None = None) -> Mask:
+    """Run the steps of `make_mask` before `options.objects` -> the mask (H, W) in which objects are numbered."""
     require_options(options, MaskOptions)
     unwanted = _strongest(negatives)
     wanted = (_subtract(probability, unwanted) for probability in each_probability(probabilities))
@@ -62,13 +62,13 @@ def whole_mask(probabilities: Maps, options: MaskOptions, *, negatives: Maps | N
     return fill_holes(mask) if options.fill_holes else mask
 
 
-def finish_mask(mask: NDArray[Any], options: MaskOptions, *, brush: NDArray[Any] | None = None) -> SoftMask:
-    """The steps of `make_mask` after `options.objects`."""
-    mask = grow(mask, options.grow)
+def finish_mask(mask: NDArray[Any], options: MaskOptions, *, given_mask: NDArray[Any] | None = None) -> SoftMask:
+    """Run the steps of `make_mask` after `options.grow` on a mask (H, W) that has grown already."""
     if options.invert:
         mask = invert(mask)
-    soft = mask.astype(np.float32) if brush is None else combine_with_brush(mask, brush, options.brush)
-    return feather(soft, options.feather)
+    if given_mask is None:
+        return feather(mask, options.feather)
+    return feather(combine_with_given(mask, given_mask, options.brush), options.feather)
 
 
 # Probabilities
@@ -214,22 +214,22 @@ def invert(mask: NDArray[Any]) -> Mask:
 # Soft edges
 
 
-def combine_with_brush(mask: NDArray[Any], brush: NDArray[Any], mode: str) -> SoftMask:
-    """Join a mask with one that was given (both bool or soft) by MaskOptions.brush.
+def combine_with_given(mask: NDArray[Any], given_mask: NDArray[Any], mode: str) -> SoftMask:
+    """Join a mask with a painted or uploaded one (both bool or soft) by MaskOptions.brush.
 
-    replace: the mask alone; add: brush and mask; subtract: the brush without the mask; intersect: what both
+    replace: the mask alone; add: both together; subtract: the given mask without the mask; intersect: what both
     share. Soft values join as fuzzy sets do: the larger for "or", the smaller for "and", 1 - x for "not".
     """
     MaskOptions(brush=mode)
-    made, given = as_soft_mask(mask), as_soft_mask(brush, "brush")
-    _same_size("the brush", given, "the mask", made)
+    soft, given = as_soft_mask(mask), as_soft_mask(given_mask, "given mask")
+    _same_size("the given mask", given, "the mask", soft)
     if mode == "add":
-        return np.maximum(given, made)
+        return np.maximum(given, soft)
     if mode == "subtract":
-        return np.minimum(given, 1 - made)
+        return np.minimum(given, 1 - soft)
     if mode == "intersect":
-        return np.minimum(given, made)
-    return made.copy()
+        return np.minimum(given, soft)
+    return soft.copy()
 
 
 def feather(mask: NDArray[Any], sigma: float) -> SoftMask:

@@ -93,7 +93,7 @@ def heat(found: Found) -> Image.Image:
 
 def show(found: Found, options: MaskOptions, brush: SoftMask | None = None) -> Look:
     """The pictures of the preview, from the kept probabilities alone."""
-    mask, objects = found.segmentation.mask(options, brush=brush), found.segmentation.objects(options)
+    mask, objects = found.segmentation.mask(options, given_mask=brush), found.segmentation.objects(options)
     segmentation, image = found.shown.segmentation, found.shown.image
     wanted = list(segmentation.each_wanted())
     colors = None
@@ -132,7 +132,7 @@ def object_at(found: Found, options: MaskOptions, x: int, y: int) -> int:
 
 def whole_overlay(found: Found, options: MaskOptions, brush: SoftMask | None = None) -> Image.Image:
     """The overlay at the picture's own size."""
-    return Image.fromarray(overlay(found.image, found.segmentation.mask(options, brush=brush)))
+    return Image.fromarray(overlay(found.image, found.segmentation.mask(options, given_mask=brush)))
 
 
 def choices(found: Found, options: MaskOptions) -> list[Choice]:

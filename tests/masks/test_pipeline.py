@@ -11,7 +11,7 @@ from ldznet.errors import OptionError, ShapeError
 from ldznet.masks.pipeline import (
     area,
     bounding_box,
-    combine_with_brush,
+    combine_with_given,
     difference,
     drop_small,
     feather,
@@ -430,7 +430,7 @@ def test_the_brush_joins_as_written(mode):
     mask = np.array([[0.0, 0.0, 1.0, 1.0, 0.4, 0.4]], np.float32)
     brush = np.array([[0.0, 1.0, 0.3, 1.0, 0.1, 0.9]], np.float32)
 
-    assert combine_with_brush(mask, brush, mode)[0] == pytest.approx(np.array(BRUSHED[mode]))
+    assert combine_with_given(mask, brush, mode)[0] == pytest.approx(np.array(BRUSHED[mode]))
 
 
 @each_case
@@ -438,13 +438,13 @@ def test_the_brush_joins_as_written(mode):
 def test_the_brush_joins_as_a_loop_over_pixels_says(shape, seed, mode):
     mask, brush = random_maps(2, shape, seed)
 
-    assert combine_with_brush(mask, brush, mode) == pytest.approx(slow_brush(mask, brush, mode))
+    assert combine_with_given(mask, brush, mode) == pytest.approx(slow_brush(mask, brush, mode))
 
 
 def test_mask_and_brush_may_be_bool():
     mask, brush = picture("##.."), picture("#.#.")
 
-    joined = {mode: text(combine_with_brush(mask, brush, mode)) for mode in BRUSHED}
+    joined = {mode: text(combine_with_given(mask, brush, mode)) for mode in BRUSHED}
 
     assert joined == {"replace": "##..", "add": "###.", "subtract": "..#.", "intersect": "#..."}
 
@@ -475,7 +475,7 @@ def test_make_mask_runs_the_steps_as_the_slow_version_does(seed):
     brush = random_maps(1, shape, seed + 2000)[0] if seed % 3 else None
     options = random_options(rng)
 
-    result = make_mask(maps, options, negatives=negatives, brush=brush)
+    result = make_mask(maps, options, negatives=negatives, given_mask=brush)
 
     assert result.dtype == np.float32
     assert result == pytest.approx(slow_make_mask(maps, options, negatives, brush), abs=2e-4)
@@ -484,7 +484,7 @@ def test_make_mask_runs_the_steps_as_the_slow_version_does(seed):
 def made(pictures, drawn=None, **options):
     """make_mask of written pictures -> a written picture."""
     maps = np.array([picture(each) for each in pictures], np.float32)
-    mask = make_mask(maps, MaskOptions(**options), brush=drawn)
+    mask = make_mask(maps, MaskOptions(**options), given_mask=drawn)
     assert set(mask.flat) <= {0, 1}
     return text(mask)
 
@@ -562,7 +562,7 @@ def test_the_mask_is_inverted_before_the_brush_joins():
 def test_the_brush_joins_before_the_feather():
     brush = picture("...#####")
 
-    result = make_mask(np.zeros((1, 8), np.float32), MaskOptions(brush="add", feather=1.0), brush=brush)
+    result = make_mask(np.zeros((1, 8), np.float32), MaskOptions(brush="add", feather=1.0), given_mask=brush)
 
     assert 0.1 < result[0, 2] < 0.5 < result[0, 3] < 0.9
 
@@ -647,9 +647,9 @@ def test_nothing_that_is_given_is_changed_or_given_back():
         array.setflags(write=False)  # a write raises
 
     results = [
-        make_mask(maps, MaskOptions(), negatives=maps, brush=brush),
-        make_mask(maps[0], MaskOptions(brush="add"), brush=brush),
-        combine_with_brush(brush, brush, "replace"),
+        make_mask(maps, MaskOptions(), negatives=maps, given_mask=brush),
+        make_mask(maps[0], MaskOptions(brush="add"), given_mask=brush),
+        combine_with_given(brush, brush, "replace"),
         subtract_negatives(maps[0], []),
         feather(brush, 0.0),
         *(step(mask) for step in (invert, fill_holes, largest_component, union, intersection, difference)),
@@ -802,8 +802,8 @@ def test_negatives_of_another_size_are_refused():
 def test_a_brush_of_another_size_is_refused():
     brush = np.zeros((4, 6), np.float32)
 
-    assert raised(ShapeError, make_mask, np.zeros((2, 3), np.float32), MaskOptions(), brush=brush) == (
-        "The size of the brush is 4 x 6, but that of the mask is 2 x 3 "
+    assert raised(ShapeError, make_mask, np.zeros((2, 3), np.float32), MaskOptions(), given_mask=brush) == (
+        "The size of the given mask is 4 x 6, but that of the mask is 2 x 3 "
         "(height x width). They belong to one picture: scale one to the size of the other."
     )
 
@@ -834,7 +834,7 @@ def test_each_step_keeps_the_range_of_its_option(function, argument, beginning):
 def test_an_unknown_brush_mode_is_refused():
     mask = np.zeros((2, 3), bool)
 
-    assert raised(OptionError, combine_with_brush, mask, mask, "erase").startswith(
+    assert raised(OptionError, combine_with_given, mask, mask, "erase").startswith(
         "brush is 'erase', which is not known: give one of replace, add, subtract, intersect"
     )
 

@@ -178,7 +178,7 @@ def _answer(
     something = results.is_something(found, options)
     if not something:
         options = dataclasses.replace(options, invert=False)  # inverted, nothing would be everything
-    mask, objects = segmentation.mask(options, brush=brush), segmentation.objects(options)
+    mask, objects = segmentation.mask(options, given_mask=brush), segmentation.objects(options)
     method, _, reason = found.reason.partition(", ")
     return SegmentAnswer(
         width=segmentation.size[1],
@@ -217,7 +217,7 @@ def _prompts(asked: SegmentRequest, settings: Settings, segmentation: Segmentati
 def _candidates(options: MaskOptions, segmentation: Segmentation, brush: SoftMask | None) -> list[Choice]:
     chosen = segmentation.candidates(options)
     levels = [dataclasses.replace(options, threshold=one.threshold, objects=()) for one in chosen]
-    masks = [encode(results.to_picture(segmentation.mask(level, brush=brush))) for level in levels]
+    masks = [encode(results.to_picture(segmentation.mask(level, given_mask=brush))) for level in levels]
     return [Choice(**one._asdict(), mask=mask) for one, mask in zip(chosen, masks, strict=True)]
 
 

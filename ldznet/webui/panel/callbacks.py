@@ -45,7 +45,7 @@ def send(*asked: Any) -> list[Any]:
     try:
         found, brush, options, kept = _find(asked)
         shown = [*kept, *_shown_anew(found, options, brush)]
-        mask = results.to_picture(found.segmentation.mask(options, brush=brush))
+        mask = results.to_picture(found.segmentation.mask(options, given_mask=brush))
         if not _is_shown_something(found, options, brush, mask):
             return [*[gr.update()] * 4, *shown]
         width, height = results.fitting_size(mask.size)

@@ -87,7 +87,7 @@ def _mask_run(p: Any, settings: Settings, chosen_in: str) -> None:
     numbers_fit = kept.batch or are_meant(found, chosen_in)
     options = settings.mask if numbers_fit else dataclasses.replace(settings.mask, objects=())
     given = None if kept.given is None else brush_of(kept.given, image.size)
-    mask = found.segmentation.mask(options, brush=given)
+    mask = found.segmentation.mask(options, given_mask=given)
     p.extra_generation_params[infotext.FOUND] = infotext.Answer(answer(found, options, mask))
     if options != settings.mask:
         del p.extra_generation_params[infotext.key("objects")]
