@@ -12,7 +12,7 @@ from ldznet.inference.tiles import Patch, add_tile, find_boxes, find_tiles, join
 from ldznet.methods.learned_head import random_head
 from ldznet.methods.method import Defaults
 from ldznet.options import MaskOptions, SegmentOptions
-from ldznet.research.studies.refinement import STAGES, Refinement, measure_refinement, table
+from ldznet.research.studies.refinement import STAGES, Refinement, measure_refinement, refinement_table
 from ldznet.segmenter import Segmenter
 
 REFINE = SegmentOptions(resolution=64, refine=True)
@@ -409,7 +409,7 @@ def test_the_table_shows_every_stage_and_the_cost():
             Prediction(sample, (np.arange(8)[:, None] < rows) * np.full((8, 8), 0.9, np.float32), target)
         )
 
-    shown = table([one])
+    shown = refinement_table([one])
 
     # 16 of 32 pixels, 24, and all of them; the protocol adds 1 to what is divided by
     stages = "48.5 -> 72.7 -> 97.0 | 48.5 -> 72.7 -> 97.0"

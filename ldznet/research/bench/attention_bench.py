@@ -14,7 +14,7 @@ from typing import Any
 
 from ldznet.cli.flags import device_and_dtype, load_model
 from ldznet.errors import OptionError
-from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, said, timing_rows
+from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, machine_text, timing_rows
 
 
 def measure_attention(parsed: argparse.Namespace) -> int:
@@ -94,7 +94,11 @@ def _memory(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float
 
 
 def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
-    lines = [f"{said(result['machine'])}, {result['dtype']}, {result['resolution']} px", result["model"], ""]
+    lines = [
+        f"{machine_text(result['machine'])}, {result['dtype']}, {result['resolution']} px",
+        result["model"],
+        "",
+    ]
     lines += timing_rows(timings)
     lines += figure_rows("ratio of the least times", "", result["ratios"], ".2f")
     lines += figure_rows("peak", "MB", result["memory"], ",.0f")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldznet.cli.flags import Subparsers, add_model, device_and_dtype, load_model
 from ldznet.errors import OptionError
-from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, said, timing_rows
+from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, machine_text, timing_rows
 
 if TYPE_CHECKING:
     import torch
@@ -353,7 +353,7 @@ def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float
 
 def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
     lines = [
-        f"{said(result['machine'])}, {result['dtype']}, {result['resolution']} px",
+        f"{machine_text(result['machine'])}, {result['dtype']}, {result['resolution']} px",
         f"{result['model']}; head {result['head']}"
         + (f", resting in {result['head_storage']}" if result["head_storage"] else ""),
         "",

@@ -133,6 +133,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def said(machine: dict[str, Any]) -> str:
+def machine_text(machine: dict[str, Any]) -> str:
     """The machine in a line."""
     return f"{machine['device']} ({machine['kind']}, {machine['threads']} threads), torch {machine['torch']}"

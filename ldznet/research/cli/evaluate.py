@@ -14,7 +14,7 @@ from ldznet.cli.reports import require_writable
 from ldznet.errors import OptionError
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut, is_phrasecut
 from ldznet.research.cli.run_key import key_of, record_of
-from ldznet.research.evaluation.paper_tables import TABLES, Row
+from ldznet.research.evaluation.paper_tables import TABLES, PublishedRow
 
 if TYPE_CHECKING:
     from ldznet.hosts.diffusers.host import DiffusersHost
@@ -97,7 +97,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.scenes < 1 or (parsed.limit is not None and parsed.limit < 1):
         raise OptionError("--scenes and --limit must be at least 1.")
     place = find_dataset(parsed.data, parsed.folder, ("scenes", *STUDY_NAMES))
-    from ldznet.research.evaluation.report import as_json, table
+    from ldznet.research.evaluation.report import as_json, scores_table
 
     process = process_of_launch()
     if process[1] > 1 and not parsed.out:
@@ -128,7 +128,7 @@ def run(parsed: argparse.Namespace) -> int:
         print(as_json({"record": record, "numbers": numbers, "left_out": left_out}))
         return 0
     print(f"{choice.method.name} ({choice.reason}), {record['model']}; percent\n")
-    print(table(numbers, published))
+    print(scores_table(numbers, published))
     for text in left_out:
         print(f"\n{text}")
     return 0
@@ -153,7 +153,7 @@ def _left_out(name: str, scores: Scores, asked: int, out: Path | None) -> list[s
 
 def _datasets(
     parsed: argparse.Namespace, method: Method, path: Path | None
-) -> list[tuple[str, Sequence[Row], Samples]]:
+) -> list[tuple[str, Sequence[PublishedRow], Samples]]:
     """Name, published rows and samples of each dataset; `path` is None for scenes."""
     from ldznet.research.datasets.aigi import Aigi
     from ldznet.research.datasets.phrasecut import PhraseCut
@@ -182,15 +182,17 @@ def _measure(
     name: str,
     record: Mapping[str, Any],
     process: tuple[int, int],
-    published: Sequence[Row],
+    published: Sequence[PublishedRow],
 ) -> Scores | None:
     """The scores of a dataset; None where another process reports them."""
-    from ldznet.research.evaluation.report import Store
+    from ldznet.research.evaluation.report import MeasurementParts
     from ldznet.research.evaluation.runner import Part, measure
 
     count = min(len(samples), parsed.limit or len(samples))
     if parsed.out:
-        store = Store(parsed.out, name, key_of(parsed, place, host, method, name, count, _BLOCK), process)
+        store = MeasurementParts(
+            parsed.out, name, key_of(parsed, place, host, method, name, count, _BLOCK), process
+        )
         done = store.done()
     else:
         store, done = None, set()
@@ -224,7 +226,7 @@ def _write(
     name: str,
     whole: Part,
     record: Mapping[str, Any],
-    published: Sequence[Row],
+    published: Sequence[PublishedRow],
     host: Host,
     method: Method,
     samples: Samples,

@@ -105,7 +105,7 @@ def _say(parsed: argparse.Namespace) -> Callable[[str], None]:
 
 
 def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> int:
-    from ldznet.research.studies.ablation import Setup, Workbench, looks_of, table
+    from ldznet.research.studies.ablation import Setup, Workbench, ablation_table, looks_of
     from ldznet.research.studies.variants import variants
 
     name = "difference" if method.name == "difference" else "attention"
@@ -122,7 +122,7 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
         found.append(bench.measure(title, one))
         bar.update()
     bar.close()
-    shown = table(found[1:], found[0], looks_of(samples))
+    shown = ablation_table(found[1:], found[0], looks_of(samples))
     if parsed.out:
         (parsed.out / f"{name}.md").write_text(shown + "\n")
     answer = {"setup": setup.record(), "rows": [dataclasses.asdict(row) for row in found]}
@@ -169,7 +169,7 @@ def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> in
 
 
 def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> int:
-    from ldznet.research.studies.refinement import measure_refinement, table
+    from ldznet.research.studies.refinement import measure_refinement, refinement_table
 
     try:
         sizes = [int(part) for part in parsed.sizes.split(",")]
@@ -184,13 +184,12 @@ def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> 
     if parsed.out:
         folder = _folder(parsed)
         (folder / "refine.json").write_text(json.dumps(records, indent=2))
-        (folder / "refine.md").write_text(table(found) + "\n")
+        (folder / "refine.md").write_text(refinement_table(found) + "\n")
     if parsed.json:
         print(json.dumps(records, indent=2))
     else:
-        print(
-            f"{method.name}, {host.info.name}; percent, first look -> tiles -> tiles and boxes\n\n{table(found)}"
-        )
+        title = f"{method.name}, {host.info.name}; percent, first look -> tiles -> tiles and boxes"
+        print(f"{title}\n\n{refinement_table(found)}")
     return 0
 
 

@@ -42,8 +42,8 @@ from ldznet.research.datasets.samples import (
     bad_json,
     check_phrase,
     check_size,
-    read_image,
     read_json,
+    read_sample_image,
 )
 
 Form = Literal["masks", "coco", "labelme"]
@@ -109,7 +109,7 @@ class Aigi(Reader):
 
     def _read(self, at: int) -> Sample:
         entry = self._entries[at]
-        image = read_image(entry.image, entry.key)
+        image = read_sample_image(entry.image, entry.key)
         if entry.size is not None:
             check_size(image, entry.size, entry.key)
         elif entry.image.suffix.lower() == ".png" and is_gray(image) and has_two_levels(image):

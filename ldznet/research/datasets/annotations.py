@@ -21,7 +21,7 @@ from PIL import Image
 
 from ldznet.masks.pipeline import Mask
 from ldznet.research.datasets.polygons import rasterize_pillow, rasterize_skimage
-from ldznet.research.datasets.samples import SampleError, check_outlines, check_size, read_image
+from ldznet.research.datasets.samples import SampleError, check_outlines, check_size, read_sample_image
 
 Size = tuple[int, int]
 _FEW_LEVELS = 32  # a picture that is no brighter holds numbers of things, not black and white
@@ -29,7 +29,7 @@ _FEW_LEVELS = 32  # a picture that is no brighter holds numbers of things, not b
 
 def draw_file(path: Path, size: Size, name: str) -> tuple[Mask, tuple[str, ...]]:
     """A picture of a mask: what is brighter than half of its brightest pixel, so that 0 and 1 do as well."""
-    pixels = read_image(path, name, background=(0, 0, 0))
+    pixels = read_sample_image(path, name, background=(0, 0, 0))
     check_size(pixels, size, name, f"its mask {path.name}")
     if not has_two_levels(pixels):
         raise SampleError(
@@ -52,7 +52,7 @@ def draw_file(path: Path, size: Size, name: str) -> tuple[Mask, tuple[str, ...]]
 def is_mask(path: Path) -> bool:
     """Whether a picture looks like a mask; one that cannot be read counts as such."""
     try:
-        return has_two_levels(read_image(path, path.name, background=(0, 0, 0)))
+        return has_two_levels(read_sample_image(path, path.name, background=(0, 0, 0)))
     except SampleError:  # it will be reported when it is read
         return True
 

@@ -42,10 +42,10 @@ from ldznet.research.datasets.samples import (
     check_outlines,
     check_phrase,
     check_size,
-    read_image,
+    read_sample_image,
 )
 from ldznet.research.datasets.skip_report import Skipped
-from ldznet.research.datasets.subsets import Phrase, Subsets
+from ldznet.research.datasets.subsets import PhraseStructure, Subsets
 
 SPLITS = ("train", "val", "test", "miniv")
 # Images whose annotations were made for another size; CLIPSeg and LD-ZNet leave them out by this list.
@@ -174,7 +174,7 @@ class PhraseCut(Reader):
         assert known is not None
         size = known[:2]
         path = self._folder / "images" / f"{image_id}.jpg"
-        image = read_image(path, key, as_stored=True)  # as both published codes read it
+        image = read_sample_image(path, key, as_stored=True)  # as both published codes read it
         check_size(image, size, key)
         try:
             polygons = [polygon for instance in task["Polygons"] for polygon in instance]
@@ -195,7 +195,7 @@ class PhraseCut(Reader):
 
     def _categories(self, task: Mapping[str, Any], share: float, coco: bool) -> dict[str, tuple[str, ...]]:
         """Name, attributes and relations of the phrase, and PhraseCut's subsets; `share` is the mask's."""
-        phrase = Phrase.of(task.get("phrase_structure"))
+        phrase = PhraseStructure.of(task.get("phrase_structure"))
         return {
             "name": phrase.name,
             "attributes": phrase.attributes,

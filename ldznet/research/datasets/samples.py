@@ -133,7 +133,7 @@ class Reader(ABC):
 # Parts of a sample
 
 
-def read_image(
+def read_sample_image(
     path: Path, name: str, *, as_stored: bool = False, background: tuple[int, int, int] = (255, 255, 255)
 ) -> NDArray[np.uint8]:
     """-> (H, W, 3) RGB; `as_stored` leaves it as it lies in the file, even if EXIF says to turn it."""

@@ -34,7 +34,7 @@ WORDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Phrase:
+class PhraseStructure:
     """What a task says that its phrase is made of; what means nothing is left empty."""
 
     name: tuple[str, ...]  # one, or none
@@ -43,7 +43,7 @@ class Phrase:
     kind: str  # what tells the thing from others: name, attribute, relation or verbose
 
     @classmethod
-    def of(cls, structure: object) -> Phrase:
+    def of(cls, structure: object) -> PhraseStructure:
         """The task's "phrase_structure"."""
         known: Mapping[str, Any] = structure if isinstance(structure, Mapping) else {}
         pairs = _list(known.get("relation_descriptions"))
@@ -84,7 +84,7 @@ class Subsets:
         lists = word_lists_file(folder)
         return cls(_ranks(counts) if counts.is_file() else None, _word_lists(lists) if lists else None)
 
-    def of(self, phrase: Phrase, instances: int, share: float, coco: bool) -> tuple[str, ...]:
+    def of(self, phrase: PhraseStructure, instances: int, share: float, coco: bool) -> tuple[str, ...]:
         """`share` is the mask's of the image, whichever library drew it; `coco`: the image is one of COCO's."""
         attributes, relations = phrase.attributes, phrase.relations
         rules = {
@@ -110,7 +110,7 @@ class Subsets:
         held = tuple(label for label, holds in rules.items() if holds)
         return (*held, *self._by_rank(phrase), *self._by_words(phrase))
 
-    def _by_rank(self, phrase: Phrase) -> list[str]:
+    def _by_rank(self, phrase: PhraseStructure) -> list[str]:
         """A phrase without attributes counts as one with the rarest: so the original."""
         if self._ranks is None:
             return []
@@ -122,7 +122,7 @@ class Subsets:
         )
         return _rank_subsets("c", name, _NAME_RANKS) + _rank_subsets("a", attribute, _ATTRIBUTE_RANKS)
 
-    def _by_words(self, phrase: Phrase) -> list[str]:
+    def _by_words(self, phrase: PhraseStructure) -> list[str]:
         """The name is looked up whole in COCO's names, and for stuff any part of it will do: so the original."""
         if self._words is None:
             return []

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ldznet.errors import LaunchError, LdznetError, OptionError
-from ldznet.research.evaluation.paper_tables import Row
+from ldznet.research.evaluation.paper_tables import PublishedRow
 from ldznet.research.evaluation.runner import Part, Scores
 
 COLUMNS = (  # number, title
@@ -37,7 +37,7 @@ COLUMNS = (  # number, title
 BEAT, PATIENCE = 30.0, 600.0  # seconds: between signs of life, and without one until a process counts as lost
 
 
-class Store:
+class MeasurementParts:
     """Parts of one measurement in a folder; only parts of the same measurement count.
 
     Processes of a launch meet nowhere else, so one that waits for others sees from their files that they are at
@@ -141,7 +141,7 @@ class Store:
         return part
 
 
-def table(numbers: Mapping[str, Mapping[str, float]], published: Sequence[Row] = ()) -> str:
+def scores_table(numbers: Mapping[str, Mapping[str, float]], published: Sequence[PublishedRow] = ()) -> str:
     """The measures of several datasets as a Markdown table; published rows are marked."""
     rows = ["| | samples | " + " | ".join(title for _, title in COLUMNS) + " |"]
     rows.append("|---|" + "---:|" * (len(COLUMNS) + 1))
@@ -219,7 +219,7 @@ def latex_row(name: str, numbers: Mapping[str, float]) -> str:
 
 
 def write_report(
-    folder: Path, name: str, scores: Scores, record: Mapping[str, Any], published: Sequence[Row] = ()
+    folder: Path, name: str, scores: Scores, record: Mapping[str, Any], published: Sequence[PublishedRow] = ()
 ) -> None:
     """Write NAME.json, NAME.md and NAME.tex."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ def write_report(
         "report": scores.report.state_dict(),
     }
     (folder / f"{name}.json").write_text(as_json(report))
-    texts = [table({name: numbers}, published), *([breakdown(scores)] if scores.categories else [])]
+    texts = [scores_table({name: numbers}, published), *([breakdown(scores)] if scores.categories else [])]
     if scores.report.skipped or scores.report.kept:
         texts.append(str(scores.report).replace("\n", "\n\n"))
     (folder / f"{name}.md").write_text("\n\n".join([*texts, *sorted(scores.report.notes)]) + "\n")

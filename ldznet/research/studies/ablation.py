@@ -91,7 +91,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One method on all samples."""
 
     name: str
@@ -122,9 +122,9 @@ class Workbench:
         self._key = json.dumps([PROTOCOL, timed, model, [_digest(sample) for sample in samples]])
         self._seen: dict[bytes, Probes] = {}
         self._errors: dict[tuple[Any, ...], Tensor] = {}
-        self.measured: dict[str, Row] = {}
+        self.measured: dict[str, AblationRow] = {}
 
-    def measure(self, name: str, method: Method) -> Row:
+    def measure(self, name: str, method: Method) -> AblationRow:
         """The row of a method, from memory or disk where it has been measured before."""
         state = json.dumps([self._key, dict(method.record), dataclasses.asdict(method.defaults)], default=str)
         key = hashlib.sha256(state.encode()).hexdigest()[:24]
@@ -136,7 +136,7 @@ class Workbench:
                 _write(path, dataclasses.asdict(self.measured[key]))
         return dataclasses.replace(self.measured[key], name=name)
 
-    def _measure(self, name: str, method: Method) -> Row:
+    def _measure(self, name: str, method: Method) -> AblationRow:
         scores = Scores()
         sharing = _Sharing(method, self._seen, self._errors) if isinstance(method, AttentionMethod) else method
         for found in predict(self.host, sharing, self.samples):
@@ -149,7 +149,7 @@ class Workbench:
             for title, part in sorted(scores.categories.items())
             if title.startswith("look: ")
         }
-        return Row(name, scores.numbers(), looks, timed.seconds / max(1, len(few)))
+        return AblationRow(name, scores.numbers(), looks, timed.seconds / max(1, len(few)))
 
 
 def _digest(sample: Sample) -> str:
@@ -159,12 +159,12 @@ def _digest(sample: Sample) -> str:
     return hashlib.sha256(said + sample.image.tobytes() + mask).hexdigest()
 
 
-def _read(path: Path) -> Row | None:
+def _read(path: Path) -> AblationRow | None:
     """A row that was kept; None where there is none, or where it cannot be read and has to be measured again."""
     if not path.exists():
         return None
     try:
-        return Row(**json.loads(path.read_text()))
+        return AblationRow(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as why:
         log.warning("%s cannot be read (%s): this row is measured again.", path, why)
         return None
@@ -278,7 +278,7 @@ def looks_of(samples: Sequence[Sample]) -> list[str]:
     return list(dict.fromkeys(sample.categories["look"][0] for sample in samples))
 
 
-def table(rows: Sequence[Row], base: Row, looks: Sequence[str]) -> str:
+def ablation_table(rows: Sequence[AblationRow], base: AblationRow, looks: Sequence[str]) -> str:
     """All rows as Markdown; times are those of `base`, which stands first."""
     titles = ["mIoU", *looks, "IoU_FG", "AP", "mIoU at 0.5", "absent: empty", "time"]
     lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(titles)]

@@ -122,7 +122,7 @@ def _count(scores: Scores, found: Segmentation, group: Sequence[Sample]) -> None
         scores.update(Prediction(sample, probability, sample.mask))
 
 
-def table(found: Sequence[Refinement]) -> str:
+def refinement_table(found: Sequence[Refinement]) -> str:
     """Markdown: mIoU at its best threshold and at 0.5, after each stage."""
     lines = ["| image | things | phrases | mIoU | mIoU at 0.5 | absent: empty | passes | time |"]
     lines.append("|---|---|" + "---:|" * 6)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ldznet.methods.attention_options import AttentionOptions
-from ldznet.research.studies.ablation import Row, Setup, Workbench
-from ldznet.research.studies.variants import Step, said
+from ldznet.research.studies.ablation import AblationRow, Setup, Workbench
+from ldznet.research.studies.variants import Step, value_text
 
 
 def starts(setup: Setup) -> list[Setup]:
@@ -29,7 +29,7 @@ def search(
     rounds: int = 2,
     say: Callable[[str], None] = print,
     progress: Callable[[int], None] = lambda _done: None,
-) -> tuple[Setup, Row]:
+) -> tuple[Setup, AblationRow]:
     """The best setup that was met on the way, and its row; of equals the one that was there first."""
     best = start
     row = bench.measure("defaults", best.method())
@@ -39,11 +39,11 @@ def search(
                 continue
             for value in step.values:
                 setup = best.having(**{step.name: value})
-                found = bench.measure(f"{step.name}: {said(step.name, value)}", setup.method())
+                found = bench.measure(f"{step.name}: {value_text(step.name, value)}", setup.method())
                 if _score(found, step) > _score(row, step):
                     best, row = setup, found
             progress(1)
-            chosen = said(step.name, best.value(step.name))
+            chosen = value_text(step.name, best.value(step.name))
             say(
                 f"round {number + 1}, {step.name}: {chosen} (mIoU {row.numbers['miou']:.1f}, at 0.5 "
                 f"{row.numbers['miou_0.5']:.1f}, absent and empty {row.numbers.get('empty_0.5', 0):.0f})"
@@ -51,5 +51,5 @@ def search(
     return best, row
 
 
-def _score(row: Row, step: Step) -> float:
+def _score(row: AblationRow, step: Step) -> float:
     return row.usefulness if step.search == "usefulness" else row.numbers["miou"]

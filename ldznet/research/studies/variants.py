@@ -115,10 +115,13 @@ def variants(setup: Setup, info: HostInfo) -> Iterator[tuple[str, Setup]]:
                 changed = setup.having(**{step.name: value})
                 others = {item.name for item in dataclasses.fields(setup.options)} - {step.name}
                 names = [step.name, *sorted(n for n in others if changed.value(n) != setup.value(n))]
-                yield ", ".join(f"{n.replace('_', ' ')}: {said(n, changed.value(n))}" for n in names), changed
+                yield (
+                    ", ".join(f"{n.replace('_', ' ')}: {value_text(n, changed.value(n))}" for n in names),
+                    changed,
+                )
 
 
-def said(name: str, value: Any) -> str:
+def value_text(name: str, value: Any) -> str:
     """A value as a table shows it."""
     if known := {"distractors": _WORDS, "evidence_rivals": _RIVALS}.get(name):
         return next((title for title, words in known.items() if words == value), ", ".join(value))

@@ -46,7 +46,7 @@ _STALE = 3600  # seconds after which what was being written belongs to a killed 
 Value = TypeVar("Value")
 
 
-class Store:
+class AnswerFolder:
     """Answers of one model on disk."""
 
     def __init__(self, folder: Path, host: Host) -> None:
@@ -125,7 +125,7 @@ def may_keep_latents(options: TrainOptions) -> bool:
     return options.crop == "whole" and options.posterior == "mean"
 
 
-class Frozen:
+class FrozenModel:
     """What the Stable Diffusion model says of a batch; what comes again is computed once.
 
     In memory latents are kept in half precision on the CPU: 2 bytes for each of their numbers.
@@ -135,7 +135,7 @@ class Frozen:
         self,
         host: Host,
         options: TrainOptions,
-        store: Store | None = None,
+        store: AnswerFolder | None = None,
         *,
         latents: int = 100_000,
         contexts: int = 20_000,

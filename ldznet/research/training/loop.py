@@ -43,7 +43,7 @@ from ldznet.methods.learned_head import LearnedHead
 from ldznet.research.datasets.samples import Samples
 from ldznet.research.datasets.skip_report import Report
 from ldznet.research.embedded.resumable_stage import save_whole
-from ldznet.research.training.frozen_cache import Frozen, Store, private_noise
+from ldznet.research.training.frozen_cache import AnswerFolder, FrozenModel, private_noise
 from ldznet.research.training.items import Item, Stream, collate
 from ldznet.research.training.train_options import TrainOptions
 
@@ -108,7 +108,7 @@ class Trainer:
                 f"A batch of {options.batch} cannot be shared by {world} processes in {options.accumulate} parts "
                 "each. Give a batch that is a multiple of their product."
             )
-        self.host, self.frozen = host, Frozen(host, options, Store(cache, host) if cache else None)
+        self.host, self.frozen = host, FrozenModel(host, options, AnswerFolder(cache, host) if cache else None)
         self.stream = Stream(samples, options)
         head.train().requires_grad_(True)
         head.checkpointing = options.checkpointing
@@ -268,17 +268,17 @@ class Trainer:
                 f"The training in {self.folder} is done: there is no step to try. Give another folder."
             )
         plain, cached = [], []
-        store = Store(cache, self.host) if cache else None
+        store = AnswerFolder(cache, self.host) if cache else None
         start = time.perf_counter()
         for parts in itertools.islice(self._batches(), count):
             waited = time.perf_counter() - start  # for samples to be read
-            self.frozen = Frozen(self.host, self.options)
+            self.frozen = FrozenModel(self.host, self.options)
             plain.append(waited + self._seconds(parts))
             if store:
-                self.frozen = Frozen(self.host, self.options, store)
+                self.frozen = FrozenModel(self.host, self.options, store)
                 for part in parts:
                     self._ask(part)
-                self.frozen = Frozen(self.host, self.options, store)  # whose memory is empty
+                self.frozen = FrozenModel(self.host, self.options, store)  # whose memory is empty
                 cached.append(waited + self._seconds(parts))
             start = time.perf_counter()
         return Cost(min(plain), min(cached, default=None), self._peak_memory())

@@ -7,7 +7,7 @@ import pytest
 from ldznet.research.datasets.miniature import write_phrasecut
 from ldznet.research.datasets.phrasecut import PhraseCut
 from ldznet.research.datasets.samples import DatasetError
-from ldznet.research.datasets.subsets import WORDS, Phrase, Subsets
+from ldznet.research.datasets.subsets import WORDS, PhraseStructure, Subsets
 
 # As the authors' file is made, with words of our own; it must be read and not run.
 LISTS = "\n".join(
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 def phrase(name="dog", attributes=(), relations=(), kind="name"):
-    return Phrase((name,) if name else (), tuple(attributes), tuple(relations), kind)
+    return PhraseStructure((name,) if name else (), tuple(attributes), tuple(relations), kind)
 
 
 def words(subsets, **parts):

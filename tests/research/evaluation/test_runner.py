@@ -23,7 +23,14 @@ from ldznet.research.datasets.skip_report import Report
 from ldznet.research.evaluation import report
 from ldznet.research.evaluation.contact_sheets import prediction_sheet
 from ldznet.research.evaluation.paper_tables import TABLES
-from ldznet.research.evaluation.report import Store, as_json, breakdown, latex_row, numbers_of_parts, table
+from ldznet.research.evaluation.report import (
+    MeasurementParts,
+    as_json,
+    breakdown,
+    latex_row,
+    numbers_of_parts,
+    scores_table,
+)
 from ldznet.research.evaluation.runner import Part, Prediction, Scores, intersection_over_union, measure, predict
 from ldznet.research.metrics.accumulator import MetricError
 from ldznet.research.metrics.clipseg_metrics import ClipSegMetrics
@@ -119,21 +126,21 @@ def test_blocks_measured_by_any_processes_and_interruptions_give_the_same_bits(h
         store.save(part)
         raise StopError
 
-    store = Store(tmp_path, "scenes", "key")
+    store = MeasurementParts(tmp_path, "scenes", "key")
     with pytest.raises(StopError):
         measure(host, method, samples, block=4, save=stop_after_one)
     for rank in (1, 0):  # then two processes go on
-        other = Store(tmp_path, "scenes", "key", (rank, 2))
+        other = MeasurementParts(tmp_path, "scenes", "key", (rank, 2))
         measure(host, method, samples, block=4, process=(rank, 2), done=other.done(), save=other.save)
 
     assert store.whole(3).state_dict() == whole.state_dict()
     assert len(whole.extremes) == whole.scores.numbers()["samples"]
     with pytest.raises(OptionError, match="holds a measurement of other weights, options or data"):
-        Store(tmp_path, "scenes", "another key").done()
+        MeasurementParts(tmp_path, "scenes", "another key").done()
 
 
 def test_published_rows_stand_beside_ours_and_are_marked():
-    shown = table(
+    shown = scores_table(
         {"PhraseCut-test": {"samples": 3, "miou": 50.04, "fgiou": 60.0, "ap": 70.0}}, TABLES["phrasecut"]
     )
 
@@ -242,7 +249,7 @@ def measured(*blocks):
 
 
 def test_a_folders_name_may_hold_what_means_something_in_patterns(tmp_path):
-    store = Store(tmp_path, "pictures [2026]", "key")
+    store = MeasurementParts(tmp_path, "pictures [2026]", "key")
     store.save(measured(0))
 
     assert store.done() == {0}
@@ -250,7 +257,7 @@ def test_a_folders_name_may_hold_what_means_something_in_patterns(tmp_path):
 
 
 def test_a_process_waits_for_others_as_long_as_they_live_and_no_longer(tmp_path, monkeypatch):
-    mine, other = (Store(tmp_path, "scenes", "key", (rank, 2)) for rank in (0, 1))
+    mine, other = (MeasurementParts(tmp_path, "scenes", "key", (rank, 2)) for rank in (0, 1))
     mine.save(measured(0, 2))
     alive = tmp_path / "parts" / "scenes.1-of-2.alive"
     monkeypatch.setattr(
@@ -267,14 +274,14 @@ def test_a_process_waits_for_others_as_long_as_they_live_and_no_longer(tmp_path,
 
 
 def test_a_process_of_several_says_that_it_lives_while_it_measures(tmp_path):
-    store = Store(tmp_path, "scenes", "key", (1, 2))
+    store = MeasurementParts(tmp_path, "scenes", "key", (1, 2))
     with store.at_work():
         while not (signs := list((tmp_path / "parts").glob("*.alive"))):
             pass
         assert [path.name for path in signs] == ["scenes.1-of-2.alive"]
     assert list((tmp_path / "parts").iterdir()) == []
 
-    alone = Store(tmp_path / "alone", "scenes", "key")
+    alone = MeasurementParts(tmp_path / "alone", "scenes", "key")
     with alone.at_work():
         assert not (tmp_path / "alone").exists()
 
@@ -293,7 +300,7 @@ def test_a_part_that_is_damaged_is_an_error_that_names_it(tmp_path, content):
     with pytest.raises(
         OptionError, match=r"scenes.0-of-1.json cannot be read .*Delete it, and its part is measured"
     ):
-        Store(tmp_path, "scenes", "key")
+        MeasurementParts(tmp_path, "scenes", "key")
 
 
 def test_a_sheet_shows_every_prediction_with_its_iou():

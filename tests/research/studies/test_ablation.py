@@ -15,10 +15,10 @@ from ldznet.methods import attention
 from ldznet.methods.attention_options import SMALL, AttentionOptions, suited
 from ldznet.research.scenes.samples import SceneSamples
 from ldznet.research.studies import ablation
-from ldznet.research.studies.ablation import Row, Setup, Workbench, looks_of, table
+from ldznet.research.studies.ablation import AblationRow, Setup, Workbench, ablation_table, looks_of
 from ldznet.research.studies.search import search
 from ldznet.research.studies.steps import draw_steps
-from ldznet.research.studies.variants import Step, said, steps_for, variants
+from ldznet.research.studies.variants import Step, steps_for, value_text, variants
 
 FAST = ("--random-weights", "--quiet")
 
@@ -84,10 +84,14 @@ def test_every_option_of_attention_but_those_of_speed_is_a_step(host):
 
 
 def test_values_are_said_as_a_person_would():
-    assert said("distractors", AttentionOptions().distractors) == "published"
-    assert said("distractors", ("a", "b")) == "a, b"
-    assert [said("gate", ()), said("gate", (1.0, 2.5)), said("flip", True)] == ["none", "1, 2.5", "on"]
-    assert said("template", "a {}") == "`a {}`"
+    assert value_text("distractors", AttentionOptions().distractors) == "published"
+    assert value_text("distractors", ("a", "b")) == "a, b"
+    assert [value_text("gate", ()), value_text("gate", (1.0, 2.5)), value_text("flip", True)] == [
+        "none",
+        "1, 2.5",
+        "on",
+    ]
+    assert value_text("template", "a {}") == "`a {}`"
 
 
 # --- rows ----------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def test_a_row_that_was_measured_is_read_from_its_file(host, samples, setup, tmp
 
 def test_another_model_or_sample_is_measured_anew(host, samples, setup, tmp_path, monkeypatch):
     method, measured = setup.method(), []
-    row = Row("row", {}, {}, 0.0)
+    row = AblationRow("row", {}, {}, 0.0)
     monkeypatch.setattr(Workbench, "_measure", lambda *_: measured.append(1) or row)
     text = random_host()
     text.others = "of other text encoders"
@@ -185,7 +189,7 @@ def test_another_model_or_sample_is_measured_anew(host, samples, setup, tmp_path
 
 @pytest.mark.parametrize("left", ["", "{", "[]", '{"name": "row"}', "null"])
 def test_a_row_that_cannot_be_read_is_measured_again(host, samples, setup, tmp_path, monkeypatch, left):
-    row = Row("row", {"miou": 4.0}, {}, 0.0)
+    row = AblationRow("row", {"miou": 4.0}, {}, 0.0)
     monkeypatch.setattr(Workbench, "_measure", lambda *_: row)
     Workbench(host, samples[:1], tmp_path).measure("row", setup.method())
     (path,) = (tmp_path / "rows").iterdir()
@@ -219,16 +223,18 @@ def test_a_rows_time_is_without_a_first_pass_and_without_encoding_texts(host, sa
 
 
 def test_usefulness_counts_absent_things_as_well():
-    row = Row("r", {"samples": 3, "miou_0.5": 40.0, "absent": 1, "empty_0.5": 100.0}, {}, 0.1)
+    row = AblationRow("r", {"samples": 3, "miou_0.5": 40.0, "absent": 1, "empty_0.5": 100.0}, {}, 0.1)
 
     assert row.usefulness == 55
 
 
 def test_the_table_has_a_column_for_every_look_and_times_as_ratios():
     numbers = {"miou": 40.0, "fgiou": 41.0, "ap": 42.0, "miou_0.5": 30.0, "empty_0.5": 20.0}
-    base, other = (Row(name, numbers, {"photo": 39.0}, seconds) for name, seconds in (("base", 0.2), ("b", 0.5)))
+    base, other = (
+        AblationRow(name, numbers, {"photo": 39.0}, seconds) for name, seconds in (("base", 0.2), ("b", 0.5))
+    )
 
-    shown = table([other], base, ["photo"])
+    shown = ablation_table([other], base, ["photo"])
 
     assert "| | mIoU | photo | IoU_FG | AP | mIoU at 0.5 | absent: empty | time |" in shown
     assert "| b | 40.0 | 39.0 | 41.0 | 42.0 | 30.0 | 20.0 | 2.50 |" in shown
@@ -249,7 +255,7 @@ class Judge:
         right = options.eta == 0.2
         numbers = {"samples": 1, "miou": 10.0 + 5 * right, "miou_0.5": 10.0, "absent": 1, "empty_0.5": 0.0}
         numbers["empty_0.5"] = 50.0 * (right and options.gate == (1.0, 2.0))
-        return Row(name, numbers, {}, 0.0)
+        return AblationRow(name, numbers, {}, 0.0)
 
 
 def test_the_search_keeps_the_best_of_each_step_and_goes_round_again(setup):

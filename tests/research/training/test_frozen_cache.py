@@ -14,7 +14,7 @@ from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods.learned_head import random_head
 from ldznet.research.scenes.samples import SceneSamples
 from ldznet.research.training import frozen_cache
-from ldznet.research.training.frozen_cache import Frozen, Store, may_keep_latents
+from ldznet.research.training.frozen_cache import AnswerFolder, FrozenModel, may_keep_latents
 from ldznet.research.training.loop import Trainer, TrainOptions
 
 WHOLE = TrainOptions(
@@ -67,10 +67,13 @@ def test_a_training_has_the_same_bits_without_a_cache_while_filling_one_and_from
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_what_a_model_said_comes_back_from_disk_as_it_was(family, pixels, tmp_path):
     host, texts = random_host(family), ["a cat", "x " * 200]
-    said = Frozen(host, WHOLE).context(texts), Frozen(host, WHOLE).latent(pixels, ["a", "b", "c"], [0] * 3)
+    said = (
+        FrozenModel(host, WHOLE).context(texts),
+        FrozenModel(host, WHOLE).latent(pixels, ["a", "b", "c"], [0] * 3),
+    )
 
     for _ in ("written", "read"):
-        frozen = Frozen(host, WHOLE, Store(tmp_path, host))
+        frozen = FrozenModel(host, WHOLE, AnswerFolder(tmp_path, host))
         context = frozen.context(texts)
         assert torch.equal(context.tokens, said[0].tokens)
         assert context.cut == (False, True)
@@ -91,7 +94,7 @@ def test_latents_that_never_come_again_are_not_kept(tmp_path, changes):
 
 
 def test_a_latent_does_not_depend_on_which_others_were_new(host, pixels):
-    together, apart = Frozen(host, WHOLE), Frozen(host, WHOLE)
+    together, apart = FrozenModel(host, WHOLE), FrozenModel(host, WHOLE)
     apart.latent(pixels[1:2], ["b"], [0])
 
     found = together.latent(pixels, ["a", "b", "c"], [0] * 3)
@@ -102,7 +105,7 @@ def test_a_latent_does_not_depend_on_which_others_were_new(host, pixels):
 
 
 def test_memory_forgets_the_oldest_but_never_what_a_batch_still_asks_for(host, pixels):
-    frozen = Frozen(host, WHOLE, latents=2, contexts=2)
+    frozen = FrozenModel(host, WHOLE, latents=2, contexts=2)
     first = frozen.context(["a", "b"])
     frozen.latent(pixels[:2], ["a", "b"], [0, 0])
 
@@ -117,24 +120,24 @@ def test_memory_forgets_the_oldest_but_never_what_a_batch_still_asks_for(host, p
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_a_damaged_entry_counts_as_missing_and_is_written_anew(host, pixels, tmp_path, damage):
-    whole = Frozen(host, WHOLE, Store(tmp_path, host)).latent(pixels[:1], ["a"], [0])
+    whole = FrozenModel(host, WHOLE, AnswerFolder(tmp_path, host)).latent(pixels[:1], ["a"], [0])
     (entry,) = entries(tmp_path, "latents")
     data = bytearray(entry.read_bytes())
     data[-3] ^= damage == "changed"
     entry.write_bytes({"cut": data[:-3], "changed": data, "empty": b""}[damage])
 
-    store = Store(tmp_path, host)
-    assert torch.equal(Frozen(host, WHOLE, store).latent(pixels[:1], ["a"], [0]), whole)
+    store = AnswerFolder(tmp_path, host)
+    assert torch.equal(FrozenModel(host, WHOLE, store).latent(pixels[:1], ["a"], [0]), whole)
     assert (store.read["latents"], store.written["latents"]) == (0, 1)
-    again = Store(tmp_path, host)
-    assert torch.equal(Frozen(host, WHOLE, again).latent(pixels[:1], ["a"], [0]), whole)
+    again = AnswerFolder(tmp_path, host)
+    assert torch.equal(FrozenModel(host, WHOLE, again).latent(pixels[:1], ["a"], [0]), whole)
     assert again.read["latents"] == 1
 
 
 def test_the_name_of_a_picture_does_not_matter_but_its_pixels_do(host, pixels, tmp_path):
-    Frozen(host, WHOLE, Store(tmp_path, host)).latent(pixels[:1], ["a"], [0])
-    store = Store(tmp_path, host)
-    Frozen(host, WHOLE, store).latent(pixels[:2], ["renamed", "a"], [0, 0])
+    FrozenModel(host, WHOLE, AnswerFolder(tmp_path, host)).latent(pixels[:1], ["a"], [0])
+    store = AnswerFolder(tmp_path, host)
+    FrozenModel(host, WHOLE, store).latent(pixels[:2], ["renamed", "a"], [0, 0])
 
     assert (store.read["latents"], store.written["latents"]) == (1, 1)
 
@@ -145,13 +148,13 @@ def test_models_of_another_unet_text_encoder_vae_or_precision_do_not_share_entri
         next(others[2].text[0].model.parameters()).add_(0.01)
         next(others[3].vae.parameters()).add_(0.01)
 
-    folders = {Store(tmp_path, one).folder for one in (host, random_host(), *others)}
+    folders = {AnswerFolder(tmp_path, one).folder for one in (host, random_host(), *others)}
 
     assert len(folders) == 5
 
 
 def test_processes_that_write_the_same_entry_leave_one_and_no_rest_of_a_killed_one_stays(host, tmp_path):
-    one, two = Store(tmp_path, host), Store(tmp_path, host)
+    one, two = AnswerFolder(tmp_path, host), AnswerFolder(tmp_path, host)
     for store in (one, two):
         store.put("contexts", "ab12", {"tokens": torch.ones(2)})
     killed, writing = (one.folder / "partial" / name for name in ("killed", "writing"))
@@ -159,7 +162,7 @@ def test_processes_that_write_the_same_entry_leave_one_and_no_rest_of_a_killed_o
     os.utime(killed, (0, 0))
     writing.write_bytes(b"half")
 
-    found = Store(tmp_path, host).get("contexts", "ab12")
+    found = AnswerFolder(tmp_path, host).get("contexts", "ab12")
 
     assert found is not None
     assert torch.equal(found["tokens"], torch.ones(2))
@@ -170,10 +173,10 @@ def test_processes_that_write_the_same_entry_leave_one_and_no_rest_of_a_killed_o
 def test_a_full_disk_ends_the_keeping_and_not_the_training(host, tmp_path, monkeypatch, caplog):
     usage = shutil.disk_usage(tmp_path)._replace(free=2**29)
     monkeypatch.setattr(frozen_cache.shutil, "disk_usage", lambda _path: usage)
-    store = Store(tmp_path, host)
+    store = AnswerFolder(tmp_path, host)
 
     with caplog.at_level(logging.WARNING, logger="ldznet"):
-        context = Frozen(host, WHOLE, store).context(["a", "b"])
+        context = FrozenModel(host, WHOLE, store).context(["a", "b"])
 
     assert np.array_equal(context.tokens, torch.cat([host.encode_prompt([text]).tokens for text in "ab"]))
     assert [record.getMessage() for record in caplog.records] == [
