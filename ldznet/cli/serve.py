@@ -35,12 +35,6 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser, print the address only")
     parser.add_argument("--quiet", "-q", action="store_true", help="print errors only")
-    parser.add_argument(
-        "--settings",
-        type=Path,
-        metavar="FOLDER",
-        help="where presets are kept (default: ldznet in the folder of your settings, such as ~/.config)",
-    )
     group = parser.add_argument_group("model")
     add_checkpoint(group)
     group.add_argument("--heads", type=Path, metavar="FOLDER", help="another folder with heads, beside models/")
@@ -65,8 +59,7 @@ def run(parsed: argparse.Namespace) -> int:
     device, dtype = device_and_dtype(parsed)
     checkpoint = parsed.checkpoint or EMBEDDED
     host = DiffusersHost.load(checkpoint, device=device, dtype=dtype, download=parsed.download)
-    settings = parsed.settings or _own_folder()
-    standalone_page.stand_in(host, MODELS, heads=parsed.heads, settings=settings, precision=parsed.dtype or "auto")
+    standalone_page.stand_in(host, MODELS, heads=parsed.heads, precision=parsed.dtype or "auto")
     page = standalone_page.make_page(host.info.name)
     address = standalone_page.open_page(page, parsed.host, parsed.port, browser=not parsed.no_browser)
     voice.result(f"{address}  (Ctrl-C ends it)")
@@ -100,12 +93,6 @@ def _check(parsed: argparse.Namespace) -> None:
             "with an installed package. Give a Stable Diffusion model with --checkpoint."
         )
     _require_free(parsed.host, parsed.port)
-
-
-def _own_folder() -> Path:
-    """Of the user's settings."""
-    given = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME")
-    return (Path(given) if given else Path.home() / ".config") / "ldznet"
 
 
 def _require_free(host: str, port: int) -> None:

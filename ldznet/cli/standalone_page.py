@@ -60,14 +60,9 @@ class _State:
     def end(self) -> None: ...
 
 
-def stand_in(
-    host: Host, models: Path, *, heads: Path | None = None, settings: Path, precision: str = "auto"
-) -> None:
-    """Let the panel find `host` as the loaded model, the heads of the folders `models` and `heads`, and presets in
-    the folder `settings`.
-    """
+def stand_in(host: Host, models: Path, *, heads: Path | None = None, precision: str = "auto") -> None:
+    """Let the panel find `host` as the loaded model, and the heads of the folders `models` and `heads`."""
     flags = SimpleNamespace(ldznet_heads=heads and str(heads), ldznet_device=None, ldznet_precision=precision)
-    flags.ui_settings_file = str(settings / "config.json")
     opts = SimpleNamespace(img2img_background_color="#ffffff")
     parts: dict[str, dict[str, Any]] = {
         "shared": {"sd_model": Lent(host), "state": _State(), "opts": opts, "cmd_opts": flags},

@@ -116,13 +116,11 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(browser, tmp_path_factory):
+def address(browser):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = tmp_path_factory.mktemp("settings")
     command = [sys.executable, "-m", "ldznet", "serve", "--no-browser", "--port", str(port)]
-    command += ["--settings", str(settings)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as served:
         line = served.stdout.readline()
         assert line == f"http://127.0.0.1:{port}/  (Ctrl-C ends it)\n"
@@ -323,30 +321,6 @@ def test_keys_segment_and_move_the_threshold(page):
     for _ in range(3):
         page.keyboard.press("Alt+ArrowDown")
     assert level.input_value() == "0"
-
-
-def test_settings_are_saved_under_a_name_used_and_deleted(page):
-    page.get_by_role("button", name="Advanced").click()
-    name = page.locator("#ldznet_preset input")
-    status = page.locator("#ldznet_status")
-    set_threshold(page, 0.3)
-    name.fill("soft edge")
-    name.press("Enter")
-    page.locator("#ldznet_save_preset").click()
-    status.get_by_text("Saved: soft edge.").wait_for()
-    set_threshold(page, 0.9)
-
-    page.locator("#ldznet_use_preset").click()
-    status.get_by_text("In use: soft edge.").wait_for()
-    assert page.locator("#ldznet_threshold input[type=number]").input_value() == "0.3"
-    page.locator("#ldznet_delete_preset").click()
-    status.get_by_text("Deleted: soft edge.").wait_for()
-    name.fill("soft edge")
-    name.press("Enter")
-    page.locator("#ldznet_use_preset").click()
-
-    page.wait_for_selector("#ldznet_status .ldznet-error")
-    assert status.inner_text().startswith("There are no presets yet.")
 
 
 def test_without_words_it_says_what_to_do(page):

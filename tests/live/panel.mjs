@@ -306,24 +306,12 @@ try {
   seen.numbers.push(await numbers.inputValue());
   await page.locator(`${ours('advanced')} > .label-wrap`).click();
 
-  // Keys, and settings under a name.
+  // Keys.
   await setNumber(ours('threshold'), 0.3);
   await page.locator(`${ours('prompt')} textarea`).focus();
   await page.keyboard.press('Alt+ArrowUp');
   await page.waitForTimeout(1500);
   seen.keys = await level();
-  await page.locator(`${ours('advanced')} > .label-wrap`).click();
-  await page.locator(`${ours('preset')} input`).first().fill('of a test');
-  await page.keyboard.press('Enter');
-  seen.presets = [];
-  for (const name of ['save', 'use', 'delete']) {
-    if (name === 'use') await setNumber(ours('threshold'), 0.8);
-    await page.waitForTimeout(2500);
-    await page.locator(ours(`${name}_preset`)).click();
-    await page.waitForTimeout(2500);
-    seen.presets.push([await status(), await level()]);
-  }
-  await page.locator(`${ours('advanced')} > .label-wrap`).click();
 
   // Nothing found: the run stops, and says why.
   await page.evaluate(() => switch_to_img2img_tab(0));

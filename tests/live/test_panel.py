@@ -299,12 +299,6 @@ def test_keys_move_the_threshold(seen):
     assert seen["keys"] == "0.35"
 
 
-def test_settings_are_saved_under_a_name_used_and_deleted(seen):
-    (saved, level), (_, back), (deleted, _) = seen["presets"]
-    assert (saved, deleted) == ("Saved: of a test.", "Deleted: of a test.")
-    assert level == back == "0.35"  # between the two it was 0.8
-
-
 def test_numbers_of_objects_belong_to_the_picture_that_they_were_chosen_in(seen):
     same, other, box = seen["numbers"]
     assert "were chosen in another picture" not in same

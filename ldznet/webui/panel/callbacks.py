@@ -18,7 +18,7 @@ from PIL import Image
 from ldznet.errors import LdznetError
 from ldznet.masks.pipeline import SoftMask
 from ldznet.options import MaskOptions
-from ldznet.webui import head_files, presets, results, session, settings_page
+from ldznet.webui import head_files, results, session, settings_page
 from ldznet.webui.controls import AUTOMATIC, Settings
 from ldznet.webui.inpaint_preview import is_faint
 from ldznet.webui.page.tab_inputs import PICTURES, SKETCH, source
@@ -127,41 +127,14 @@ def unload() -> str:
     return lines([f"Unloaded: nothing of LD-ZNet is in memory.{room}"])
 
 
-def use_preset(name: str) -> list[Any]:
-    """Its values for the controls of presets.NAMES, and what to say."""
-    try:
-        return [*presets.load(name).values(), lines([f"In use: {name}."])]
-    except LdznetError as why:
-        return [*[gr.update()] * len(presets.NAMES), error(str(why))]
-
-
-def save_preset(name: str, *args: Any) -> list[Any]:
-    """Keep what the controls say under a name -> those there are, and what to say."""
-    try:
-        kept = presets.save(name, settings_page.read(args)[0])
-    except LdznetError as why:
-        return [gr.update(), error(str(why))]
-    return [gr.update(choices=presets.names(), value=kept), lines([f"Saved: {kept}."])]
-
-
-def delete_preset(name: str) -> list[Any]:
-    """Forget what is kept under a name -> those there are, and what to say."""
-    try:
-        presets.delete(name)
-    except LdznetError as why:
-        return [gr.update(), error(str(why))]
-    return [gr.update(choices=presets.names(), value=None), lines([f"Deleted: {name}."])]
-
-
 def refresh() -> Any:
     """Look for heads again."""
     return gr.update(choices=head_choices())
 
 
 def fresh() -> list[Any]:
-    """What the page shows when it is opened: of the settings page, and the heads and presets there are by now."""
-    lists = [gr.update(choices=head_choices()), gr.update(choices=presets.names())]
-    return [*map(settings_page.first_value, settings_page.OF_CONTROLS), *lists]
+    """Return what the page shows when it is opened: values of the settings page, and the current list of heads."""
+    return [*map(settings_page.first_value, settings_page.OF_CONTROLS), gr.update(choices=head_choices())]
 
 
 def head_choices() -> list[str]:

@@ -14,7 +14,7 @@ import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignor
 from gradio.context import Context  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from ldznet.options import MaskOptions
-from ldznet.webui import presets, settings_page
+from ldznet.webui import settings_page
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, Control
 from ldznet.webui.page.tab_inputs import BEFORE, PICTURES, SKETCH
 from ldznet.webui.panel import callbacks
@@ -195,18 +195,7 @@ def _advanced(
                 make("fill", "area")
             with FormRow():
                 make("padding", "mask_blur")
-        _presets(made, elem_id)
         made["unload"] = gr.Button("Unload: free the memory", elem_id=elem_id("unload"), size="sm")
-
-
-def _presets(made: dict[str, Any], elem_id: Callable[[str], str]) -> None:
-    with gr.Row(elem_classes=["ldznet-words"], variant="compact"):
-        made["preset"] = gr.Dropdown(
-            presets.names(), label="Preset", allow_custom_value=True, elem_id=elem_id("preset"), scale=3
-        )
-        made["preset"].do_not_save_to_config = True
-        for name, label in (("use", "Use"), ("save", "Save"), ("delete", "Delete")):
-            made[name] = gr.Button(label, elem_id=elem_id(f"{name}_preset"), scale=1, min_width=70, size="sm")
 
 
 def _component(control: Control, elem_id: str, **more: Any) -> Any:
@@ -263,13 +252,13 @@ def _wire_if_complete(root: Any) -> None:
     ours["refresh"].click(callbacks.refresh, inputs=[], outputs=[ours["head"]])
     ours["unload"].click(callbacks.unload, inputs=[], outputs=[status])
     # Whenever somebody opens the page; past the queue, which opens a connection for each.
-    fresh = [ours[name] for name in (*settings_page.OF_CONTROLS, "head", "preset")]
+    fresh = [ours[name] for name in (*settings_page.OF_CONTROLS, "head")]
     root.load(callbacks.fresh, inputs=[], outputs=fresh, queue=False, show_progress="hidden")
 
 
 def _wire_choices(ours: dict[str, Any], controls: list[Any]) -> None:
-    """What is clicked in a picture, and presets: they set controls, whose change does the rest."""
-    threshold, objects, preset, status = (ours[name] for name in ("threshold", "objects", "preset", "status"))
+    """Wire clicks in a picture: they set a control, whose change does the rest."""
+    threshold, objects, status = (ours[name] for name in ("threshold", "objects", "status"))
     choices, hidden = ours["choices"], {"show_progress": "hidden"}
     choices.select(callbacks.choose, inputs=[ours["offered"]], outputs=[threshold, choices], **hidden).then(
         callbacks.offer, inputs=[ours["offered"]], outputs=[choices], **hidden
@@ -277,8 +266,3 @@ def _wire_choices(ours: dict[str, Any], controls: list[Any]) -> None:
     ours["objects_picture"].select(
         callbacks.pick, inputs=[ours["key"], *controls], outputs=[objects, ours["chosen_in"], status], **hidden
     )
-    used = [ours[name] for name in presets.NAMES]
-    ours["use"].click(callbacks.use_preset, inputs=[preset], outputs=[*used, status], **hidden)
-    told = {"outputs": [preset, status], **hidden}
-    ours["save"].click(callbacks.save_preset, inputs=[preset, *controls], **told)
-    ours["delete"].click(callbacks.delete_preset, inputs=[preset], **told)
