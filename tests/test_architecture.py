@@ -29,7 +29,7 @@ LAYERS = [
 # library -> where it may be imported
 RESERVED = {
     "modules": ("webui/", "hosts/a1111/", "scripts/"),
-    "gradio": ("webui/panel/", "webui/settings_page.py", "cli/standalone_page.py", "scripts/"),
+    "gradio": ("webui/panel/", "webui/app.py", "webui/settings_page.py", "cli/standalone_page.py", "scripts/"),
     "fastapi": ("webui/",),
     "pydantic": ("webui/",),
     "diffusers": ("hosts/diffusers/", "research/"),
