@@ -6,16 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from ldznet.cli.flags import Subparsers, byte_bar
+from ldznet.cli.printing import byte_bar
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "convert",
-        help="make a head's file from the released LD-ZNet checkpoint",
-        description="Read the released LD-ZNet checkpoint (.ckpt) once, safely, and write the head alone as one "
-        ".safetensors. The Stable Diffusion model inside the checkpoint is left out: the host has it already.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments to its parser."""
+    parser.description = (
+        "Read the released LD-ZNet checkpoint (.ckpt) once, safely, and write the head alone as one "
+        ".safetensors. The Stable Diffusion model inside the checkpoint is left out: the host has it already."
     )
     parser.add_argument("source", type=Path, help="the released checkpoint (.ckpt, .safetensors, .index.json)")
     parser.add_argument(
@@ -36,7 +34,6 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--force", action="store_true", help="overwrite the target if it exists")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldznet.cli.flags import MODELS, Subparsers, byte_bar
-from ldznet.cli.printing import print_json
+from ldznet.cli.flags import MODELS
+from ldznet.cli.printing import byte_bar, print_json
 from ldznet.errors import CheckpointError, DownloadError
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "download",
-        help="fetch a head from the web and check it",
-        description="Fetch a head, or the released LD-ZNet checkpoint, which is then converted and taken away. "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments to its parser."""
+    parser.description = (
+        "Fetch a head, or the released LD-ZNet checkpoint, which is then converted and taken away. "
         "The same command goes on where it was interrupted. A head's own digest is checked, and --sha256 where it "
-        "is given; no code in the file is run.",
-        epilog="examples:\n"
+        "is given; no code in the file is run."
+    )
+    parser.epilog = (
+        "examples:\n"
         "  python -m ldznet download https://example.org/bucket-head.safetensors\n"
-        "  python -m ldznet download https://example.org/ld-znet.ckpt --to stable-diffusion-webui/models/ldznet",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "  python -m ldznet download https://example.org/ld-znet.ckpt --to stable-diffusion-webui/models/ldznet"
     )
     parser.add_argument("url", metavar="ADDRESS", help="http:// or https://, of a .safetensors or .ckpt file")
     parser.add_argument(
@@ -29,7 +28,6 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--sha256", default="", metavar="DIGITS", help="refuse a file with another SHA-256")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:

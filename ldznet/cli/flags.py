@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import functools
-import logging
-import os
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ldznet.cli.launch import local_rank
 from ldznet.errors import OptionError
 from ldznet.options import Options
 
@@ -22,9 +18,6 @@ if TYPE_CHECKING:
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.methods.choose import Choice
 
-log = logging.getLogger(__name__)
-
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Kind = TypeVar("Kind", bound=Options)
 
 MODELS = Path(__file__).parents[2] / "models"  # of the repository
@@ -74,21 +67,23 @@ def read_options(parsed: argparse.Namespace, kind: type[Kind]) -> Kind:
     return kind(**{item.name: getattr(parsed, item.name) for item in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
-def add_checkpoint(group: argparse._ArgumentGroup) -> None:
-    """The flag that says which Stable Diffusion model."""
+def add_checkpoint(group: argparse._ArgumentGroup, default: str = "the small one in models/tiny") -> None:
+    """Add the flag that names the Stable Diffusion model; `default` says in words what runs without it."""
     group.add_argument(
         "--checkpoint",
         type=Path,
         metavar="PATH",
         help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: "
-        "the small one in models/tiny)",
+        f"{default})",
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Flags that choose the Stable Diffusion model, the head, and where they run."""
+def add_model(
+    parser: argparse.ArgumentParser, *, default_checkpoint: str = "the small one in models/tiny"
+) -> None:
+    """Add flags that choose the Stable Diffusion model, the head, and where they run."""
     group = parser.add_argument_group("model")
-    add_checkpoint(group)
+    add_checkpoint(group, default_checkpoint)
     group.add_argument(
         "--head",
         type=Path,
@@ -202,79 +197,3 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Choice]:
         return host, Choice(given, "asked for")
     wanted = find_heads([MODELS]) if parsed.method in ("auto", "head") else []
     return host, choose_method(parsed.method, host.info, wanted, device=device, dtype=dtype, storage=storage)
-
-
-def process_of_launch() -> tuple[int, int]:
-    """Which of how many processes this is, as `accelerate launch` and torchrun say it.
-
-    Raises:
-        OptionError: the environment's RANK and WORLD_SIZE are no such numbers.
-    """
-    if "RANK" not in os.environ and "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True":
-        _say_one_process()
-    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
-        return int(texts[0]), int(texts[1])
-    raise OptionError(
-        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
-        "Unset both, or start with accelerate launch."
-    )
-
-
-def local_rank() -> int:
-    """Which of the processes of a launch on this machine this is.
-
-    Raises:
-        OptionError: the environment's LOCAL_RANK is no such number.
-    """
-    text = os.environ.get("LOCAL_RANK", "0")
-    if text.isdecimal():
-        return int(text)
-    raise OptionError(
-        f"LOCAL_RANK is {text!r} in the environment, which is no process of a launch. Unset it, or start with "
-        "accelerate launch."
-    )
-
-
-@functools.cache
-def _say_one_process() -> None:
-    log.warning(
-        "accelerate launch --cpu starts one process on a machine, however many are asked for. For several on a "
-        "CPU: torchrun --nproc_per_node N -m ldznet ..."
-    )
-
-
-@contextlib.contextmanager
-def byte_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar over bytes on a terminal; None where tqdm is not installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield None
-        return
-    with tqdm(desc=text, unit="B", unit_scale=True, unit_divisor=1000, disable=None, leave=False) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield update
-
-
-class _NoBar:
-    """Stands for tqdm where it is not installed."""
-
-    def update(self, more: int = 1) -> None: ...
-
-    def set_postfix_str(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def item_bar(total: int, unit: str, *, start: int = 0, quiet: bool = False) -> typing.Any:
-    """A progress bar over things, with their rate and the time left, on a terminal."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return _NoBar()
-    return tqdm(total=total, initial=start, unit=unit, disable=True if quiet else None, leave=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 _JOINERS = "\u200c\u200d"  # between letters, and inside of emoji
@@ -28,7 +30,7 @@ def stop_code(stop: KeyboardInterrupt) -> int:
     return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
 
 
-class Voice:
+class Printer:
     """Lines for people: errors always, notes unless quiet, results unless quiet or a program reads."""
 
     def __init__(self, *, quiet: bool, json: bool) -> None:
@@ -57,3 +59,39 @@ class Voice:
         else:
             print(printable(text), file=stream)
         stream.flush()  # also into a pipe: whoever reads it sees each image at once
+
+
+@contextlib.contextmanager
+def byte_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over bytes on a terminal; None where tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield None
+        return
+    with tqdm(desc=text, unit="B", unit_scale=True, unit_divisor=1000, disable=None, leave=False) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+class _NoBar:
+    """Stands for tqdm where it is not installed."""
+
+    def update(self, more: int = 1) -> None: ...
+
+    def set_postfix_str(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def item_bar(total: int, unit: str, *, start: int = 0, quiet: bool = False) -> Any:
+    """A progress bar over things, with their rate and the time left, on a terminal."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    return tqdm(total=total, initial=start, unit=unit, disable=True if quiet else None, leave=False)

@@ -17,27 +17,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ldznet import __version__
-from ldznet.cli import remote
 from ldznet.cli.flags import (
     EMBEDDED,
     MODELS,
-    Subparsers,
     add_model,
     add_options,
     device_and_dtype,
-    item_bar,
     load_model,
-    process_of_launch,
     read_options,
     require_model,
 )
 from ldznet.cli.inputs import Found, Job, Source, file_digest, find_jobs, read_source
-from ldznet.cli.launch import leave
+from ldznet.cli.launch import leave, process_of_launch
 from ldznet.cli.outputs import OUTPUTS, Drawing, known_files
-from ldznet.cli.printing import Voice, print_json, stop_code
+from ldznet.cli.printing import Printer, item_bar, print_json, stop_code
 from ldznet.cli.reports import (
     publish,
     remove_killed,
@@ -52,21 +48,17 @@ from ldznet.options import MaskOptions, SegmentOptions
 if TYPE_CHECKING:
     from ldznet.segmenter import Segmenter
 
-    AnySegmenter: TypeAlias = Segmenter | remote.RemoteSegmenter
 
-
-def add(commands: Subparsers) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "segment",
-        help="find things in images by words",
-        description="Find things in images by words and write masks. Without -p the last argument is the prompt.",
-        epilog="examples:\n"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments to its parser."""
+    parser.description = (
+        "Find things in images by words and write masks. Without -p the last argument is the prompt."
+    )
+    parser.epilog = (
+        "examples:\n"
         '  python -m ldznet segment photo.jpg "bucket"\n'
         '  python -m ldznet segment photos/ -p dog -p "red car" -n grass --save mask,each,npz\n'
-        '  cat photo.jpg | python -m ldznet segment - "bucket" --out - > mask.png\n'
-        '  python -m ldznet segment --url http://127.0.0.1:7860 photo.jpg "bucket"',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        '  cat photo.jpg | python -m ldznet segment - "bucket" --out - > mask.png'
     )
     parser.add_argument(
         "inputs",
@@ -108,10 +100,8 @@ def add(commands: Subparsers) -> None:
         "transparent is not",
     )
     add_model(parser)
-    remote.add_server(parser)
     add_options(parser, MaskOptions, "from probabilities to the mask")
     add_options(parser, SegmentOptions, "from the image to probabilities")
-    parser.set_defaults(run=run)
 
 
 @dataclass(frozen=True)
@@ -180,17 +170,17 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> int:
-    voice = Voice(quiet=parsed.quiet, json=parsed.json)
+    printer = Printer(quiet=parsed.quiet, json=parsed.json)
     done: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     total, stopped = len(found.jobs) + len(found.unreadable), 0
 
     def fail(what: str, why: object) -> None:
         failed.append({"image": what, "error": str(why)})
-        voice.error(f"error: {_named(what, str(why))}")
+        printer.error(f"error: {_named(what, str(why))}")
 
     if found.passed_over:
-        voice.note(f"note: {found.passed_over} files were left out, which are results of this command")
+        printer.note(f"note: {found.passed_over} files were left out, which are results of this command")
     for folder, why in found.unreadable:
         fail(folder, _closed(folder, why))
     try:
@@ -204,33 +194,33 @@ def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> in
             except LdznetError as error:
                 fail(job.source, error)
         if done:
-            voice.result(f"{len(done)} of {total} images are done already")
+            printer.result(f"{len(done)} of {total} images are done already")
         if todo:
             if parsed.random_weights:
-                voice.note("note: the weights are random, so the masks mean nothing")
-            segmenter, chosen = _segmenter(parsed, voice)
-            voice.bar = item_bar(total, "image", start=total - len(todo), quiet=parsed.quiet or total == 1)
+                printer.note("note: the weights are random, so the masks mean nothing")
+            segmenter, chosen = _segmenter(parsed, printer)
+            printer.bar = item_bar(total, "image", start=total - len(todo), quiet=parsed.quiet or total == 1)
             for work in todo:
                 try:
                     report = _segment(segmenter, work, settings, {**chosen, **_origin(parsed)}, parsed.force)
                     done.append(report)
-                    voice.result(_line(report))
+                    printer.result(_line(report))
                 except LdznetError as error:
                     fail(work.job.source, error)
-                voice.bar.update()
+                printer.bar.update()
     except KeyboardInterrupt as stop:
         stopped = stop_code(stop)
     finally:
-        if voice.bar is not None:
-            voice.bar.close()
-    voice.bar = None
+        if printer.bar is not None:
+            printer.bar.close()
+    printer.bar = None
     if parsed.json:
         print_json({"done": done, "failed": failed, "stopped": bool(stopped)})
     if failed:
-        voice.error(f"{len(failed)} of {total} images could not be done; see the errors above")
+        printer.error(f"{len(failed)} of {total} images could not be done; see the errors above")
     if stopped:
         left = total - len(done) - len(failed)
-        voice.error(f"stopped with {left} of {total} images left; the same command goes on there")
+        printer.error(f"stopped with {left} of {total} images left; the same command goes on there")
     return stopped or int(bool(failed))
 
 
@@ -254,9 +244,9 @@ def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Set
 
     from ldznet.memory_errors import memory_explained
 
-    jobs, voice = images.jobs, Voice(quiet=parsed.quiet, json=False)
+    jobs, printer = images.jobs, Printer(quiet=parsed.quiet, json=False)
     for folder, why in images.unreadable:
-        voice.error(f"error: {_closed(folder, why)}")
+        printer.error(f"error: {_closed(folder, why)}")
     if len(jobs) != 1 or parsed.json:
         raise OptionError("--out - writes the mask of one image, so give one image and no --json.")
     if sys.stdout is None:
@@ -264,7 +254,7 @@ def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Set
     source = jobs[0].source
     with memory_explained(source):
         data = read_source(source).data
-        segmenter, _ = _segmenter(parsed, voice)
+        segmenter, _ = _segmenter(parsed, printer)
         segmenter.set_image(source if data is None else data, settings.segment)
         found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
         mask = found.mask(settings.mask, given_mask=_brush_values(settings, found.size))
@@ -274,15 +264,13 @@ def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Set
     return int(bool(images.unreadable))
 
 
-def _segmenter(parsed: argparse.Namespace, voice: Voice) -> tuple[AnySegmenter, dict[str, Any]]:
-    """What segments, and why with this method; a webui says the latter in its answers."""
+def _segmenter(parsed: argparse.Namespace, printer: Printer) -> tuple[Segmenter, dict[str, Any]]:
+    """Load the model; return the segmenter, and why it uses its method for the report."""
     from ldznet.segmenter import Segmenter
 
-    if parsed.url:
-        return remote.connect(parsed, voice), {}
     host, choice = load_model(parsed)
     if not parsed.random_weights:
-        voice.note(f"method: {choice.method.name} ({choice.reason})")
+        printer.note(f"method: {choice.method.name} ({choice.reason})")
     return Segmenter(host, choice.method), {"reason": choice.reason}
 
 
@@ -297,12 +285,7 @@ def _settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Settings:
     """
     from ldznet.inference.prompts import check_prompts
 
-    if parsed.url:
-        remote.require_remote(parsed)
-    elif parsed.url_auth:
-        raise OptionError("--url-auth is for a webui, but no --url says which. Give one, or leave both out.")
-    else:
-        require_model(parsed)
+    require_model(parsed)
     texts, negatives = check_prompts(prompts, parsed.negative)
     mask = read_options(parsed, MaskOptions)
     if (parsed.brush_mask is None) != (mask.brush == "replace"):
@@ -350,8 +333,6 @@ def _model_key(parsed: argparse.Namespace) -> list[Any]:
     """Tells one model, and the way it computes, from another without loading it."""
     from ldznet.hosts.diffusers.files import model_files
 
-    if parsed.url:
-        return remote.model_key(parsed)
     device, dtype = device_and_dtype(parsed)
     key: list[Any] = [parsed.random_weights, device.type, str(dtype), parsed.head_storage]
     key += [parsed.prediction, parsed.method]
@@ -396,7 +377,7 @@ def _image_file(source: Source) -> dict[str, str]:
 
 
 def _segment(
-    segmenter: AnySegmenter, work: Work, settings: Settings, told: dict[str, Any], overwrite: bool
+    segmenter: Segmenter, work: Work, settings: Settings, told: dict[str, Any], overwrite: bool
 ) -> dict[str, Any]:
     """Segment one image and write its results, the report last; `told` stands in it too."""
     from ldznet.memory_errors import memory_explained
@@ -428,8 +409,6 @@ def _segment(
 
 def _origin(parsed: argparse.Namespace) -> dict[str, str | None]:
     """Where the model came from."""
-    if parsed.url:
-        return {"checkpoint": None, "url": remote.Server.of(parsed).shown}
     return {"checkpoint": None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED)}
 
 

@@ -10,21 +10,19 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from ldznet.cli.flags import EMBEDDED, MODELS, Subparsers, add_checkpoint, device_and_dtype
-from ldznet.cli.printing import Voice
+from ldznet.cli.flags import EMBEDDED, MODELS, add_checkpoint, device_and_dtype
+from ldznet.cli.printing import Printer
 from ldznet.errors import LdznetError, OptionError
 
 # The page is made for one generation of gradio; the webui's own is older.
 NEEDED = 'pip install "ldznet[serve]"'
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "serve",
-        help="the webui's panel in the browser, without a webui",
-        description="Open the panel of the webui in the browser: type words, see masks, move the threshold, "
-        "download the mask. Ctrl-C ends it.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments to its parser."""
+    parser.description = (
+        "Open the panel of the webui in the browser: type words, see masks, move the threshold, "
+        "download the mask. Ctrl-C ends it."
     )
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port (default: %(default)s)")
     parser.add_argument(
@@ -45,7 +43,6 @@ def add(commands: Subparsers) -> None:
         help="precision (default: float16 on a GPU, float32 on a CPU)",
     )
     group.add_argument("--download", action="store_true", help="allow the tokenizer to be downloaded (2 MB)")
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -55,14 +52,14 @@ def run(parsed: argparse.Namespace) -> int:
     from ldznet.cli import standalone_page
     from ldznet.hosts.diffusers.host import DiffusersHost
 
-    voice = Voice(quiet=parsed.quiet, json=False)
+    printer = Printer(quiet=parsed.quiet, json=False)
     device, dtype = device_and_dtype(parsed)
     checkpoint = parsed.checkpoint or EMBEDDED
     host = DiffusersHost.load(checkpoint, device=device, dtype=dtype, download=parsed.download)
     standalone_page.stand_in(host, MODELS, heads=parsed.heads, precision=parsed.dtype or "auto")
     page = standalone_page.make_page(host.info.name)
     address = standalone_page.open_page(page, parsed.host, parsed.port, browser=not parsed.no_browser)
-    voice.result(f"{address}  (Ctrl-C ends it)")
+    printer.result(f"{address}  (Ctrl-C ends it)")
     try:
         threading.Event().wait()
     finally:

@@ -1,6 +1,5 @@
 """The command line in rough surroundings: odd inputs, places that are taken, streams that break, signals."""
 
-import importlib
 import io
 import json
 import os
@@ -18,10 +17,9 @@ from PIL import Image
 from stand_ins import write_checkpoint
 from test_segment_command import FAST, command, files, heard_ctrl_c, opened, picture  # noqa: F401
 
-from ldznet.__main__ import main, make_parser
+from ldznet.__main__ import main, parse
 from ldznet.cli import inputs, reports, segment
 from ldznet.cli.outputs import Drawing
-from ldznet.cli.signals import stoppable
 from ldznet.heads.files import save_head
 from ldznet.heads.half_storage import store_narrow
 from ldznet.heads.weight_files import process_mark
@@ -324,7 +322,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_image(folder, capsys):
 
 
 def key(*arguments):
-    return segment._model_key(make_parser().parse_args(["segment", "a.png", "cat", *map(str, arguments)]))
+    return segment._model_key(parse(["segment", "a.png", "cat", *map(str, arguments)]))
 
 
 def test_another_device_precision_or_storage_is_another_result(monkeypatch):
@@ -442,7 +440,7 @@ def test_a_checkpoint_in_a_closed_folder_is_an_error(folder, capsys, request):
     ],
 )
 def test_flags_may_stand_between_the_other_arguments(arguments, wanted):
-    parsed = vars(make_parser().parse_args(arguments))
+    parsed = vars(parse(arguments))
 
     assert {name: parsed[name] for name in wanted} == wanted
 
@@ -454,6 +452,11 @@ def test_flags_may_stand_between_the_other_arguments(arguments, wanted):
         (["segment", "--json"], "the following arguments are required: IMAGE"),
         (["segment", "a.png", "cat", "--thresh", "x"], "argument --threshold: invalid float value: 'x'"),
         (["segment", "a.png", "cat", "--bogus"], "unrecognized arguments: --bogus"),
+        (
+            ["segment", "a.png", "--treshold", "0.4", "cat"],
+            "unrecognized arguments: --treshold. Did you mean --threshold?",
+        ),
+        (["segmnet", "a.png", "cat"], "there is no command 'segmnet'. Did you mean segment?"),
     ],
 )
 def test_a_wrong_command_line_is_an_error_of_ours(capsys, arguments, said):
@@ -462,6 +465,7 @@ def test_a_wrong_command_line_is_an_error_of_ours(capsys, arguments, said):
     out, err = capsys.readouterr()
     assert said in json.loads(out)["error"]
     assert f"error: {said}" in err
+    assert len(err.splitlines()) == 1
 
 
 # --- how it ends ---------------------------------------------------------------------------------------
@@ -472,7 +476,7 @@ def test_a_wrong_command_line_is_an_error_of_ours(capsys, arguments, said):
     [
         (KeyboardInterrupt(), 130, None),
         (KeyboardInterrupt(signal.SIGTERM), 143, None),
-        (ImportError("no", name="diffusers"), 1, "diffusers is not installed, which this command needs"),
+        (ImportError("no", name="diffusers"), 1, "diffusers is not installed, but this command needs it"),
         (MemoryError(), 1, "There is not enough memory"),
         (OSError(28, "No space left on device", "/x"), 1, "/x cannot be used: No space left on device"),
     ],
@@ -488,69 +492,6 @@ def test_a_program_gets_json_however_a_command_ends(folder, capsys, monkeypatch,
 
     answer = json.loads(capsys.readouterr().out)
     assert said in answer["error"] if said else answer == {"done": [], "failed": [], "stopped": True}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.usefixtures("heard_ctrl_c")
-def test_a_signal_to_end_stops_a_command_and_all_signals_are_then_as_before(folder, monkeypatch):
-    picture(folder / "a.png")
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers[1:]:
-        signal.signal(number, signal.SIG_DFL)  # under nohup the tests ignore one
-    before = [signal.getsignal(number) for number in numbers]
-
-    for number, code in zip(numbers, (130, 143, 129), strict=True):
-        monkeypatch.setattr(segment, "load_model", lambda _, number=number: signal.raise_signal(number))
-        assert command("a.png", *MASK) == code
-
-    assert [signal.getsignal(number) for number in numbers] == before
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])
-def test_a_signal_that_is_ignored_or_somebody_elses_stays_so(handler):
-    before = signal.signal(signal.SIGHUP, handler)  # ignored: nohup
-    try:
-        with stoppable():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert signal.getsignal(signal.SIGHUP) == handler
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-SLOW = """
-import signal, time
-signal.raise_signal(signal.SIGINT)
-time.sleep(0.1)
-whole = True
-"""
-
-
-@pytest.mark.usefixtures("heard_ctrl_c")
-def test_an_import_is_not_broken_off_by_ctrl_c_but_what_follows_it_is(folder, monkeypatch):
-    (folder / "slow.py").write_text(SLOW)
-    monkeypatch.syspath_prepend(folder)
-
-    def work():
-        importlib.import_module("slow")
-        time.sleep(10)
-
-    with stoppable(), pytest.raises(KeyboardInterrupt) as stop:
-        work()
-
-    assert stop.value.args == (signal.SIGINT,)
-    assert sys.modules.pop("slow").whole
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.usefixtures("heard_ctrl_c")
-def test_ctrl_c_before_a_command_begins_ends_the_program_without_a_word(folder):
-    """`python -m` finds the module of the working directory first."""
-    (folder / "argparse.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
-
-    ended = subprocess.run([sys.executable, "-m", "ldznet", "--help"], capture_output=True, check=False)
-
-    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes")
@@ -737,7 +678,7 @@ def test_the_plain_way_has_float32_weights_in_the_usual_layout_whatever_ours_are
     ],
 )
 def test_the_plain_way_shares_our_models_only_where_they_are_plain(flags, tuned):
-    parsed = make_parser().parse_args(["bench", *flags])
+    parsed = parse(["bench", *flags])
     host = random_host(dtype=torch.bfloat16 if "bfloat16" in flags else torch.float32)
 
     assert bench._tuned(parsed, host) is tuned

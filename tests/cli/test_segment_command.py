@@ -15,7 +15,7 @@ from PIL import Image
 from stand_ins import write_checkpoint
 
 from ldznet.__main__ import main
-from ldznet.cli import flags, segment
+from ldznet.cli import launch, segment
 from ldznet.heads.files import save_head
 from ldznet.images.reading import save_png
 from ldznet.methods.learned_head import random_head
@@ -480,12 +480,12 @@ def test_an_environment_that_is_no_launch_is_an_error(folder, monkeypatch, capsy
 
 
 def test_a_launcher_that_starts_one_process_where_several_were_asked_for_is_named_once(monkeypatch, caplog):
-    flags._say_one_process.cache_clear()
+    launch._say_one_process.cache_clear()
     for name, text in (("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "127.0.0.1")):
         monkeypatch.setenv(name, text)
     monkeypatch.delenv("RANK", raising=False)
 
-    assert [flags.process_of_launch() for _ in range(2)] == [(0, 1)] * 2
+    assert [launch.process_of_launch() for _ in range(2)] == [(0, 1)] * 2
     (record,) = caplog.records
     assert record.getMessage().startswith("accelerate launch --cpu starts one process on a machine")
     assert "torchrun --nproc_per_node N -m ldznet" in record.getMessage()
@@ -507,7 +507,8 @@ def heard_ctrl_c():
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.usefixtures("heard_ctrl_c")
-def test_ctrl_c_stops_cleanly_and_leaves_no_half_written_file(folder):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_command_cleanly_and_leaves_no_half_written_file(folder, number, code):
     for n in range(300):
         picture(folder / "in" / f"{n:03}.png", seed=n)
     call = [sys.executable, "-m", "ldznet", "segment", "in", "-p", "cat", *FAST, "--save", "mask"]
@@ -516,10 +517,10 @@ def test_ctrl_c_stops_cleanly_and_leaves_no_half_written_file(folder):
     while not (folder / "masks" / "002.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
 
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, err = running.communicate(timeout=60)
 
-    assert running.returncode == 130
+    assert running.returncode == code
     assert "of 300 images left; the same command goes on there" in err
     assert "Traceback" not in err
     names = files(folder / "masks")

@@ -114,16 +114,6 @@ def test_the_public_client_inpaints_as_the_readme_says(example, tmp_path):
     assert (tmp_path / "star.png").exists()
 
 
-@pytest.mark.parametrize("page", ["docs/api.md", "README.md"])
-def test_the_command_line_gets_a_mask(example, tmp_path, page):
-    (line,) = re.findall(r"^python -m ldznet segment .*--url.*$", (ROOT / page).read_text(), re.M)
-
-    said = example(["bash", "-e", "-c"], f"export PYTHONPATH={ROOT}\n{line}")
-
-    assert said.startswith("photo.jpg  bucket: ")
-    assert seen(tmp_path / "masks" / "photo.mask.png") == (1.0, 0.0)
-
-
 def test_the_arguments_of_img2img_are_taken_as_they_stand():
     by_name, by_place = (
         read_settings(json.loads(block)["alwayson_scripts"]["LD-ZNet segment"]["args"]) for block in blocks("json")

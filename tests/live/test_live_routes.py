@@ -8,21 +8,32 @@ import sys
 import urllib.error
 import urllib.request
 
-import numpy as np
 import pytest
 from PIL import Image
 from running import LOG, NEEDS_A_WEBUI, PORT, ROOT, SIZE, decoded, encoded, furnish, start, stop
 from test_routes import ROUTES, asked_as_the_schema_says, bad_bodies
 
-from ldznet.__main__ import main
-from ldznet.cli.remote import Server
-from ldznet.errors import HostError, OptionError
 from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
 
 ADDRESS, PAIR = f"http://127.0.0.1:{PORT}", "ann:secret"
 
 pytestmark = NEEDS_A_WEBUI
+
+
+class Client:
+    """Ask the webui at ADDRESS, with a name and a password."""
+
+    def __init__(self, pair):
+        token = base64.b64encode(pair.encode()).decode()
+        self.headers = {"Content-Type": "application/json", "Authorization": f"Basic {token}"}
+
+    def ask(self, verb, path, body=None):
+        """Return the answer's JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(ADDRESS + path, data, self.headers, method=verb)
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return json.load(answer)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +46,7 @@ def server(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     furnish(data)
     start(data, "--nowebui", "--api-auth", PAIR)
-    yield Server(ADDRESS, PAIR)
+    yield Client(PAIR)
     stop()
 
 
@@ -63,8 +74,8 @@ def test_what_is_loaded_is_told_and_unloaded(server, scene):
 
 def test_no_route_answers_without_the_password(server):
     for verb, path in ROUTES:
-        with pytest.raises(OptionError, match="wants a name and a password"):
-            Server(ADDRESS, "ann:wrong").ask(verb, f"/ldznet{path}", {} if verb == "POST" else None)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            Client("ann:wrong").ask(verb, f"/ldznet{path}", {} if verb == "POST" else None)
 
 
 def test_docs_and_schema_have_every_route(server):
@@ -106,15 +117,20 @@ def test_schemathesis_finds_no_answer_that_the_schema_does_not_promise(server):
 
 
 def test_a_refusal_has_its_reason(server, scene):
-    with pytest.raises(HostError, match="says: threshold: "):
+    with pytest.raises(urllib.error.HTTPError) as refused:
         server.ask("POST", "/ldznet/segment", {"image": encoded(scene), "prompt": "a", "threshold": 2})
+
+    assert json.load(refused.value)["detail"].startswith("threshold: ")
 
 
 def test_what_img2img_would_leave_out_of_our_arguments_is_refused(server, scene):
     more = {"LD-ZNet segment": {"args": [None] * (len(CONTROLS) + 2)}}
 
-    with pytest.raises(HostError, match=f"says: LD-ZNet segment was given {len(CONTROLS) + 2} arguments"):
+    with pytest.raises(urllib.error.HTTPError) as refused:
         server.ask("POST", "/sdapi/v1/img2img", {"init_images": [encoded(scene)], "alwayson_scripts": more})
+
+    detail = json.load(refused.value)["detail"]
+    assert detail.startswith(f"LD-ZNet segment was given {len(CONTROLS) + 2} arguments")
 
 
 def test_the_xyz_plot_has_our_axes_without_a_page_too(server):
@@ -128,18 +144,6 @@ def test_the_xyz_plot_has_our_axes_without_a_page_too(server):
     plot = next(one for one in scripts if one["name"] == "x/y/z plot" and one["is_img2img"])
     axes = plot["args"][0]["choices"]
     assert axes.count("[LD-ZNet] Threshold") == axes.count("[LD-ZNet] What to select") == 1
-
-
-def test_the_command_line_uses_the_webuis_model_as_its_own(server, scene, tmp_path):
-    scene.save(tmp_path / "scene.png")
-    same = [str(tmp_path / "scene.png"), "orange circle", "--threshold", "0.15", "--device", "cpu"]
-
-    far = main(["segment", "--url", ADDRESS, "--url-auth", PAIR, "--out", str(tmp_path / "far"), *same[:-2]])
-    near = main(["segment", "--out", str(tmp_path / "near"), *same])
-
-    masks = [np.asarray(Image.open(tmp_path / where / "scene.mask.png")) for where in ("far", "near")]
-    assert (far, near) == (0, 0)
-    assert (masks[0] != masks[1]).mean() < 0.001
 
 
 @pytest.mark.parametrize("page", ["docs/api.md", "README.md"])

@@ -14,10 +14,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import Subparsers, add_model, device_and_dtype, load_model
+from ldznet.cli.flags import add_model, device_and_dtype, load_model
 from ldznet.errors import OptionError
 from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, machine_text, timing_rows
 
@@ -28,15 +27,12 @@ if TYPE_CHECKING:
     from ldznet.methods.learned_head import LearnedHead
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure speed and memory",
-        description="Measure what each step costs, and the whole against the plain way of the released code: full "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments to its parser."""
+    parser.description = (
+        "Measure what each step costs, and the whole against the plain way of the released code: full "
         "UNet, one prompt at a time, float32, attention that is not fused. Without a checkpoint it times a small "
-        "model with random weights.",
-        conflict_handler="resolve",  # what follows replaces flags of the same name
+        "model with random weights."
     )
     parser.add_argument(
         "--full-size",
@@ -50,14 +46,7 @@ def add(commands: Subparsers) -> None:
         help="measure the attention method instead: what it takes above a plain pass of the UNet, and several "
         "prompts one each and together",
     )
-    add_model(parser)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="PATH",
-        help="Stable Diffusion model: a .safetensors or .ckpt file, or a folder in diffusers' layout (default: a "
-        "small one with random weights)",
-    )
+    add_model(parser, default_checkpoint="a small one with random weights")
     parser.add_argument(
         "--prompts", type=int, nargs="+", default=[1, 8], metavar="N", help="numbers of prompts (default: 1 8)"
     )
@@ -77,7 +66,6 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--no-plain", action="store_true", help="leave the comparison with the plain way out")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:

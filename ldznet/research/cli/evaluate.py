@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import Subparsers, add_model, item_bar, load_model, process_of_launch
+from ldznet.cli.flags import add_model, load_model
+from ldznet.cli.launch import process_of_launch
+from ldznet.cli.printing import item_bar
 from ldznet.cli.reports import require_writable
 from ldznet.errors import OptionError
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut, is_phrasecut
@@ -27,25 +29,24 @@ STUDY_NAMES = ("features", "ablation", "refine", "steps", "samples")
 _BLOCK = 64  # samples that are measured before they are kept
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure masks on a dataset",
-        description="Measure masks on a dataset, by CLIPSeg's protocol (the paper's) and PhraseCut's: percent; "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments to its parser."""
+    parser.description = (
+        "Measure masks on a dataset, by CLIPSeg's protocol (the paper's) and PhraseCut's: percent; "
         "the best of all thresholds, and at 0.5. Instead of a dataset a name makes a study of the model: "
         "`features`, which of the UNet's features know where things are; `ablation`, what each step of a method "
         "without a head is worth; `refine`, what a second look gains; `steps`, pictures of the methods' steps; "
-        "`samples`, pictures that the model makes of captions of scenes.",
-        epilog="examples:\n"
+        "`samples`, pictures that the model makes of captions of scenes."
+    )
+    parser.epilog = (
+        "examples:\n"
         "  python -m ldznet evaluate scenes\n"
         "  python -m ldznet evaluate scenes --method attention --looks cartoon,sketch\n"
         "  python -m ldznet evaluate phrasecut --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
         "  python -m ldznet evaluate aigi --data AIGI/ --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
         "  python -m ldznet evaluate my_images/ --checkpoint sd15.safetensors\n"
         "  python -m ldznet evaluate features --out runs/features\n"
-        "  python -m ldznet evaluate ablation --method attention --scenes 25 --out runs/ablation",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "  python -m ldznet evaluate ablation --method attention --scenes 25 --out runs/ablation"
     )
     parser.add_argument(
         "data",
@@ -89,7 +90,6 @@ def add(commands: Subparsers) -> None:
         "--seed", type=int, default=1, metavar="N", help="steps: of the scene (default: %(default)s)"
     )
     add_model(parser)
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import MODELS, item_bar
+from ldznet.cli.flags import MODELS
+from ldznet.cli.printing import item_bar
 from ldznet.errors import OptionError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import EMBEDDED, Subparsers, add_options, device_and_dtype, process_of_launch
-from ldznet.cli.launch import require_own_gpus
+from ldznet.cli.flags import EMBEDDED, add_options, device_and_dtype
+from ldznet.cli.launch import process_of_launch, require_own_gpus
 from ldznet.errors import OptionError
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut
 
@@ -52,18 +52,17 @@ TINY_BLOCKS = (
 )
 
 
-def add(commands: Subparsers) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "train",
-        help="train a head for a Stable Diffusion model",
-        description="Train a head: LD-ZNet, ZNet or RGBNet. The defaults are the paper's recipe. The same command "
-        "again goes on where it stopped. Several GPUs: accelerate launch -m ldznet train ...",
-        epilog="examples:\n"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its arguments to its parser."""
+    parser.description = (
+        "Train a head: LD-ZNet, ZNet or RGBNet. The defaults are the paper's recipe. The same command "
+        "again goes on where it stopped. Several GPUs: accelerate launch -m ldznet train ..."
+    )
+    parser.epilog = (
+        "examples:\n"
         "  python -m ldznet train phrasecut --checkpoint sd15.safetensors --out runs/sd15\n"
         "  python -m ldznet train scenes --preset tiny --out runs/tiny\n"
-        "  python -m ldznet train diffusion --out runs/diffusion",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "  python -m ldznet train diffusion --out runs/diffusion"
     )
     parser.add_argument(
         "data",
@@ -150,7 +149,7 @@ def add(commands: Subparsers) -> None:
     from ldznet.research.training.train_options import TrainOptions
 
     add_options(parser, TrainOptions, "recipe", unset=True)
-    parser.set_defaults(run=run, default_of=parser.get_default)
+    parser.set_defaults(default_of=parser.get_default)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -395,7 +394,6 @@ def _refuse_what_heads_have(parsed: argparse.Namespace) -> None:
         "workers",
         "device",
         "go_on",
-        "run",
         "default_of",
     }
     given = [name for name, value in vars(parsed).items() if name not in used and value != parsed.default_of(name)]
