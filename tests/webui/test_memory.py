@@ -13,12 +13,14 @@ from host.brightness import SIZE, half
 from host.model import CONFIGS
 from host.process import Processing, Run
 
+from ldznet.decision import decide
 from ldznet.errors import CheckpointError, HeadError, HostError, LdznetError, OutOfMemoryError
 from ldznet.heads.files import save_head
 from ldznet.methods.learned_head import LearnedHead, random_head
-from ldznet.webui import head_files, progress, results, session
+from ldznet.webui import head_files, progress, session
 from ldznet.webui.controls import read_settings
 from ldznet.webui.memory import Usage, device_memory, measured
+from ldznet.webui.panel import preview
 from ldznet.webui.run import hooks
 
 MB = 2**20
@@ -617,7 +619,8 @@ def some_request(webui, draw, number):
     try:
         if number % 3 == 0:
             found = session.RUNS.find(webui.model, image, read_settings([given]))
-            results.show(found, read_settings([given]).mask)
+            options = read_settings([given]).mask
+            preview.draw_preview(found, options, decide(found.segmentation, options))
         elif number % 3 == 1:
             Run(hooks).once(Processing(webui.model, [image]), [given | {"append": True}])
         else:

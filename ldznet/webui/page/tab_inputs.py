@@ -47,6 +47,13 @@ def source(tab: int, pictures: Sequence[Any], sketch: Sequence[Any]) -> tuple[Im
     return _strokes(image, *sketch) if tab == SKETCH_TAB else (image, mask)
 
 
+def fitting_size(size: tuple[int, int], most: int = 2048, multiple: int = 8) -> tuple[int, int]:
+    """Return width and height for the webui's sliders, in the proportions of an image's (width, height)."""
+    scale = min(1.0, most / max(size))
+    width, height = (max(64, round(side * scale / multiple) * multiple) for side in size)
+    return width, height
+
+
 def _strokes(
     drawn: Image.Image, before: Image.Image | None, blur: float, transparency: float
 ) -> tuple[Image.Image, Image.Image]:

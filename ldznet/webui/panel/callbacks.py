@@ -15,13 +15,15 @@ from typing import Any
 import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from PIL import Image
 
+from ldznet.decision import decide
 from ldznet.errors import LdznetError
 from ldznet.masks.pipeline import SoftMask
 from ldznet.options import MaskOptions
 from ldznet.webui import head_files, results, session, settings_page
 from ldznet.webui.controls import AUTOMATIC, Settings
 from ldznet.webui.inpaint_preview import is_faint
-from ldznet.webui.page.tab_inputs import PICTURES, SKETCH, source
+from ldznet.webui.page.tab_inputs import PICTURES, SKETCH, fitting_size, source
+from ldznet.webui.panel import preview
 from ldznet.webui.progress import bar
 
 log = logging.getLogger(__name__)
@@ -45,10 +47,11 @@ def send(*asked: Any) -> list[Any]:
     try:
         found, brush, options, kept = _find(asked)
         shown = [*kept, *_shown_anew(found, options, brush)]
-        mask = results.to_picture(found.segmentation.mask(options, given_mask=brush))
-        if not _is_shown_something(found, options, brush, mask):
+        decision = decide(found.segmentation, options, brush)
+        if decision.reason is not None:
             return [*[gr.update()] * 4, *shown]
-        width, height = results.fitting_size(mask.size)
+        mask = results.to_picture(decision.mask)
+        width, height = fitting_size(mask.size)
         return [Image.fromarray(found.image), mask, width, height, *shown]
     except LdznetError as why:
         return [*[gr.update()] * 4, *_as_before(), *_refused(why, _ALL)]
@@ -67,12 +70,12 @@ def move(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
 def enlarge(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
     """What to say, and the overlay of a large picture at its own size."""
     try:
-        return [gr.update(), results.whole_overlay(_kept(key), settings_page.read(args)[1].mask, brush)]
+        return [gr.update(), _whole_overlay(_kept(key), settings_page.read(args)[1].mask, brush)]
     except LdznetError as why:
         return _refused(why, 2)
 
 
-def choose(event: gr.SelectData, offered: list[results.Choice]) -> list[Any]:
+def choose(event: gr.SelectData, offered: list[preview.ThresholdChoice]) -> list[Any]:
     """The threshold of the mask that was clicked, and no picture to click; `offer` has them again.
 
     A gallery keeps in mind which one was clicked last, and does not tell of a second click until it was empty.
@@ -80,9 +83,9 @@ def choose(event: gr.SelectData, offered: list[results.Choice]) -> list[Any]:
     return [offered[event.index].threshold, gr.update(value=[])]
 
 
-def offer(offered: list[results.Choice]) -> Any:
+def offer(offered: list[preview.ThresholdChoice]) -> Any:
     """The masks to choose from."""
-    return gr.update(value=[(one.picture, one.caption) for one in offered], visible=bool(offered))
+    return gr.update(value=[(one.image, one.caption) for one in offered], visible=bool(offered))
 
 
 def pick(event: gr.SelectData, key: str, *args: Any) -> list[Any]:
@@ -91,7 +94,7 @@ def pick(event: gr.SelectData, key: str, *args: Any) -> list[Any]:
         found, options = _kept(key), settings_page.read(args)[1].mask
     except LdznetError as why:
         return [gr.update(), gr.update(), error(str(why))]
-    number = results.object_at(found, options, *event.index)
+    number = preview.object_at(found, decide(found.segmentation, options), *event.index)
     chosen = set(options.objects) ^ ({number} if number else set())
     return [", ".join(map(str, sorted(chosen))), key, gr.update()]
 
@@ -219,10 +222,11 @@ def _explained() -> Iterator[None]:
 
 
 def _shown(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
-    look = results.show(found, options, brush)
-    if _is_shown_something(found, options, brush, look.mask):
+    decision = decide(found.segmentation, options, brush)
+    look = preview.draw_preview(found, options, decision)
+    if decision.reason is None:
         notes = [results.only_painted(found, options, brush), _FAINT if is_faint(look.mask) else ""]
-        status = lines([*results.describe(found, options, look.count), *filter(None, notes)])
+        status = lines([*preview.describe(found, options, decision), *filter(None, notes)])
     else:
         status = error(results.nothing(found, options, brush))
     only_of_several = (gr.update(value=one, visible=one is not None) for one in (look.colors, look.objects))
@@ -230,22 +234,19 @@ def _shown(found: results.Found, options: MaskOptions, brush: SoftMask | None) -
     return [status, gr.update(visible=True), look.overlay, look.mask, gr.update(), *only_of_several, enlarge]
 
 
-def _is_shown_something(
-    found: results.Found, options: MaskOptions, brush: SoftMask | None, mask: Image.Image
-) -> bool:
-    """Whether there is anything to send, or to repaint; if not, the status is an error, which the page goes by."""
-    return results.is_something(found, options, brush) and mask.getbbox() is not None
+def _whole_overlay(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> Image.Image:
+    return preview.draw_whole_overlay(found, decide(found.segmentation, options, brush))
 
 
 def _all_shown(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
-    choices = results.choices(found, options)
+    choices = preview.draw_threshold_choices(found, options)
     return [*_shown(found, options, brush), offer(choices), choices]
 
 
 def _shown_anew(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     """With the probabilities, which no option of the mask changes."""
-    status, preview, overlay, mask, _, *more = _all_shown(found, options, brush)
-    return [status, preview, overlay, mask, results.heat(found), *more]
+    status, row, overlay, mask, _, *more = _all_shown(found, options, brush)
+    return [status, row, overlay, mask, preview.draw_probability(found), *more]
 
 
 def _redrawn(

@@ -5,26 +5,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from host import infotext as pictures
 from host.brightness import SIZE, half
 from host.process import Processing
 from PIL import Image
 
 from ldznet.errors import LdznetError
-from ldznet.inference.tiles import Patch
-from ldznet.masks.objects import find_objects
-from ldznet.options import MaskOptions
-from ldznet.result import Segmentation
-from ldznet.webui import infotext, preview_scale, results, session
-from ldznet.webui.controls import CONTROLS, read_settings
+from ldznet.webui import infotext, preview_scale, session
+from ldznet.webui.controls import CONTROLS
 from ldznet.webui.page import tab_inputs
 
 pytest.importorskip("gradio")
 
 import gradio as gr
 
-from ldznet.webui.panel import callbacks
+from ldznet.webui.panel import callbacks, preview
 
 NO_SKETCH = (None, 4, 0)
 OUTPUTS = (
@@ -227,7 +222,10 @@ def test_a_slider_before_anything_was_segmented_says_nothing(page):
 
 
 def test_a_click_on_a_threshold_empties_the_gallery_so_that_a_second_one_is_told_too():
-    offered = [results.Choice(half(), "tight 0.60", 0.6), results.Choice(half(), "loose 0.20", 0.2)]
+    offered = [
+        preview.ThresholdChoice(half(), "tight 0.60", 0.6),
+        preview.ThresholdChoice(half(), "loose 0.20", 0.2),
+    ]
 
     threshold, emptied = callbacks.choose(SimpleNamespace(index=1), offered)
 
@@ -453,47 +451,13 @@ def test_another_picture_of_the_same_run_is_searched(run, p, method):
 # --- large pictures --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_window(monkeypatch):
-    """Large is what is longer than 128 pixels."""
-    monkeypatch.setattr(preview_scale, "LONGEST", 128)
-
-
 LARGE = dots((20, 20, 150, 170), (250, 40, 340, 120), size=(384, 192))
 
 
 @pytest.fixture
-def large(webui, method, small_window):
-    """Two things in three times as many pixels as are shown."""
-    return session.RUNS.find(webui.model, LARGE, read_settings([{"prompt": "bright"}]))
-
-
-def test_a_large_picture_is_shown_reduced_and_masked_at_its_own_size(large):
-    look = results.show(large, MaskOptions())
-
-    assert look.mask.size == (384, 192)
-    assert look.overlay.size == (128, 64)
-    assert look.objects.crop((0, 0, 128, 64)).getbbox() == (0, 0, 128, 64)
-    assert look.objects.height < 192
-    assert results.whole_overlay(large, MaskOptions()).size == (384, 192)
-
-
-def test_a_reduced_overlay_shows_what_the_mask_has(large):
-    look = results.show(large, MaskOptions())
-
-    tinted = np.asarray(look.overlay).astype(int)
-    selected = np.asarray(look.mask.resize((128, 64), Image.Resampling.BOX)) > 127
-    inside = np.abs(tinted - np.array([242, 128, 192])).max(axis=-1) < 8  # white, half magenta
-    assert (inside & selected).sum() > 0.8 * selected.sum()
-    assert not (inside & ~selected).any()
-
-
-def test_in_a_reduced_picture_a_click_finds_the_same_object(large):
-    places = [(28, 30), (98, 26), (65, 20), (60, 70)]  # the last is on the legend
-
-    assert [results.object_at(large, MaskOptions(), x, y) for x, y in places] == [1, 2, 0, 0]
-    numbers = large.segmentation.objects(MaskOptions()).numbers
-    assert (numbers[90, 84], numbers[78, 294]) == (1, 2)
+def small_window(monkeypatch):
+    """Show images reduced that are longer than 128 pixels."""
+    monkeypatch.setattr(preview_scale, "LONGEST", 128)
 
 
 def test_the_page_tells_both_sizes_and_offers_the_whole_overlay(page, small_window):
@@ -512,31 +476,3 @@ def test_a_slider_leaves_the_probabilities_alone_which_it_does_not_change(page):
 
     assert isinstance(shown["heat"], Image.Image)
     assert not isinstance(moved[4], Image.Image)
-
-
-def test_the_status_of_a_reduced_picture_tells_the_share_of_the_whole(large):
-    options = MaskOptions(grow=6, smallest_area=1000)
-    told = results.describe(large, options, 2)[0]
-
-    exact = large.segmentation.found(options)[0]["share"]
-    assert float(told.split()[1].rstrip("%")) / 100 == pytest.approx(exact, abs=0.01)
-
-
-def test_what_a_second_look_has_found_is_reduced_too():
-    patch = Patch((100, 50, 200, 150), np.ones((8, 8), np.float32))
-    whole = Segmentation(("a",), (), (200, 300), torch.zeros(1, 8, 12), {}, (), ((patch,),))
-
-    small = preview_scale.reduce_segmentation(whole, (100, 150)).wanted(0)
-
-    assert small.shape == (100, 150)
-    assert (small[50, 75], small[10, 75], small[50, 10]) == (1, 0, 0)
-
-
-def test_an_object_that_is_too_small_to_be_shown_has_its_number_and_a_box():
-    mask = np.zeros((400, 400), bool)
-    mask[10:26, 10:26] = mask[201, 203] = True
-
-    small = preview_scale.reduce_objects(find_objects(mask), (20, 20))
-
-    assert small.boxes == ((0, 0, 1, 1), (10, 10, 11, 11))
-    assert len(small) == 2

@@ -20,7 +20,7 @@ from ldznet.errors import HeadError, LdznetError, OptionError, OutOfMemoryError,
 from ldznet.heads.files import save_head
 from ldznet.methods.learned_head import random_head
 from ldznet.options import MaskOptions, SegmentOptions
-from ldznet.webui import head_files, results, session
+from ldznet.webui import head_files, session
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_settings, split_prompts
 from ldznet.webui.progress import StoppedError
 
@@ -412,30 +412,6 @@ def test_a_script_that_runs_the_same_p_again_with_another_masked_content_gets_th
 # --- preview ---------------------------------------------------------------------------------------------
 
 
-def test_the_same_question_is_asked_once_and_sliders_ask_nothing(webui, method):
-    settings = read_settings(args("bright | dark", negative_prompt="unicorn"))
-
-    found = session.RUNS.find(webui.model, half(), settings)
-    calls = method.calls
-    again = session.RUNS.find(webui.model, half(), settings)
-    looks = [results.show(found, MaskOptions(threshold=level)) for level in (0.3, 0.6)]
-
-    assert again is found
-    assert session.RUNS.kept(found.key) is found
-    assert method.calls == calls
-    assert all(look.mask.size == look.overlay.size == SIZE for look in looks)
-    assert all(look.colors is not None for look in looks)
-
-
-def test_the_heat_map_is_of_all_prompts(webui, method):
-    one, both = (
-        session.RUNS.find(webui.model, half(), read_settings(args(words))) for words in ("bright", "bright | dark")
-    )
-
-    assert results.show(one, MaskOptions()).colors is None
-    assert results.heat(one).getpixel((120, 30)) != results.heat(both).getpixel((120, 30))
-
-
 def test_only_the_last_segmentations_are_kept(webui, method):
     keys = [
         session.RUNS.find(webui.model, half(), read_settings(args(f"bright | {number}"))).key
@@ -464,23 +440,6 @@ def test_all_that_was_found_in_a_picture_shares_it(webui, method):
     assert one.image is other.image
 
 
-def test_the_status_says_what_was_found_and_how(webui, method):
-    found = session.RUNS.find(webui.model, half(), read_settings(args("bright")))
-
-    lines = results.describe(found, MaskOptions(), 1)
-
-    assert lines[0].startswith("bright: ")
-    assert lines[1] == "Method: brightness, of a test"
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((192, 128), (192, 128)), ((4096, 2048), (2048, 1024)), ((30, 100), (64, 96)), ((513, 511), (512, 512))],
-)
-def test_the_size_fits_the_webuis_sliders(size, expected):
-    assert results.fitting_size(size) == expected
-
-
 def dots(*boxes):
     """A dark picture with bright boxes."""
     picture = Image.new("RGB", SIZE)
@@ -490,24 +449,6 @@ def dots(*boxes):
 
 
 TWO = dots((8, 8, 56, 56), (88, 16, 120, 48))
-
-
-def test_the_preview_has_a_numbered_picture_where_there_are_several_objects(webui, method):
-    one, two = (session.RUNS.find(webui.model, picture, read_settings(args())) for picture in (half(), TWO))
-
-    assert results.show(one, MaskOptions()).objects is None
-    assert results.show(two, MaskOptions()).objects.width >= SIZE[0]
-    assert [results.show(found, MaskOptions()).count for found in (one, two)] == [1, 2]
-    assert results.describe(two, MaskOptions(), 2)[1] == "Objects: 2; selected: all"
-    assert results.describe(two, MaskOptions(objects=(2, 9)), 2)[1] == "Objects: 2; selected: 2"
-    assert results.describe(two, MaskOptions(objects=(9,)), 2)[1] == "Objects: 2; selected: none"
-
-
-def test_an_object_is_found_by_a_pixel_of_its_picture(webui, method):
-    found = session.RUNS.find(webui.model, TWO, read_settings(args()))
-
-    places = [(30, 30), (100, 30), (70, 30), (5, SIZE[1] + 5), (SIZE[0] + 5, 5)]
-    assert [results.object_at(found, MaskOptions(), x, y) for x, y in places] == [1, 2, 0, 0, 0]
 
 
 def test_a_run_repaints_the_chosen_objects_only_and_says_of_all_where_they_are(run, p):
@@ -525,23 +466,6 @@ def test_a_run_repaints_the_chosen_objects_only_and_says_of_all_where_they_are(r
 def test_a_number_that_no_object_has_stops_the_run(run, p):
     with pytest.raises(LdznetError, match="smallest area, objects, shrink"):
         run.once(p, args(objects="2"))
-
-
-def test_masks_to_choose_from_show_the_same_part_with_their_thresholds(webui, method):
-    grey = Image.new("RGB", SIZE)
-    for level, side in ((70, 60), (130, 44), (230, 24)):
-        grey.paste((level,) * 3, (2, 2, 2 + side, 2 + side))
-    steps, plain = (session.RUNS.find(webui.model, picture, read_settings(args())) for picture in (grey, half()))
-
-    choices = results.choices(steps, MaskOptions())
-
-    assert [choice.caption.split()[0] for choice in choices] == ["tight", "middle", "loose"]
-    assert all(choice.caption.endswith(f" {choice.threshold:.2f}") for choice in choices)
-    shares = [steps.segmentation.mask(MaskOptions(threshold=choice.threshold)).sum() for choice in choices]
-    assert shares == pytest.approx([24**2, 44**2, 60**2], rel=0.15)
-    assert len({choice.picture.size for choice in choices}) == 1
-    assert choices[0].picture.width < SIZE[0]
-    assert results.choices(plain, MaskOptions()) == []
 
 
 # --- the loaded model and its heads ----------------------------------------------------------------------
