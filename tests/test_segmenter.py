@@ -12,7 +12,7 @@ from PIL import Image
 from ldznet import result
 from ldznet import segmenter as module
 from ldznet.errors import HeadError, HostError, ImageError, OptionError, OutOfMemoryError, PromptError
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.host import Context
 from ldznet.images.reading import from_tensor

@@ -34,7 +34,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Fetch, check, convert where that is needed, and say where the head lies."""
     from ldznet.cli.fetching import fetched
     from ldznet.heads.convert import convert
-    from ldznet.heads.files import read_head_info, verify_digest
+    from ldznet.heads.head_file import read_head_info, verify_digest
     from ldznet.heads.weight_files import open_tensors
 
     with (

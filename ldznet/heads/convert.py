@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 
 from ldznet.errors import CheckpointError, ShapeError
-from ldznet.heads.files import empty_head, require_fit, shapes_of
+from ldznet.heads.head_file import empty_head, require_fit, shapes_of
 from ldznet.heads.network import HeadConfig
 from ldznet.heads.unet import UNetConfig
 from ldznet.heads.weight_files import (

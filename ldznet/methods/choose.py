@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from ldznet.errors import CheckpointError, HeadError, NoHeadError, OptionError
-from ldznet.heads.files import HeadInfo, read_head_info
+from ldznet.heads.head_file import HeadInfo, read_head_info
 from ldznet.hosts.host import HostInfo, require_fit
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.learned_head import LearnedHead

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.errors import CheckpointError, OptionError
-from ldznet.heads.files import empty_head, load_head, read_head_info
 from ldznet.heads.half_storage import store_narrow
+from ldznet.heads.head_file import empty_head, load_head, read_head_info
 from ldznet.heads.network import Head, HeadConfig, Kind, paper_pool_grids
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.capture import capture

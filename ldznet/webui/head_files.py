@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ldznet.errors import CheckpointError, HeadError, OptionError
 from ldznet.heads.convert import convert
-from ldznet.heads.files import HeadInfo, read_head_info
+from ldznet.heads.head_file import HeadInfo, read_head_info
 from ldznet.heads.weight_files import open_tensors
 from ldznet.hosts.host import HostInfo
 from ldznet.inference.draws import Progress

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from ldznet.errors import LdznetError, OptionError, OutOfMemoryError, PromptError
-from ldznet.heads.files import HeadInfo
+from ldznet.heads.head_file import HeadInfo
 from ldznet.hosts.a1111.host import A1111Host
 from ldznet.images.reading import image_digest
 from ldznet.inference.draws import Progress

@@ -10,14 +10,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_files import CHECKPOINT
+from test_head_file import CHECKPOINT
 
 from ldznet.__main__ import main
 from ldznet.cli import fetching
 from ldznet.cli.fetching import fetched
 from ldznet.errors import DownloadError, OptionError
 from ldznet.heads.convert import convert
-from ldznet.heads.files import read_head_info
+from ldznet.heads.head_file import read_head_info
 from ldznet.methods.choose import find_heads
 
 

@@ -20,8 +20,8 @@ from test_segment_command import FAST, command, files, heard_ctrl_c, opened, pic
 from ldznet.__main__ import main, parse
 from ldznet.cli import inputs, reports, segment
 from ldznet.cli.outputs import Drawing
-from ldznet.heads.files import save_head
 from ldznet.heads.half_storage import store_narrow
+from ldznet.heads.head_file import save_head
 from ldznet.heads.weight_files import process_mark
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.images.reading import save_png

@@ -16,7 +16,7 @@ from stand_ins import write_checkpoint
 
 from ldznet.__main__ import main
 from ldznet.cli import launch, segment
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.images.reading import save_png
 from ldznet.methods.learned_head import random_head
 from ldznet.segmenter import Segmenter

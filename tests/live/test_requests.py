@@ -24,7 +24,7 @@ from running import NEEDS_A_WEBUI, WEBUI, Client, ask, encoded, furnish, start, 
 from test_routes import bad_bodies
 
 from ldznet.cli.flags import EMBEDDED
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.learned_head import random_head
 from ldznet.research.scenes.scenes import make_scene

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from ldznet.errors import HeadError, OptionError
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods.choose import choose_method, find_heads

@@ -15,7 +15,7 @@ from host.process import Processing, Run
 
 from ldznet.decision import decide
 from ldznet.errors import CheckpointError, HeadError, HostError, LdznetError, OutOfMemoryError
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.methods.learned_head import LearnedHead, random_head
 from ldznet.webui import head_files, progress, session
 from ldznet.webui.controls import read_settings

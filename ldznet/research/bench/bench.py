@@ -279,7 +279,7 @@ def _plain_copies(host: DiffusersHost, method: LearnedHead) -> tuple[DiffusersHo
     """The same models in float32, with weights that rest so, in the usual memory layout, not compiled."""
     import torch
 
-    from ldznet.heads.files import empty_head
+    from ldznet.heads.head_file import empty_head
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.hosts.diffusers.text import TextEncoder
     from ldznet.methods.learned_head import LearnedHead

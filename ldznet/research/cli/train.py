@@ -247,7 +247,7 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
     """The head with its first weights, and what is to be said of them."""
     import torch
 
-    from ldznet.heads.files import load_head
+    from ldznet.heads.head_file import load_head
     from ldznet.heads.network import (
         Head,
         HeadConfig,
@@ -288,7 +288,7 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
 
 def _first_weights(parsed: argparse.Namespace) -> str:
     """Tells what the head began with from other beginnings."""
-    from ldznet.heads.files import read_head_info
+    from ldznet.heads.head_file import read_head_info
 
     if parsed.start not in ("unet", "random"):
         return read_head_info(parsed.start).sha256

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldznet.errors import CheckpointError, LaunchError, OptionError
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.heads.network import Head
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Context, Host, require_fit

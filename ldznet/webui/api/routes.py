@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldznet.drawing.overlay import color_map, overlay
 from ldznet.errors import HeadError, LdznetError, OptionError
-from ldznet.heads.files import HeadInfo
+from ldznet.heads.head_file import HeadInfo
 from ldznet.inference.prompts import check_prompts
 from ldznet.masks.pipeline import SoftMask, area
 from ldznet.memory_errors import memory_explained

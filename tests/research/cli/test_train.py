@@ -16,7 +16,7 @@ from stand_ins import write_folder
 
 from ldznet.__main__ import main
 from ldznet.errors import HostError
-from ldznet.heads.files import load_head, read_head_info
+from ldznet.heads.head_file import load_head, read_head_info
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads

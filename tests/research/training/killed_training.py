@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator  # noqa: F401  here, so that not every process has to
 from stand_ins import SmallestHost
 
-from ldznet.heads import files, writer
+from ldznet.heads import head_file, writer
 from ldznet.methods.learned_head import random_head
 from ldznet.research.scenes.samples import SceneSamples
 from ldznet.research.training.loop import Trainer, TrainOptions
@@ -129,7 +129,7 @@ def broken(folder):
     for path in sorted(folder.glob("*.*")):
         try:
             if path.suffix == ".safetensors":
-                files.load_head(path)
+                head_file.load_head(path)
             elif path.suffix == ".pt":
                 torch.load(path, weights_only=True)
             elif path.suffix == ".csv":

@@ -6,7 +6,7 @@ import pytest
 from stand_ins import write_checkpoint, write_folder
 
 from ldznet.__main__ import main
-from ldznet.heads.files import read_head_info
+from ldznet.heads.head_file import read_head_info
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
 

@@ -20,7 +20,7 @@ from host.api import application, base64_of, picture
 from host.brightness import SIZE, half, share
 from PIL import Image
 
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.inference.prompts import LONGEST_PROMPT
 from ldznet.methods.learned_head import random_head
 from ldznet.webui import limits, session

@@ -17,7 +17,7 @@ from host.process import Processing
 from PIL import Image
 
 from ldznet.errors import HeadError, LdznetError, OptionError, OutOfMemoryError, PromptError
-from ldznet.heads.files import save_head
+from ldznet.heads.head_file import save_head
 from ldznet.methods.learned_head import random_head
 from ldznet.options import MaskOptions, SegmentOptions
 from ldznet.webui import head_files, session

@@ -19,7 +19,7 @@ from ldznet.__main__ import main
 from ldznet.errors import CheckpointError
 from ldznet.heads import writer
 from ldznet.heads.convert import convert
-from ldznet.heads.files import load_head, read_head_info, save_head, verify_digest
+from ldznet.heads.head_file import load_head, read_head_info, save_head, verify_digest
 from ldznet.heads.weight_files import describe, open_tensors, process_mark
 
 UNET = "model.diffusion_model."
