@@ -68,7 +68,7 @@ def decide(
     """
     before_objects = result.mask_before_objects(options)
     objects = find_objects(before_objects) if options.objects else None
-    chosen = before_objects if objects is None else objects.chosen(options.objects)
+    chosen = before_objects if objects is None else objects.select(options.objects)
     grown = grow(chosen, options.grow)
     has_given = given_mask is not None and bool(given_mask.any())
     only_given, reason, mask = False, None, None
@@ -102,5 +102,5 @@ def to_levels(mask: SoftMask) -> NDArray[np.uint8]:
 
 def _is_found(result: Segmentation, options: MaskOptions) -> bool:
     """Return whether a prompt reaches the threshold anywhere."""
-    highest = max(result.highest(), default=0.0)
+    highest = max(result.highest_probabilities(), default=0.0)
     return bool(0 < highest >= np.float32(options.threshold))

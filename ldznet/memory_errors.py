@@ -12,7 +12,7 @@ from ldznet.errors import OutOfMemoryError
 
 
 @contextmanager
-def memory_explained(what: str) -> Iterator[None]:
+def explain_out_of_memory(what: str) -> Iterator[None]:
     """What does not fit into memory becomes an OutOfMemoryError, whichever library has noticed it."""
     try:
         yield

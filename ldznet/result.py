@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldznet.images.reading import to_image_size
-from ldznet.inference.tiles import Patch, lay_over
+from ldznet.inference.tiles import RefinedPatch, lay_over
 from ldznet.masks.objects import Objects, find_objects
 from ldznet.masks.pipeline import area, bounding_box, make_mask, mask_before_objects, subtract_negatives
 from ldznet.masks.threshold_suggestions import Candidate, find_candidates
@@ -38,7 +38,7 @@ class Segmentation:
     maps: Tensor
     record: dict[str, Any]  # all that is needed to repeat it
     notes: tuple[str, ...]  # what a user should know, such as a prompt that was cut
-    patches: tuple[tuple[Patch, ...], ...] = ()  # per map what a second look has found, if there was one
+    patches: tuple[tuple[RefinedPatch, ...], ...] = ()  # per map what a second look has found, if there was one
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -58,12 +58,12 @@ class Segmentation:
             raise IndexError(f"There are {len(self)} prompts; there is none with the index {index}.")
         return self._whole(index % len(self))
 
-    def wanted(self, index: int) -> NDArray[np.float32]:
+    def net_probability(self, index: int) -> NDArray[np.float32]:
         """Of one prompt, what the negative prompts leave of it: (H, W) float32 in [0, 1]. Masks are made of it."""
         probability = self.probability(index)
         return subtract_negatives(probability, self._negatives()) if self.negative_prompts else probability
 
-    def each_wanted(self) -> Iterator[NDArray[np.float32]]:
+    def each_net_probability(self) -> Iterator[NDArray[np.float32]]:
         """`wanted` of one prompt after the other; what is not wanted is joined once for all."""
         unwanted = functools.reduce(np.maximum, self._negatives()) if self.negative_prompts else None
         for probability in self:
@@ -97,7 +97,7 @@ class Segmentation:
     def each_mask(self, options: MaskOptions | None = None) -> Iterator[NDArray[np.float32]]:
         """`mask` of `only` one prompt after the other; what is not wanted is joined once for all."""
         options = dataclasses.replace(MaskOptions() if options is None else options, objects=())
-        return (make_mask([probability], options) for probability in self.each_wanted())
+        return (make_mask([probability], options) for probability in self.each_net_probability())
 
     def objects(self, options: MaskOptions | None = None) -> Objects:
         """What `options.objects` chooses from: the objects in the mask of all prompts, before it grows."""
@@ -108,7 +108,7 @@ class Segmentation:
         options = MaskOptions() if options is None else options
         return mask_before_objects(iter(self), options, negatives=self._unwanted())
 
-    def tell_objects(self, objects: Objects, chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
+    def object_statistics(self, objects: Objects, chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
         """Of each object its number, area in pixels, bounding box, most probable prompt, and the mean probability
         of that inside; and whether it is `chosen`, as all are if none is.
         """
@@ -116,7 +116,7 @@ class Segmentation:
         if count == 1:
             return []
         areas = np.bincount(numbers, minlength=count)[1:]
-        sums = [np.bincount(numbers, wanted.ravel(), count)[1:] for wanted in self.each_wanted()]
+        sums = [np.bincount(numbers, wanted.ravel(), count)[1:] for wanted in self.each_net_probability()]
         best, means = np.argmax(sums, axis=0), np.max(sums, axis=0) / areas
         return [
             {
@@ -138,7 +138,7 @@ class Segmentation:
         difference.
         """
         combine = (MaskOptions() if options is None else options).combine
-        maps = itertools.islice(self.each_wanted(), 1 if combine == "difference" else None)
+        maps = itertools.islice(self.each_net_probability(), 1 if combine == "difference" else None)
         return find_candidates(functools.reduce(np.minimum if combine == "intersection" else np.maximum, maps))
 
     def _unwanted(self) -> Iterator[NDArray[np.float32]] | None:
@@ -152,18 +152,18 @@ class Segmentation:
         whole = to_image_size(self.maps[index], self.size)
         return lay_over(whole, self.patches[index]) if self.patches else whole
 
-    def highest(self) -> tuple[float, ...]:
+    def highest_probabilities(self) -> tuple[float, ...]:
         """Return the highest probability of each prompt, in [0, 1], after the negative prompts."""
-        return tuple(float(wanted.max()) for wanted in self.each_wanted())
+        return tuple(float(wanted.max()) for wanted in self.each_net_probability())
 
-    def found(self, options: MaskOptions | None = None) -> list[dict[str, Any]]:
+    def prompt_statistics(self, options: MaskOptions | None = None) -> list[dict[str, Any]]:
         """Per prompt its area in pixels, bounding box and mean probability inside its own mask.
 
         Where there are negative prompts, probabilities are those that they leave.
         """
         answers = []
         for prompt, probability, mask in zip(
-            self.prompts, self.each_wanted(), self.each_mask(options), strict=True
+            self.prompts, self.each_net_probability(), self.each_mask(options), strict=True
         ):
             inside = mask >= 0.5
             answers.append(

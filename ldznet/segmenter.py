@@ -23,13 +23,13 @@ from ldznet import __version__
 from ldznet.errors import ImageError, OutOfMemoryError
 from ldznet.hosts.host import Host
 from ldznet.images.reading import ImageSource, image_digest, network_size, on_background, read_image, to_tensor
-from ldznet.inference.batching import Batches
-from ldznet.inference.draws import Passes, Progress, behind
+from ldznet.inference.batching import BatchRunner
+from ldznet.inference.passes import Passes, Progress, shift_progress
 from ldznet.inference.prompts import check_prompts
-from ldznet.inference.refinement import SecondLook
-from ldznet.inference.tiles import Box, Patch
+from ldznet.inference.refinement import Refinement
+from ldznet.inference.tiles import Box, RefinedPatch
 from ldznet.memory_errors import is_out_of_memory
-from ldznet.methods.method import Method, Picture
+from ldznet.methods.method import EncodedImage, Method
 from ldznet.options import SegmentOptions, require_options
 from ldznet.result import Segmentation
 
@@ -52,8 +52,8 @@ class Segmenter:
         self._source: Image.Image | None = None  # upright, RGB or RGBA
         self._image: Image.Image | None = None  # the same on a background, RGB
         self._background = ""
-        self._pictures: dict[Any, Picture] = {}
-        self._batches = Batches(host, method)
+        self._pictures: dict[Any, EncodedImage] = {}
+        self._batches = BatchRunner(host, method)
 
     def set_image(self, image: ImageSource, options: SegmentOptions | None = None) -> None:
         """Take an image of any kind (see `load_image`) and encode it, once for all prompts.
@@ -130,16 +130,16 @@ class Segmenter:
         )
 
     def _find(
-        self, texts: Sequence[str], picture: Picture, passes: Passes, progress: Progress | None
-    ) -> tuple[Tensor, list[bool], tuple[tuple[Patch, ...], ...]]:
+        self, texts: Sequence[str], picture: EncodedImage, passes: Passes, progress: Progress | None
+    ) -> tuple[Tensor, list[bool], tuple[tuple[RefinedPatch, ...], ...]]:
         """-> maps, per text whether it was cut, and its patches if there was a second look."""
         options = passes.options
         batch = options.batch or self._batches.size(picture)
         if not options.refine:
             return *self._batches.run(texts, picture, passes, batch, progress), ()
         look_at = functools.partial(self._look_at, options, batch)
-        second = SecondLook(look_at, (self.image.height, self.image.width), options.resolution, passes.count)
-        told = behind(progress, 0, second.expected(len(texts)))
+        second = Refinement(look_at, (self.image.height, self.image.width), options.resolution, passes.count)
+        told = shift_progress(progress, 0, second.expected(len(texts)))
         maps, cut = self._batches.run(texts, picture, passes, batch, told)
         maps, patches = second.take(texts, maps, progress)
         return maps, cut, patches
@@ -154,7 +154,7 @@ class Segmenter:
         return self._batches.run(texts, picture, passes, batch, progress)[0]
 
     def _record(
-        self, wanted: tuple[str, ...], unwanted: tuple[str, ...], picture: Picture, options: SegmentOptions
+        self, wanted: tuple[str, ...], unwanted: tuple[str, ...], picture: EncodedImage, options: SegmentOptions
     ) -> dict[str, Any]:
         """All that is needed to repeat it."""
         return {
@@ -175,7 +175,7 @@ class Segmenter:
 
     # --- one image ---------------------------------------------------------------------------------
 
-    def _picture(self, options: SegmentOptions, posterior_noise: Callable[..., Tensor] | None) -> Picture:
+    def _picture(self, options: SegmentOptions, posterior_noise: Callable[..., Tensor] | None) -> EncodedImage:
         size = self._network_size(self.image, options)
         key = size if posterior_noise is None else (size, options.seeds[0])
         if key not in self._pictures:
@@ -191,11 +191,11 @@ class Segmenter:
 
     def _encode(
         self, image: Image.Image, size: tuple[int, int], posterior_noise: Callable[..., Tensor] | None
-    ) -> Picture:
+    ) -> EncodedImage:
         pixels = to_tensor(image, size)
         noise = None if posterior_noise is None else posterior_noise((1, 4, size[0] // 8, size[1] // 8))
         try:
-            return Picture(pixels, self.host.encode_image(pixels, noise))
+            return EncodedImage(pixels, self.host.encode_image(pixels, noise))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

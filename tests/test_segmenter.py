@@ -18,7 +18,7 @@ from ldznet.hosts.host import Context
 from ldznet.images.reading import from_tensor
 from ldznet.inference import batching
 from ldznet.inference.prompts import TEMPLATES, check_prompts
-from ldznet.memory_errors import memory_explained
+from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.learned_head import LearnedHead, random_head
 from ldznet.options import MaskOptions, SegmentOptions
 from ldznet.result import Segmentation
@@ -371,14 +371,14 @@ def test_negative_prompts_take_away_what_they_find(segmenter):
     disagreeing = (found.mask(MaskOptions(threshold=level)) > 0) != (left >= level)
     assert (np.abs(left[disagreeing] - level) < 1e-5).all()  # batches of another size round differently
     np.testing.assert_allclose(found.probability(0), plain.probability(0), atol=1e-5)
-    assert found.found()[0]["highest"] == pytest.approx(float(left.max()), abs=1e-5)
+    assert found.prompt_statistics()[0]["highest"] == pytest.approx(float(left.max()), abs=1e-5)
 
 
 def test_what_was_found_is_measured_inside_each_prompts_own_mask(segmenter):
     found = run(segmenter, ["cat", "dog"])
     level = float(np.quantile(found.probability(1), 0.9))
 
-    answer = found.found(MaskOptions(threshold=level))[1]
+    answer = found.prompt_statistics(MaskOptions(threshold=level))[1]
 
     inside = found.probability(1) >= level
     rows, columns = np.nonzero(inside)
@@ -401,7 +401,7 @@ def test_every_object_is_told_with_its_area_box_prompt_and_probability():
     found = blobs(("cat", 0.75, (2, 2, 12, 12)), ("dog", 0.875, (30, 5, 50, 25)), ("cat", 0.5, (2, 30, 7, 35)))
     options = MaskOptions(threshold=0.25)
 
-    told = found.tell_objects(found.objects(options), chosen=(1, 3))
+    told = found.object_statistics(found.objects(options), chosen=(1, 3))
 
     assert [one["prompt"] for one in told] == ["dog", "cat", "cat"]
     assert [one["selected"] for one in told] == [True, False, True]
@@ -422,13 +422,13 @@ def test_a_mask_of_one_prompt_has_all_of_its_objects():
 
     assert found.mask(first).sum() == 400
     assert found.mask(first, only=0).sum() == 100
-    assert [one["area"] for one in found.found(first)] == [100, 400]
+    assert [one["area"] for one in found.prompt_statistics(first)] == [100, 400]
 
 
 def test_where_nothing_is_found_there_is_no_object():
     found = blobs(("cat", 0.25, (2, 2, 12, 12)))
 
-    assert found.tell_objects(found.objects()) == []
+    assert found.object_statistics(found.objects()) == []
 
 
 def test_candidates_are_of_the_map_that_the_mask_is_made_of():
@@ -445,7 +445,7 @@ def test_candidates_are_of_the_map_that_the_mask_is_made_of():
 def test_nothing_found_is_an_empty_mask_with_no_box(segmenter):
     found = run(segmenter)
 
-    answer = found.found(MaskOptions(threshold=1.0))[0]
+    answer = found.prompt_statistics(MaskOptions(threshold=1.0))[0]
 
     assert not found.mask(MaskOptions(threshold=1.0)).any()
     assert (answer["area"], answer["box"], answer["probability"]) == (0, None, 0.0)
@@ -496,7 +496,7 @@ def test_out_of_memory_halves_the_batch_down_to_what_fits(segmenter, monkeypatch
     plain = segmenter.host.predict_noise
 
     def tight(noisy_latent, timesteps, context):
-        batching.append(len(context))
+        batches.append(len(context))
         if len(context) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return plain(noisy_latent, timesteps, context)
@@ -644,9 +644,13 @@ def test_with_several_negative_prompts_one_after_the_other_gives_what_each_alone
     options = MaskOptions(threshold=0.2)
     alone = [found.mask(options, only=index) for index in range(3)]
 
-    np.testing.assert_allclose(list(found.each_wanted()), [found.wanted(index) for index in range(3)], atol=1e-6)
+    np.testing.assert_allclose(
+        list(found.each_net_probability()), [found.net_probability(index) for index in range(3)], atol=1e-6
+    )
     assert np.array_equal(list(found.each_mask(options)), alone)
-    assert [one["area"] for one in found.found(options)] == [int((mask >= 0.5).sum()) for mask in alone]
+    assert [one["area"] for one in found.prompt_statistics(options)] == [
+        int((mask >= 0.5).sum()) for mask in alone
+    ]
     plain = Segmentation(("a", "b", "c"), (), (24, 32), maps[:3], {}, ())
     assert all(less.sum() < more.sum() for less, more in zip(alone, plain.each_mask(options), strict=True))
 
@@ -655,7 +659,7 @@ def test_what_the_negative_prompts_leave_is_what_masks_are_made_of(segmenter):
     found = run(segmenter, ["cat", "dog"], negative_prompts=["grass"])
     plain, negative = found.probability(1), found.mask(MaskOptions(threshold=1), only=1)
 
-    wanted = found.wanted(1)
+    wanted = found.net_probability(1)
 
     assert (wanted <= plain).all()
     assert (wanted < plain).any()
@@ -663,7 +667,7 @@ def test_what_the_negative_prompts_leave_is_what_masks_are_made_of(segmenter):
     level = float(np.median(wanted))
     assert np.array_equal(found.mask(MaskOptions(threshold=level), only=1) > 0, wanted >= np.float32(level))
     alone = run(segmenter, ["cat", "dog"])
-    assert np.array_equal(alone.wanted(1), alone.probability(1))
+    assert np.array_equal(alone.net_probability(1), alone.probability(1))
 
 
 @pytest.mark.parametrize(
@@ -685,7 +689,7 @@ def test_what_is_of_the_wrong_kind_is_an_error_of_ours(segmenter, call, said):
 
 def test_a_lack_of_memory_is_told_from_other_errors_of_opencv():
     def resize(side):
-        with memory_explained("The picture"):
+        with explain_out_of_memory("The picture"):
             cv2.resize(np.zeros((2, 2), np.float32), (side, side))
 
     with pytest.raises(OutOfMemoryError, match="The picture does not fit into the memory that is free"):

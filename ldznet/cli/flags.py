@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ldznet.hosts.diffusers.host import DiffusersHost
-    from ldznet.methods.choose import Choice
+    from ldznet.methods.choose import MethodChoice
 
 Kind = TypeVar("Kind", bound=Options)
 
@@ -164,13 +164,13 @@ def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dt
     return device, getattr(torch, parsed.dtype) if parsed.dtype else default_dtype(device)
 
 
-def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Choice]:
+def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, MethodChoice]:
     """The model, and the method that the flags of `add_model` chose for it."""
     import torch
 
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.hosts.diffusers.random_weights import random_host
-    from ldznet.methods.choose import Choice, choose_method, find_heads
+    from ldznet.methods.choose import MethodChoice, choose_method, find_heads
     from ldznet.methods.learned_head import LearnedHead, random_head
 
     require_model(parsed)
@@ -181,7 +181,7 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Choice]:
             return host, choose_method(parsed.method, host.info, ())
         method = random_head(host.info.unet)
         method.head.to(device, dtype)
-        return host, Choice(method, "random weights")
+        return host, MethodChoice(method, "random weights")
     storage = getattr(torch, parsed.head_storage) if parsed.head_storage else None
     given = None
     if parsed.head:  # first, since it is small to read and says at once when it is not one
@@ -194,6 +194,6 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Choice]:
         download=parsed.download,
     )
     if given is not None:
-        return host, Choice(given, "asked for")
+        return host, MethodChoice(given, "asked for")
     wanted = find_heads([MODELS]) if parsed.method in ("auto", "head") else []
     return host, choose_method(parsed.method, host.info, wanted, device=device, dtype=dtype, storage=storage)

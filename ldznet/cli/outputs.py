@@ -58,7 +58,7 @@ class Drawing:
         self._image, self._found, self._options, self._save = image, found, options, save
         self._objects = found.objects(options)
         self._candidates = found.candidates(options) if "candidates" in save else []
-        self.told: dict[str, Any] = {"objects": found.tell_objects(self._objects, options.objects)}
+        self.told: dict[str, Any] = {"objects": found.object_statistics(self._objects, options.objects)}
         if "candidates" in save:
             self.told["candidates"] = [one._asdict() for one in self._candidates]
 
@@ -96,7 +96,7 @@ class Drawing:
         if name == "each":
             return self._found.mask(self._options, only=int(which) - 1)
         if name == "object":
-            return finish_mask(grow(self._objects.chosen((int(which),)), self._options.grow), self._options)
+            return finish_mask(grow(self._objects.select((int(which),)), self._options.grow), self._options)
         return self._found.mask(replace(self._options, threshold=float(which), objects=()))
 
     def _picture(self, name: str, which: str, mask: Any) -> Any:
@@ -108,11 +108,11 @@ class Drawing:
         if name == "overlay":
             return overlay(pixels, mask)
         if name == "heat":
-            return heat_map(found.wanted(int(which) - 1), pixels)
+            return heat_map(found.net_probability(int(which) - 1), pixels)
         if name == "objects":
             labels = [f"{one['prompt']}, {one['share']:.1%}" for one in self.told["objects"]]
             return object_map(self._objects, labels, pixels, chosen=self._options.objects)
-        maps = map(found.wanted, range(len(found)))
+        maps = map(found.net_probability, range(len(found)))
         return color_map(maps, found.prompts, pixels, background=self._options.threshold).picture
 
 

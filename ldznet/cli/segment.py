@@ -230,10 +230,10 @@ def _closed(folder: str, why: str) -> str:
 
 def _named(what: str, why: str) -> str:
     """Why an image could not be done, with its name in front unless the reason tells it."""
-    from ldznet.images.reading import quoted
+    from ldznet.images.reading import quote_path
 
     name = "standard input" if what == "-" else what
-    told = (quoted(what), os.path.abspath(what), f"folder {what} ")
+    told = (quote_path(what), os.path.abspath(what), f"folder {what} ")
     if why.lower().startswith(f"{name} ".lower()) or any(each in why for each in told):
         return why
     return f"{name}: {why}"
@@ -242,7 +242,7 @@ def _named(what: str, why: str) -> str:
 def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Settings) -> int:
     from PIL import Image
 
-    from ldznet.memory_errors import memory_explained
+    from ldznet.memory_errors import explain_out_of_memory
 
     jobs, printer = images.jobs, Printer(quiet=parsed.quiet, json=False)
     for folder, why in images.unreadable:
@@ -252,7 +252,7 @@ def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Set
     if sys.stdout is None:
         raise OptionError("--out - writes to standard output, which is closed. Send it to a file or a program.")
     source = jobs[0].source
-    with memory_explained(source):
+    with explain_out_of_memory(source):
         data = read_source(source).data
         segmenter, _ = _segmenter(parsed, printer)
         segmenter.set_image(source if data is None else data, settings.segment)
@@ -356,9 +356,9 @@ def _look(job: Job, settings: Settings, *, overwrite: bool) -> Work | dict[str, 
     Raises:
         LdznetError: it cannot be done.
     """
-    from ldznet.memory_errors import memory_explained
+    from ldznet.memory_errors import explain_out_of_memory
 
-    with memory_explained(job.source):
+    with explain_out_of_memory(job.source):
         source = read_source(job.source)
     key = settings.key(source)
     report = None if overwrite else report_if_done(job.target, key)
@@ -380,11 +380,11 @@ def _segment(
     segmenter: Segmenter, work: Work, settings: Settings, told: dict[str, Any], overwrite: bool
 ) -> dict[str, Any]:
     """Segment one image and write its results, the report last; `told` stands in it too."""
-    from ldznet.memory_errors import memory_explained
+    from ldznet.memory_errors import explain_out_of_memory
 
     start = time.perf_counter()
     job, source = work.job, work.source
-    with memory_explained(job.source):
+    with explain_out_of_memory(job.source):
         segmenter.set_image(job.source if source.data is None else source.data, settings.segment)
         found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
         drawing = Drawing(segmenter.image, found, settings.mask, settings.save)
@@ -392,7 +392,7 @@ def _segment(
         report = {
             "image": job.source,
             "image_file": _image_file(source),
-            "found": found.found(settings.mask),
+            "found": found.prompt_statistics(settings.mask),
             **drawing.told,
             "notes": list(found.notes),
             **found.record,

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Picture: TypeAlias = NDArray[np.uint8]
+RgbImage: TypeAlias = NDArray[np.uint8]
 Shape: TypeAlias = tuple[int, ...]
 Color: TypeAlias = tuple[int, int, int]
 
@@ -36,7 +36,7 @@ PATTERNS = 6  # plain, and five ways of hatching
 TONES = ((WHITE, 0.0), (WHITE, 0.5), (BLACK, 0.5))  # what a colour is mixed with, and how much
 
 
-def blend(under: Picture, over: Picture | Color, alpha: NDArray[np.floating[Any]] | float) -> Picture:
+def blend(under: RgbImage, over: RgbImage | Color, alpha: NDArray[np.floating[Any]] | float) -> RgbImage:
     """under * (1 - alpha) + over * alpha, some rows at a time, so that no large float picture is made."""
     result = np.empty_like(under)
     over = np.broadcast_to(np.asarray(over, np.uint8), under.shape)
@@ -76,11 +76,11 @@ def _luminance(color: Color) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def paint(numbers: NDArray[np.uint16], cell: int) -> Picture:
+def paint_numbers(numbers: NDArray[np.uint16], cell: int) -> RgbImage:
     """Every pixel in the colour and pattern of its prompt."""
     looks = [(EMPTY, EMPTY, 0), *(look(number) for number in range(1, int(numbers.max()) + 1))]
     colors, accents, patterns = (np.array(column, np.uint8) for column in zip(*looks, strict=True))
-    picture: Picture = colors[numbers]
+    picture: RgbImage = colors[numbers]
     for pattern in set(patterns.tolist()) - {0}:
         lines = (patterns == pattern)[numbers] & _hatching(pattern, cell, numbers.shape)
         picture[lines] = accents[numbers[lines]]

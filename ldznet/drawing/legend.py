@@ -13,11 +13,11 @@ from math import ceil
 import cv2
 import numpy as np
 
-from ldznet.drawing.colors import PANEL, Picture, Shape, blend, cell_width, ink, look, paint
+from ldznet.drawing.colors import PANEL, RgbImage, Shape, blend, cell_width, ink, look, paint_numbers
 from ldznet.drawing.lettering import draw_text, elide, fonts_for, readable, spelled, write
 
 
-def stack(picture: Picture, panel: Picture) -> Picture:
+def stack(picture: RgbImage, panel: RgbImage) -> RgbImage:
     """The picture at the top left, the panel below."""
     height = len(picture)
     width = max(picture.shape[1], panel.shape[1])
@@ -33,7 +33,7 @@ def text_size(shape: Shape) -> int:
     return max(14, round(min(max(shape), 3 * min(height, width)) / 42))
 
 
-def draw_scale(bar: Picture, shape: Shape) -> Picture:
+def draw_scale(bar: RgbImage, shape: Shape) -> RgbImage:
     """The colour bar of a heat map, from 0 to 1."""
     em = text_size(shape)
     width = max(shape[1], 10 * em)
@@ -47,7 +47,7 @@ def draw_scale(bar: Picture, shape: Shape) -> Picture:
     return panel
 
 
-def draw_legend(labels: Sequence[str], shape: Shape, opacity: float) -> Picture:
+def draw_legend(labels: Sequence[str], shape: Shape, opacity: float) -> RgbImage:
     """For each label a chip with its number and its look, and its text; a long one takes several columns."""
     em, cell = text_size(shape), cell_width(shape)
     width, line = max(shape[1], 16 * em), round(1.7 * em)
@@ -79,10 +79,10 @@ def _flow(spans: Sequence[int], columns: int) -> tuple[list[tuple[int, int]], in
     return places, row + 1
 
 
-def _chip(number: int, em: int, cell: int, opacity: float) -> Picture:
+def _chip(number: int, em: int, cell: int, opacity: float) -> RgbImage:
     """The look of a prompt as it is over middle grey, and its number on the plain colour beside it."""
     height = round(1.4 * em)
-    hatched = paint(np.full((height, em + em // 2), number, np.uint16), cell)
+    hatched = paint_numbers(np.full((height, em + em // 2), number, np.uint16), cell)
     plain = np.full((height, 2 * em, 3), look(number)[0], np.uint8)
     chip = np.concatenate([plain, hatched], axis=1)
     chip = blend(np.full_like(chip, 128), chip, opacity)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ldznet.drawing.colors import Color, Picture, blend
+from ldznet.drawing.colors import Color, RgbImage, blend
 
 Coverage: TypeAlias = NDArray[np.uint8]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -77,7 +77,7 @@ def _bitmap_text(text: str, size: int, font: ImageFont.ImageFont) -> Coverage:
     return np.asarray(canvas).repeat(times, axis=0).repeat(times, axis=1)
 
 
-def write(panel: Picture, text: Coverage, left: int, top: int, ink: Color) -> None:
+def write(panel: RgbImage, text: Coverage, left: int, top: int, ink: Color) -> None:
     """Put a line of text onto the panel; what would lie outside is cut."""
     place = panel[top : top + text.shape[0], left : left + text.shape[1]]
     covered = text[: place.shape[0], : place.shape[1]] / 255

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldznet.drawing.colors import BLACK, WHITE, Color, Picture, Shape, blend, cell_width, ink, look, paint
+from ldznet.drawing.colors import BLACK, WHITE, Color, RgbImage, Shape, blend, cell_width, ink, look, paint_numbers
 from ldznet.drawing.legend import draw_legend, draw_scale, stack, text_size
 from ldznet.drawing.lettering import draw_text, fonts_for, write
 from ldznet.errors import OptionError, ShapeError
@@ -33,11 +33,11 @@ MAGENTA = (230, 0, 130)  # rare in photographs
 class ColorMap(NamedTuple):
     """Several prompts in one picture."""
 
-    picture: Picture  # with the legend, if one was asked for
+    picture: RgbImage  # with the legend, if one was asked for
     numbers: NDArray[np.uint16]  # (H, W): 0 is background, 1 the first prompt, 2 the second, ...
 
 
-def overlay(image: Picture, mask: NDArray[Any], *, color: Color = MAGENTA, opacity: float = 0.5) -> Picture:
+def overlay(image: RgbImage, mask: NDArray[Any], *, color: Color = MAGENTA, opacity: float = 0.5) -> RgbImage:
     """The image with what is selected tinted, and a contour along 0.5 -> the image's size.
 
     The contour is a light line inside and a dark one outside, so that it shows on every background; its
@@ -55,8 +55,8 @@ def overlay(image: Picture, mask: NDArray[Any], *, color: Color = MAGENTA, opaci
 
 
 def heat_map(
-    probability: NDArray[Any], image: Picture | None = None, *, opacity: float = 0.6, legend: bool = False
-) -> Picture:
+    probability: NDArray[Any], image: RgbImage | None = None, *, opacity: float = 0.6, legend: bool = False
+) -> RgbImage:
     """The probability as colour, from dark 0 to bright 1 -> the image's size, and the legend's panel below.
 
     The colour map is Inferno: perceptually uniform, also for colour-blind eyes and in grey. Over an image
@@ -76,7 +76,7 @@ def heat_map(
 def color_map(
     probabilities: Maps,
     labels: Sequence[str],
-    image: Picture | None = None,
+    image: RgbImage | None = None,
     *,
     background: float = 0.5,
     opacity: float = 0.6,
@@ -102,12 +102,12 @@ def color_map(
 def object_map(
     objects: Objects,
     labels: Sequence[str],
-    image: Picture,
+    image: RgbImage,
     *,
     chosen: Sequence[int] = (),
     opacity: float = 0.6,
     legend: bool = True,
-) -> Picture:
+) -> RgbImage:
     """The image with each object in a colour, its number on it -> the image's size, and the legend's panel below.
 
     If some are `chosen`, by their numbers, the others are faint. Colours and legend are those of `color_map`.
@@ -146,9 +146,9 @@ def _most_probable(probabilities: Maps, labels: Sequence[str], background: float
     return numbers
 
 
-def _painted(numbers: NDArray[np.uint16], image: Picture | None, alpha: NDArray[np.float32]) -> Picture:
+def _painted(numbers: NDArray[np.uint16], image: RgbImage | None, alpha: NDArray[np.float32]) -> RgbImage:
     """Everything in the look of its number, with lines around it; over an image, mixed with a grey one."""
-    picture = paint(numbers, cell_width(numbers.shape))
+    picture = paint_numbers(numbers, cell_width(numbers.shape))
     if image is not None:
         _check_image(image, numbers.shape)
         picture = blend(_backdrop(image), picture, alpha)
@@ -170,7 +170,7 @@ def _line_width(shape: Shape) -> int:
     return max(1, round(sqrt(shape[0] * shape[1]) / 400))
 
 
-def _write_number(picture: Picture, number: int, numbers: NDArray[Any], box: tuple[int, int, int, int]) -> None:
+def _write_number(picture: RgbImage, number: int, numbers: NDArray[Any], box: tuple[int, int, int, int]) -> None:
     """Put the number on its own colour where the object is thickest; whole, wherever that is."""
     x0, y0, x1, y1 = box
     inside = np.pad(numbers[y0:y1, x0:x1] == number, 1)
@@ -187,12 +187,12 @@ def _write_number(picture: Picture, number: int, numbers: NDArray[Any], box: tup
     picture[top : top + chip.shape[0], left : left + chip.shape[1]] = chip
 
 
-def _inferno(values: NDArray[np.float32]) -> Picture:
+def _inferno(values: NDArray[np.float32]) -> RgbImage:
     levels = np.rint(values * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
-def _backdrop(image: Picture) -> Picture:
+def _backdrop(image: RgbImage) -> RgbImage:
     """The image in grey and with half its contrast, so that colours keep their look on dark and on light."""
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     return cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=0.5, beta=64), cv2.COLOR_GRAY2RGB)
@@ -201,7 +201,7 @@ def _backdrop(image: Picture) -> Picture:
 # Checks
 
 
-def _check_image(image: Picture, shape: Shape) -> None:
+def _check_image(image: RgbImage, shape: Shape) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ShapeError(

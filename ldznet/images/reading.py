@@ -170,7 +170,7 @@ def save_png(image: Image.Image | NDArray[Any], path: str | os.PathLike[str]) ->
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(
-            f"{quoted(target)} cannot be written ({reason}), and nothing was changed. "
+            f"{quote_path(target)} cannot be written ({reason}), and nothing was changed. "
             "Check that its folder may be written and that the disk has room, or choose another place."
         ) from error
     finally:
@@ -227,7 +227,7 @@ def open_path(source: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         ImageError: it cannot be opened or is no file, and why.
     """
-    path, name = os.fsdecode(source), quoted(source)
+    path, name = os.fsdecode(source), quote_path(source)
     if is_address(path):
         raise ImageError(
             f"{name} is an address, not a path, and ldznet opens no connections. Download the image first "
@@ -456,16 +456,16 @@ def _explained(name: str) -> Iterator[None]:
 def _name(source: object) -> str:
     """How an error calls the source, to begin a sentence with."""
     if isinstance(source, (str, os.PathLike)):
-        return quoted(source)
+        return quote_path(source)
     if isinstance(source, np.ndarray):
         return "The array"
     filename = getattr(source, "filename", None) or getattr(source, "name", None)
     if filename and isinstance(filename, str):
-        return quoted(filename)
+        return quote_path(filename)
     return "The image" if isinstance(source, Image.Image) else "The data"
 
 
-def quoted(path: str | os.PathLike[str]) -> str:
+def quote_path(path: str | os.PathLike[str]) -> str:
     """How an error calls a path."""
     text = os.fsdecode(path)
     return repr(text if len(text) <= 200 else f"{text[:100]} ... {text[-90:]}")

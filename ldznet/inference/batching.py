@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ldznet.errors import HostError, OutOfMemoryError
 from ldznet.hosts.host import Context, Host
-from ldznet.inference.draws import Passes, Progress, behind
+from ldznet.inference.passes import Passes, Progress, shift_progress
 from ldznet.memory_errors import is_out_of_memory
-from ldznet.methods.method import Method, Picture, Prompts
+from ldznet.methods.method import EncodedImage, Method, Prompts
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _KEPT_CONTEXTS = 256
 _BATCH_OF_A_CPU = 8
 
 
-class Batches:
+class BatchRunner:
     """Keeps the contexts of the last prompts."""
 
     def __init__(self, host: Host, method: Method) -> None:
@@ -32,7 +32,7 @@ class Batches:
         self.method = method
         self._contexts: OrderedDict[str, Context] = OrderedDict()
 
-    def size(self, picture: Picture) -> int:
+    def size(self, picture: EncodedImage) -> int:
         """How many prompts probably fit at once."""
         if self.host.device.type != "cuda":
             return _BATCH_OF_A_CPU
@@ -43,7 +43,7 @@ class Batches:
         return int(max(1, min(64, 0.6 * free // bytes_each)))
 
     def run(
-        self, texts: Sequence[str], picture: Picture, passes: Passes, batch: int, progress: Progress | None
+        self, texts: Sequence[str], picture: EncodedImage, passes: Passes, batch: int, progress: Progress | None
     ) -> tuple[Tensor, list[bool]]:
         """-> maps (P, h, w) on the CPU, and per prompt whether it was cut.
 
@@ -55,10 +55,10 @@ class Batches:
         """
         size = (picture.pixels.shape[-2], picture.pixels.shape[-1])
         maps, cut = torch.zeros(len(texts), *size), [False] * len(texts)
-        batch, start = len(texts) if self.method.whole else min(batch, len(texts)), 0
+        batch, start = len(texts) if self.method.needs_all_prompts else min(batch, len(texts)), 0
         while start < len(texts):
             part = slice(start, min(start + batch, len(texts)))
-            told = behind(progress, passes.count * start, passes.count * len(texts))
+            told = shift_progress(progress, passes.count * start, passes.count * len(texts))
             try:
                 total, cut[part] = self._run_together(texts, part, picture, passes, told)
             except Exception as error:
@@ -72,7 +72,7 @@ class Batches:
         return maps.clamp_(0, 1), cut
 
     def _run_together(
-        self, texts: Sequence[str], part: slice, picture: Picture, passes: Passes, progress: Progress | None
+        self, texts: Sequence[str], part: slice, picture: EncodedImage, passes: Passes, progress: Progress | None
     ) -> tuple[Tensor, list[bool]]:
         """Some of the prompts: the sum of what all passes give, and per prompt whether it was cut."""
         count = part.stop - part.start
@@ -102,7 +102,7 @@ class Batches:
                 f"One prompt at {size[1]} x {size[0]} does not fit into memory. Give a lower resolution, or free "
                 "memory on the device."
             ) from error
-        if self.method.whole:
+        if self.method.needs_all_prompts:
             raise OutOfMemoryError(
                 f"{batch} prompts at {size[1]} x {size[0]} do not fit into memory, and the {self.method.name} "
                 "method is set to look at all of them together. Give fewer prompts or a lower resolution, or set "

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ldznet.images.reading import to_image_size
-from ldznet.inference.draws import Progress, behind
-from ldznet.inference.tiles import FAINT, TILE, Box, Patch, add_tile, find_boxes, find_tiles, join, merge
+from ldznet.inference.passes import Progress, shift_progress
+from ldznet.inference.tiles import FAINT, TILE, Box, RefinedPatch, add_tile, find_boxes, find_tiles, join, merge
 
 # Shows the network a part of the image at its full size, for some prompts -> maps (P, k, l).
 Look = Callable[[Box, Sequence[str], Progress | None], Tensor]
 
 
-class SecondLook:
+class Refinement:
     """At an image of `size` (H, W), for a network that sees `side` x `side` pixels of it.
 
     In one look a prompt takes `each` so many passes.
@@ -40,7 +40,7 @@ class SecondLook:
 
     def take(
         self, texts: Sequence[str], maps: Tensor, progress: Progress | None
-    ) -> tuple[Tensor, tuple[tuple[Patch, ...], ...]]:
+    ) -> tuple[Tensor, tuple[tuple[RefinedPatch, ...], ...]]:
         """The first look's maps (P, h, w) -> maps that know of the tiles, and per text its patches.
 
         A patch is what a look at a part that stands out has found.
@@ -55,8 +55,8 @@ class SecondLook:
         for text, coarse, parts in zip(texts, maps, boxes, strict=True):
             own = []
             for box in parts:
-                fine = self._look(box, [text], behind(progress, done, total))
-                own.append(Patch(box, merge(coarse.numpy(), self._size, box, fine[0].numpy())))
+                fine = self._look(box, [text], shift_progress(progress, done, total))
+                own.append(RefinedPatch(box, merge(coarse.numpy(), self._size, box, fine[0].numpy())))
                 done += self._each
             patches.append(tuple(own))
         return maps, tuple(patches)
@@ -71,7 +71,7 @@ class SecondLook:
         size = (2 * maps.shape[-2], 2 * maps.shape[-1])
         larger = np.zeros((len(maps), *size), np.float32)
         for number, tile in enumerate(self._tiles):
-            seen = self._look(tile, [texts[index] for index in found], behind(progress, done, total))
+            seen = self._look(tile, [texts[index] for index in found], shift_progress(progress, done, total))
             for index, fine in zip(found, seen, strict=True):
                 add_tile(larger[index], number, fine.numpy())
             done += self._each * len(found)

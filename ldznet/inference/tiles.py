@@ -47,7 +47,7 @@ def most_passes() -> int:
 
 
 @dataclass(frozen=True)
-class Patch:
+class RefinedPatch:
     """What takes the place of the coarse map inside a box."""
 
     box: Box
@@ -196,7 +196,7 @@ def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-logits))
 
 
-def lay_over(whole: SoftMask, patches: Iterable[Patch]) -> SoftMask:
+def lay_over(whole: SoftMask, patches: Iterable[RefinedPatch]) -> SoftMask:
     """Put patches into a map of the image's size (H, W), which is changed; towards their borders they fade."""
     for patch in patches:
         left, top, right, bottom = patch.box

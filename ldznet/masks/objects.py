@@ -43,7 +43,7 @@ class Objects:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def chosen(self, numbers: tuple[int, ...]) -> Bools:
+    def select(self, numbers: tuple[int, ...]) -> Bools:
         """The objects with these numbers as a mask; numbers that no object has select nothing."""
         wanted = np.zeros(256, bool)
         wanted[list(numbers)] = True

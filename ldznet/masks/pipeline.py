@@ -46,7 +46,7 @@ def make_mask(
     """
     mask = mask_before_objects(probabilities, options, negatives=negatives)
     if options.objects:
-        mask = find_objects(mask).chosen(options.objects)
+        mask = find_objects(mask).select(options.objects)
     return finish_mask(grow(mask, options.grow), options, given_mask=given_mask)
 
 

@@ -32,10 +32,18 @@ from torch.nn import functional as F
 from ldznet.errors import HostError
 from ldznet.hosts.attention_probes import Probes, levels_of, probe_attention
 from ldznet.hosts.host import FAMILY_NAMES, Context, Host, HostInfo
-from ldznet.methods.attention_maps import calibrated, check_probes, map_size, refined, shared_out, text_maps
-from ldznet.methods.attention_options import PUBLISHED, AttentionOptions, suited
-from ldznet.methods.method import Defaults, Draw, Picture, Prompts
-from ldznet.methods.noise_evidence import Evidence, compare, differ, draw_noises, noise_errors, resized, weighed
+from ldznet.methods.attention_maps import calibrate, check_probes, map_size, refine_maps, share_out, text_maps
+from ldznet.methods.attention_options import PUBLISHED, AttentionOptions, suited_options
+from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
+from ldznet.methods.noise_evidence import (
+    Evidence,
+    apply_evidence,
+    compare,
+    draw_noises,
+    names_another_thing,
+    noise_errors,
+    resize_like,
+)
 from ldznet.methods.token_spans import Term, find_terms, name_rivals, put_into
 
 # Bytes of queries and keys that are held at a time.
@@ -69,10 +77,10 @@ class AttentionMethod:
     @classmethod
     def for_host(cls, info: HostInfo) -> AttentionMethod:
         """With the options and defaults that suit a model."""
-        return cls(*suited(info))
+        return cls(*suited_options(info))
 
     @property
-    def whole(self) -> bool:
+    def needs_all_prompts(self) -> bool:
         """Where the phrases are each other's rivals."""
         return self.options.together
 
@@ -99,7 +107,7 @@ class AttentionMethod:
             )
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         """-> (P, h, w) float32 in [0, 1], at the size of the picture's pixels.
 
         Raises:
@@ -111,13 +119,13 @@ class AttentionMethod:
             mirrored = host.encode_image(picture.pixels.flip(-1))
             found = (found + self._found(host, mirrored, prompts, draw).flip(-1)) / 2
         if evidence := self.evidence(host, picture.latent, prompts, found, draw.seed):
-            evidence = Evidence(resized(evidence.gains, found).to(found), evidence.whole.to(found))
+            evidence = Evidence(resize_like(evidence.gains, found).to(found), evidence.whole.to(found))
             own = self.options
-            found = weighed(found, evidence, own.evidence_scale, own.presence_level, own.presence_width)
+            found = apply_evidence(found, evidence, own.evidence_scale, own.presence_level, own.presence_width)
         found = F.interpolate(found[:, None], size=picture.pixels.shape[-2:], mode="bicubic", align_corners=False)
         return found[:, 0].clamp(0, 1)
 
-    def _found(self, host: Host, latent: Tensor, prompts: Prompts, draw: Draw) -> Tensor:
+    def _found(self, host: Host, latent: Tensor, prompts: Prompts, draw: RandomInputs) -> Tensor:
         """-> (P, h', w') in [0, 1]."""
         return torch.cat([stages.found for stages in self.stages(host, latent, prompts, draw)])
 
@@ -127,14 +135,16 @@ class AttentionMethod:
     ) -> Evidence | None:
         """What predicting noise says of phrases that were found (P, h', w'); None if there is nothing to ask."""
         options = self.options
-        counts = torch.tensor([[differ(p, rival) for rival in options.evidence_rivals] for p in prompts.phrases])
+        counts = torch.tensor(
+            [[names_another_thing(p, rival) for rival in options.evidence_rivals] for p in prompts.phrases]
+        )
         if not options.evidence or not counts.any() or not found.any():
             return None
         named = (*prompts.phrases, *options.evidence_rivals)
         sentences = [options.evidence_template.replace("{}", name) for name in named]
         errors = self._errors(host, latent, prompts, sentences, seed)
         errors, rivals = errors[:, : len(prompts)], errors[:, len(prompts) :]
-        return compare(errors, rivals, counts, resized(found.float().cpu(), errors), options.evidence_blur)
+        return compare(errors, rivals, counts, resize_like(found.float().cpu(), errors), options.evidence_blur)
 
     def _errors(self, host: Host, latent: Tensor, prompts: Prompts, sentences: Sequence[str], seed: int) -> Tensor:
         """Of n noise predictions with each sentence -> (n, sentences, h, w)."""
@@ -142,7 +152,7 @@ class AttentionMethod:
         return noise_errors(host, latent, prompts.encode(sentences), self.options.evidence, noises)
 
     @torch.no_grad()
-    def stages(self, host: Host, latent: Tensor, prompts: Prompts, draw: Draw) -> Iterator[Stages]:
+    def stages(self, host: Host, latent: Tensor, prompts: Prompts, draw: RandomInputs) -> Iterator[Stages]:
         """What each sentence goes through, one after the other; as many phrases as there are prompts."""
         templates = [name_rivals(template, self.options.distractors) for template in prompts.templates]
         if self.options.together and _alike(templates, draw):
@@ -150,7 +160,7 @@ class AttentionMethod:
             context = prompts.encode([sentence])
             if not any(context.cut):
                 terms = find_terms(host.count_tokens, sentence, spans, context.tokens.shape[1] - 2)
-                first = Draw(draw.timesteps[:1], draw.noise, draw.seed)
+                first = RandomInputs(draw.timesteps[:1], draw.noise, draw.seed)
                 yield from self._pass(host, latent, context, [terms], first)
                 return
         said = [put_into(template, [phrase]) for template, phrase in zip(templates, prompts.phrases, strict=True)]
@@ -165,7 +175,7 @@ class AttentionMethod:
             ]
         for part in self._parts(host, latent, len(prompts)):
             noise = draw.noise[part] if len(draw.noise) > 1 else draw.noise
-            own = Draw(draw.timesteps[part], noise, draw.seed)
+            own = RandomInputs(draw.timesteps[part], noise, draw.seed)
             yield from self._pass(host, latent, context[part], rows[part], own)
 
     def _parts(self, host: Host, latent: Tensor, prompts: int) -> Iterator[slice]:
@@ -180,7 +190,7 @@ class AttentionMethod:
         return (slice(start, min(start + step, prompts)) for start in range(0, prompts, step))
 
     def _pass(
-        self, host: Host, latent: Tensor, context: Context, rows: Sequence[Sequence[Term]], draw: Draw
+        self, host: Host, latent: Tensor, context: Context, rows: Sequence[Sequence[Term]], draw: RandomInputs
     ) -> Iterator[Stages]:
         """One pass over B sentences, each with its terms -> what each goes through."""
         options = self.options
@@ -204,9 +214,9 @@ class AttentionMethod:
         layers = [layer for path in own.paths for layer in probes.own.get(path, ())]
         for index, terms in enumerate(rows):
             maps = {level.factor: text_maps(probes, level, sides, size, index) for level in weights}
-            shares, gates = shared_out(list(zip(weights.values(), maps.values(), strict=True)), terms, options)
-            whole = refined(shares.flatten(1), layers, index, options).reshape(-1, *size)
-            found = calibrated(whole, options.halfway) * gates[:, None, None]
+            shares, gates = share_out(list(zip(weights.values(), maps.values(), strict=True)), terms, options)
+            whole = refine_maps(shares.flatten(1), layers, index, options).reshape(-1, *size)
+            found = calibrate(whole, options.halfway) * gates[:, None, None]
             yield Stages(maps, tuple(terms), shares, whole, gates, found)
 
     def _probe(
@@ -231,6 +241,6 @@ class AttentionMethod:
         return {1: (1.0,), 2: (0.3, 0.7)}.get(levels, (0.0, 0.3, 0.7))
 
 
-def _alike(templates: Sequence[str], draw: Draw) -> bool:
+def _alike(templates: Sequence[str], draw: RandomInputs) -> bool:
     """Whether nothing was drawn for each prompt, so that one sentence can stand for all."""
     return len(set(templates)) == 1 and len(draw.noise) == 1 and len(set(draw.timesteps.tolist())) == 1

@@ -25,7 +25,7 @@ _TINY = 1e-12
 _EVEN = 1e-6  # of its largest value: a map that varies less holds rounding errors only
 
 
-def refined(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, options: AttentionOptions) -> Tensor:
+def refine_maps(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, options: AttentionOptions) -> Tensor:
     """(T, N) -> (T, N): each pixel's value becomes that of the pixels to which it attends.
 
     The affinity is the mean over heads and layers. It is only formed where it is needed whole: 4 N^2 bytes.
@@ -59,7 +59,7 @@ def refined(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, options:
     return found.mT
 
 
-def shared_out(
+def share_out(
     maps: Sequence[tuple[float, Tensor]], terms: Sequence[Term], options: AttentionOptions
 ) -> tuple[Tensor, Tensor]:
     """Weighted maps (L, h, w) of the levels -> per term its map (T, h, w), and how much it is there (T,).
@@ -68,7 +68,7 @@ def shared_out(
     What says whether it is there goes by the plain weights, since normalising takes their level away.
     """
     plain = torch.stack([weight * level for weight, level in maps]).sum(dim=0)
-    normal = torch.stack([weight * normalised(level, options.normalise) for weight, level in maps]).sum(dim=0)
+    normal = torch.stack([weight * normalise_maps(level, options.normalise) for weight, level in maps]).sum(dim=0)
     shares, gates = [], []
     for term in terms:
         own, rivals = list(term.own), list(term.rivals)
@@ -101,22 +101,22 @@ def map_size(level: Level, sides: tuple[int, int]) -> tuple[int, int]:
     return -(-sides[0] // level.factor), -(-sides[1] // level.factor)
 
 
-def normalised(maps: Tensor, how: str) -> Tensor:
+def normalise_maps(maps: Tensor, how: str) -> Tensor:
     """Each map (L, h, w) on a scale of its own; all weigh the same then."""
     if how == "sum":
         return maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(_TINY)
-    return spread(maps) if how == "minmax" else maps
+    return stretch(maps) if how == "minmax" else maps
 
 
-def spread(maps: Tensor) -> Tensor:
+def stretch(maps: Tensor) -> Tensor:
     """Each map (T, h, w) from 0 to 1; one that is the same everywhere is 0."""
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp_min(_TINY)
 
 
-def calibrated(maps: Tensor, halfway: float) -> Tensor:
+def calibrate(maps: Tensor, halfway: float) -> Tensor:
     """Each map (T, h, w) from 0 to 1, such that what lies so far between its least and largest value is 0.5."""
-    return spread(maps) ** (math.log(0.5) / math.log(halfway))
+    return stretch(maps) ** (math.log(0.5) / math.log(halfway))
 
 
 def check_probes(probes: Probes, levels: Sequence[Level], sides: tuple[int, int], rows: int) -> None:

@@ -161,7 +161,7 @@ _SMALL_OPTIONS: Mapping[str, Any] = {
 }
 
 
-def suited(info: HostInfo) -> tuple[AttentionOptions, Defaults]:
+def suited_options(info: HostInfo) -> tuple[AttentionOptions, Defaults]:
     """The options and defaults that suit a model.
 
     The model's structure decides, since that is all that every webui tells: a UNet narrower than any published

@@ -29,24 +29,24 @@ _RANKS = ("ld-znet", "znet", "rgbnet")
 
 
 @dataclass(frozen=True)
-class Choice:
+class MethodChoice:
     """A method, and why it is this one."""
 
     method: Method
     reason: str
 
 
-class Heads(list[HeadInfo]):
-    """Heads that were found, and the names of files beside them that cannot be read: each may be one."""
+class HeadList(list[HeadInfo]):
+    """HeadList that were found, and the names of files beside them that cannot be read: each may be one."""
 
     def __init__(self, heads: Iterable[HeadInfo] = (), unreadable: Iterable[str] = ()) -> None:
         super().__init__(heads)
         self.unreadable = list(unreadable)
 
 
-def find_heads(folders: Iterable[str | os.PathLike[str]]) -> Heads:
+def find_heads(folders: Iterable[str | os.PathLike[str]]) -> HeadList:
     """All heads in some folders and one level below; files of other weights are left out, without a word."""
-    found = Heads()
+    found = HeadList()
     for folder in dict.fromkeys(map(Path, folders)):
         for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
             try:
@@ -85,7 +85,7 @@ def choose_method(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     storage: torch.dtype | None = None,
-) -> Choice:
+) -> MethodChoice:
     """The method of a name, or for "auto" the best one; a head is loaded with device, dtype and storage.
 
     Raises:
@@ -93,15 +93,15 @@ def choose_method(
         CheckpointError: the head's file is damaged.
     """
     if wanted == "attention":
-        return Choice(AttentionMethod.for_host(host), "asked for")
+        return MethodChoice(AttentionMethod.for_host(host), "asked for")
     if wanted == "difference":
-        return Choice(DifferenceMethod.for_host(host), "asked for")
+        return MethodChoice(DifferenceMethod.for_host(host), "asked for")
     if wanted not in METHODS:
         raise OptionError(f"The method {wanted!r} is not known: give one of {', '.join(METHODS)}.")
     info = best_head(heads, host)
     if info is not None:
         method = LearnedHead.load(info.path, device=device, dtype=dtype, storage=storage)
-        return Choice(method, f"{info.path.name} fits {host.name}")
+        return MethodChoice(method, f"{info.path.name} fits {host.name}")
     if wanted == "head":
         if heads:
             require_fit(heads[0].config, host)
@@ -110,11 +110,11 @@ def choose_method(
             "attention, which needs none."
         )
     what = f"none of {len(heads)} heads fits {host.name}" if heads else f"there is no head for {host.name}"
-    return Choice(AttentionMethod.for_host(host), what + _damaged(heads))
+    return MethodChoice(AttentionMethod.for_host(host), what + _damaged(heads))
 
 
 def _damaged(heads: Sequence[HeadInfo]) -> str:
     """Files that might have been the right head, as the end of a sentence."""
-    names = heads.unreadable if isinstance(heads, Heads) else []
+    names = heads.unreadable if isinstance(heads, HeadList) else []
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f", but {', '.join(names[:3])}{more} cannot be read: damaged, or not copied whole" if names else ""

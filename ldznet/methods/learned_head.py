@@ -22,14 +22,14 @@ from ldznet.heads.network import Head, HeadConfig, Kind, paper_pool_grids
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Host, HostInfo, require_fit
-from ldznet.methods.method import Defaults, Draw, Picture, Prompts
+from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
 from ldznet.options import SegmentOptions
 
 
 class LearnedHead:
     """A head as a method; it works where it lives (`to`), or where it comes for each step (`visit`)."""
 
-    whole = False
+    needs_all_prompts = False
 
     def __init__(self, head: Head, *, defaults: Defaults | None = None, origin: str = "") -> None:
         self.head = head.eval().requires_grad_(False)
@@ -116,7 +116,7 @@ class LearnedHead:
         require_fit(self.head.config, host)
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         """The head's sigmoid; the UNet runs only as far as the head reads it."""
         context = prompts.context
         kind = self.head.config.kind

@@ -12,7 +12,7 @@ from ldznet.hosts.host import Context, Host, HostInfo
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """One image as the network sees it."""
 
     pixels: Tensor  # (1, 3, h, w) in [-1, 1]
@@ -42,7 +42,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Draw:
+class RandomInputs:
     """The chance in one pass, drawn beforehand so that a method has none of its own."""
 
     timesteps: Tensor  # (P,)
@@ -71,7 +71,7 @@ class Method(Protocol):
         """What it does best with."""
 
     @property
-    def whole(self) -> bool:
+    def needs_all_prompts(self) -> bool:
         """Whether all prompts of a picture must come in one pass, since each changes what the others find."""
 
     @property
@@ -81,5 +81,5 @@ class Method(Protocol):
     def check(self, host: HostInfo) -> None:
         """Refuse a model that it cannot work with, before any work, with a HeadError or HostError."""
 
-    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         """One pass over P prompts -> (P, h, w) float32 in [0, 1], at the size of the picture's pixels."""

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldznet.hosts.host import Context, Host, HostInfo
-from ldznet.methods.method import Defaults, Draw, Picture, Prompts
+from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
 from ldznet.options import Options, option
 
 
@@ -61,7 +61,7 @@ class DifferenceMethod:
     """
 
     name = "difference"
-    whole = False
+    needs_all_prompts = False
 
     def __init__(self, options: DifferenceOptions | None = None, defaults: Defaults = PUBLISHED) -> None:
         self.options = options or DifferenceOptions()
@@ -81,17 +81,17 @@ class DifferenceMethod:
         """Every model will do."""
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         """-> (P, h, w) float32 in [0, 1], at the size of the picture's pixels; see the module for its level."""
         heat = self.heat(host, picture, prompts, draw)
         relative = self.options.clamp * heat.mean(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         heat = (heat / (self.options.level or relative)).clamp(max=1)
-        heat = blurred(heat, self.options.blur)
+        heat = blur_maps(heat, self.options.blur)
         heat = F.interpolate(heat[:, None], size=picture.pixels.shape[-2:], mode="bicubic", align_corners=False)
         return heat[:, 0].clamp(0, 1)
 
     @torch.no_grad()
-    def heat(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+    def heat(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         """The mean norm of the difference -> (P, h', w') float32, at the size of the latent."""
         context = prompts.encode(["", *prompts.sentences])
         if len(draw.noise) == 1 and len(set(draw.timesteps.tolist())) == 1:
@@ -104,7 +104,7 @@ class DifferenceMethod:
             single.append(self._heat(host, picture.latent, pair, timestep, self._noises(draw, first)))
         return torch.cat(single)
 
-    def _noises(self, draw: Draw, first: Tensor) -> Tensor:
+    def _noises(self, draw: RandomInputs, first: Tensor) -> Tensor:
         """(1, 4, h, w) -> (noises, 4, h, w), on the CPU; `first` and more of the seed's own generator."""
         generator = torch.Generator().manual_seed(draw.seed)
         torch.randn(first.shape, generator=generator)  # `first` itself, where nobody asked for another
@@ -124,7 +124,7 @@ class DifferenceMethod:
         return total / len(noises)
 
 
-def blurred(maps: Tensor, sigma: float) -> Tensor:
+def blur_maps(maps: Tensor, sigma: float) -> Tensor:
     """(P, h, w) after a Gaussian blur; beyond the border the outermost values go on."""
     if not sigma:
         return maps

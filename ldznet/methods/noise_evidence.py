@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ldznet.hosts.host import Context, Host
 from ldznet.memory_errors import is_out_of_memory
-from ldznet.methods.noise_difference import blurred
+from ldznet.methods.noise_difference import blur_maps
 from ldznet.methods.token_spans import SMALL_WORDS
 
 _ROWS = 8  # latents that run through the UNet at once
@@ -89,10 +89,10 @@ def compare(errors: Tensor, rivals: Tensor, counts: Tensor, found: Tensor, sigma
     mean = (mean / scale).mean(dim=0)
     whole = (gained * found).sum(dim=(1, 2)) / (mean * found).sum(dim=(1, 2)).clamp_min(_TINY)
     whole = whole.masked_fill(none[:, 0, 0], torch.inf)
-    return Evidence(blurred(gained, sigma) / blurred(mean, sigma).clamp_min(_TINY), whole)
+    return Evidence(blur_maps(gained, sigma) / blur_maps(mean, sigma).clamp_min(_TINY), whole)
 
 
-def weighed(found: Tensor, evidence: Evidence, scale: float, level: float, width: float) -> Tensor:
+def apply_evidence(found: Tensor, evidence: Evidence, scale: float, level: float, width: float) -> Tensor:
     """(P, h, w) in [0, 1] -> the same, less where the words do not help, and wholly less where they never do.
 
     A place counts 0.73 where the words gain `scale`, 0.27 where they lose as much, and the largest value then
@@ -104,20 +104,20 @@ def weighed(found: Tensor, evidence: Evidence, scale: float, level: float, width
         weights = (weights - weights.amax(dim=(1, 2), keepdim=True)).exp()  # else all may vanish by rounding
         found = found * weights
         found = found * highest / found.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
-    return found * likely(evidence, level, width)[:, None, None]
+    return found * presence(evidence, level, width)[:, None, None]
 
 
-def likely(evidence: Evidence, level: float, width: float) -> Tensor:
+def presence(evidence: Evidence, level: float, width: float) -> Tensor:
     """How likely each phrase is there -> (P,)."""
     return ((evidence.whole - level) / width).sigmoid()
 
 
-def resized(maps: Tensor, like: Tensor) -> Tensor:
+def resize_like(maps: Tensor, like: Tensor) -> Tensor:
     """(P, h, w) -> (P, h', w') with the sides of another tensor."""
     return F.interpolate(maps[:, None], size=like.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def differ(phrase: str, rival: str) -> bool:
+def names_another_thing(phrase: str, rival: str) -> bool:
     """Whether a rival names something else than the phrase does: no word of it but a small one is the phrase's."""
     said, words = (set(re.findall(r"\w+", text.casefold())) for text in (phrase, rival))
     return not (said & words) - SMALL_WORDS

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ldznet.errors import HostError
 from ldznet.hosts.a1111.neutral import Webui
-from ldznet.inference.draws import Progress
+from ldznet.inference.passes import Progress
 
 Result = TypeVar("Result")
 

@@ -17,7 +17,7 @@ from ldznet.heads.convert import convert
 from ldznet.heads.head_file import HeadInfo, read_head_info
 from ldznet.heads.weight_files import open_tensors
 from ldznet.hosts.host import HostInfo
-from ldznet.inference.draws import Progress
+from ldznet.inference.passes import Progress
 from ldznet.methods.choose import find_heads
 from ldznet.webui import settings_page
 from ldznet.webui.controls import AUTOMATIC, TITLE, Settings

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 from numpy.typing import NDArray
 
-from ldznet.inference.tiles import Box, Patch
+from ldznet.inference.tiles import Box, RefinedPatch
 from ldznet.masks.objects import Objects
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
@@ -37,7 +37,7 @@ def reduce_picture(picture: NDArray[Any], size: Size) -> NDArray[Any]:
 def reduce_segmentation(segmentation: Segmentation, size: Size) -> Segmentation:
     """The same, of a smaller picture; it shares the maps."""
     patches = tuple(
-        tuple(Patch(_reduce_box(patch.box, segmentation.size, size), patch.probability) for patch in of_map)
+        tuple(RefinedPatch(_reduce_box(patch.box, segmentation.size, size), patch.probability) for patch in of_map)
         for of_map in segmentation.patches
     )
     return dataclasses.replace(segmentation, size=size, patches=patches)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ldznet.errors import LdznetError
-from ldznet.inference.draws import Progress
+from ldznet.inference.passes import Progress
 from ldznet.webui.controls import TITLE
 
 _FIELDS = ("job_count", "sampling_step", "sampling_steps", "textinfo")

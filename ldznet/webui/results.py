@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from ldznet.drawing.colors import Picture
+from ldznet.drawing.colors import RgbImage
 from ldznet.errors import ImageError
 from ldznet.masks.pipeline import SoftMask, area, bounding_box
 from ldznet.options import MaskOptions
@@ -29,7 +29,7 @@ class Found:
 
     key: str
     segmentation: Segmentation
-    image: Picture
+    image: RgbImage
     reason: str  # which method ran, and why
     encoding: float = 0.0  # seconds that encoding the image took; 0 where it was encoded before
     digest: str = ""  # of the image
@@ -93,7 +93,7 @@ def _select(found: Found, options: MaskOptions) -> bool:
 
 def _heights(found: Found) -> tuple[str, float]:
     """How probable each prompt is at most, in words, and the most probable one."""
-    highest = [float(wanted.max()) for wanted in found.segmentation.each_wanted()]
+    highest = [float(wanted.max()) for wanted in found.segmentation.each_net_probability()]
     each = zip(found.segmentation.prompts, highest, strict=True)
     return "; ".join(f'"{prompt}" reaches {level:.2f}' for prompt, level in each), max(highest)
 
@@ -121,8 +121,8 @@ def answer(found: Found, options: MaskOptions, mask: SoftMask | None = None) -> 
     told: dict[str, Any] = {
         "method": found.reason,
         "size": [width, height],
-        "prompts": found.segmentation.found(dataclasses.replace(options, invert=False)),
-        "objects": found.segmentation.tell_objects(found.segmentation.objects(options), options.objects),
+        "prompts": found.segmentation.prompt_statistics(dataclasses.replace(options, invert=False)),
+        "objects": found.segmentation.object_statistics(found.segmentation.objects(options), options.objects),
     }
     if mask is not None:
         told["mask"] = {"area": area(mask), "box": bounding_box(mask)}

@@ -26,8 +26,8 @@ from ldznet.errors import LdznetError, OptionError, OutOfMemoryError, PromptErro
 from ldznet.heads.head_file import HeadInfo
 from ldznet.hosts.a1111.host import A1111Host
 from ldznet.images.reading import image_digest
-from ldznet.inference.draws import Progress
-from ldznet.memory_errors import memory_explained
+from ldznet.inference.passes import Progress
+from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.choose import best_head, choose_method
 from ldznet.methods.learned_head import LearnedHead
 from ldznet.result import Segmentation
@@ -180,7 +180,7 @@ class Runs:
         """Whatever happens inside, the next run works; and what shall not stay does not."""
         keep = rest != "unloaded"
         try:
-            with memory_explained("The segmentation"):
+            with explain_out_of_memory("The segmentation"):
                 yield
         except OutOfMemoryError:
             keep = False

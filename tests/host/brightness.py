@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldznet.methods.choose import Choice
+from ldznet.methods.choose import MethodChoice
 from ldznet.methods.method import Defaults
 from ldznet.webui import session
 
@@ -14,7 +14,7 @@ SIZE = (128, 64)  # width, height
 class Brightness:
     """Finds "bright" where the picture is, "dark" where it is not, and nothing else."""
 
-    name, defaults, record, whole = "brightness", Defaults(resolution=64), {}, False
+    name, defaults, record, needs_all_prompts = "brightness", Defaults(resolution=64), {}, False
 
     def __init__(self):
         self.calls = 0
@@ -31,7 +31,7 @@ class Brightness:
 
 def use(method, monkeypatch):
     """Let every run of the panel, the script and the routes find things with it."""
-    monkeypatch.setattr(session, "choose_method", lambda *_given, **_more: Choice(method, "of a test"))
+    monkeypatch.setattr(session, "choose_method", lambda *_given, **_more: MethodChoice(method, "of a test"))
     return method
 
 

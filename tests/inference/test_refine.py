@@ -8,7 +8,16 @@ import torch
 from PIL import Image
 
 from ldznet.inference import tiles
-from ldznet.inference.tiles import Patch, add_tile, find_boxes, find_tiles, join, lay_over, merge, most_passes
+from ldznet.inference.tiles import (
+    RefinedPatch,
+    add_tile,
+    find_boxes,
+    find_tiles,
+    join,
+    lay_over,
+    merge,
+    most_passes,
+)
 from ldznet.methods.learned_head import random_head
 from ldznet.methods.method import Defaults
 from ldznet.options import MaskOptions, SegmentOptions
@@ -192,7 +201,7 @@ def test_a_thing_that_fills_its_box_is_no_less_probable_for_that():
 
 
 def test_a_patch_takes_the_maps_place_and_fades_towards_its_borders():
-    whole = lay_over(np.zeros((40, 60), np.float32), [Patch((20, 10, 36, 26), np.ones((8, 8), np.float32))])
+    whole = lay_over(np.zeros((40, 60), np.float32), [RefinedPatch((20, 10, 36, 26), np.ones((8, 8), np.float32))])
 
     assert whole[10:26, 20:36].min() > 0
     assert (whole[12:24, 22:34] == 1).all()
@@ -202,7 +211,7 @@ def test_a_patch_takes_the_maps_place_and_fades_towards_its_borders():
 
 
 def test_at_the_images_own_border_nothing_fades():
-    whole = lay_over(np.zeros((40, 60), np.float32), [Patch((0, 24, 16, 40), np.ones((8, 8), np.float32))])
+    whole = lay_over(np.zeros((40, 60), np.float32), [RefinedPatch((0, 24, 16, 40), np.ones((8, 8), np.float32))])
 
     assert (whole[26:40, :14] == 1).all()
     assert whole[30, 13:17].tolist() == [1, 0.75, 0.25, 0]
@@ -216,7 +225,7 @@ class Bright:
 
     name = "bright"
     defaults = Defaults(resolution=64)
-    whole = False
+    needs_all_prompts = False
     record = {"method": "bright"}  # noqa: RUF012
 
     def check(self, host):

@@ -56,10 +56,10 @@ def test_corners_that_touch_join():
 def test_the_chosen_are_a_mask_and_numbers_that_no_object_has_select_nothing():
     objects = find_objects(picture("##.# ...."))
 
-    assert objects.chosen((2,)).tolist() == picture("...# ....").tolist()
-    assert objects.chosen((1, 2, 2)).tolist() == picture("##.# ....").tolist()
-    assert not objects.chosen((3, MOST_OBJECTS)).any()
-    assert not objects.chosen(()).any()
+    assert objects.select((2,)).tolist() == picture("...# ....").tolist()
+    assert objects.select((1, 2, 2)).tolist() == picture("##.# ....").tolist()
+    assert not objects.select((3, MOST_OBJECTS)).any()
+    assert not objects.select(()).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (2, 2), (1, 16384)])

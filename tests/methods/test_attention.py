@@ -21,9 +21,9 @@ from ldznet.hosts.diffusers.text import TextEncoder, tokenize_with
 from ldznet.hosts.host import Context
 from ldznet.methods import attention
 from ldznet.methods.attention import AttentionMethod
-from ldznet.methods.attention_maps import calibrated, refined, shared_out
+from ldznet.methods.attention_maps import calibrate, refine_maps, share_out
 from ldznet.methods.attention_options import PUBLISHED, SMALL, AttentionOptions
-from ldznet.methods.method import Draw, Picture, Prompts
+from ldznet.methods.method import EncodedImage, Prompts, RandomInputs
 from ldznet.methods.token_spans import Term, find_terms, name_rivals, put_into
 from ldznet.options import SegmentOptions
 from ldznet.segmenter import Segmenter
@@ -420,13 +420,13 @@ def test_what_is_behind_the_end_of_a_sentence_that_was_cut_does_not_count(clip):
 
 def a_picture(host, height=64, width=128, seed=0):
     pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Picture(pixels, host.encode_image(pixels))
+    return EncodedImage(pixels, host.encode_image(pixels))
 
 
 def probability(host, *phrases, picture=None, template=PUBLISHED.template, draw=None, **options):
     picture = picture or a_picture(host)
     noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(0))
-    draw = draw or Draw(torch.full((len(phrases),), 100), noise)
+    draw = draw or RandomInputs(torch.full((len(phrases),), 100), noise)
     prompts = Prompts(phrases, (template,) * len(phrases), host.encode_prompt)
     return AttentionMethod(AttentionOptions(**options)).probability(host, picture, prompts, draw)
 
@@ -577,10 +577,10 @@ def test_prompts_with_draws_of_their_own_give_what_each_gives_alone(host):
     noise = torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(8))
     timesteps = torch.tensor([50, 150])
 
-    both = probability(host, "cat", "dog", draw=Draw(timesteps, noise), gate=(), together=True)
+    both = probability(host, "cat", "dog", draw=RandomInputs(timesteps, noise), gate=(), together=True)
 
     for index, phrase in enumerate(("cat", "dog")):
-        own = Draw(timesteps[index : index + 1], noise[index : index + 1])
+        own = RandomInputs(timesteps[index : index + 1], noise[index : index + 1])
         alone = probability(host, phrase, draw=own, gate=())
         torch.testing.assert_close(both[index : index + 1], alone, atol=2e-3, rtol=0)
 
@@ -681,7 +681,7 @@ def test_phrases_together_that_do_not_fit_into_memory_are_an_error_and_not_parte
 
 def test_flipping_gives_the_mean_with_the_mirrored_picture(host):
     picture = a_picture(host)
-    mirrored = Picture(picture.pixels.flip(-1), host.encode_image(picture.pixels.flip(-1)))
+    mirrored = EncodedImage(picture.pixels.flip(-1), host.encode_image(picture.pixels.flip(-1)))
     options = {"iterations": 0, "gate": ()}
 
     found = probability(host, "cat", picture=picture, flip=True, **options)
@@ -700,19 +700,19 @@ def test_what_wins_nowhere_against_the_other_words_is_absent():
     maps[3, 0, 0] = 0.0101
     options = AttentionOptions(normalise="none", gate=(1.5, 2.5))
 
-    shares, gates = shared_out([(1.0, maps)], [Term((1,), (2, 3)), Term((3,), (1, 2))], options)
+    shares, gates = share_out([(1.0, maps)], [Term((1,), (2, 3)), Term((3,), (1, 2))], options)
 
     torch.testing.assert_close(shares[0, 0], torch.tensor([2 / 3, 2 / 3, 1 / 6, 1 / 6]), atol=2e-3, rtol=0)
     assert gates.tolist() == [1.0, 0.0]
     two = Term((1, 2), (3,))  # a phrase is one competitor, however many tokens it has
-    alone, _ = shared_out([(1.0, maps)], [two], options)
+    alone, _ = share_out([(1.0, maps)], [two], options)
     torch.testing.assert_close(alone[0, 1], torch.full((4,), 0.025 / 0.035))
 
 
 def test_without_a_rival_nothing_can_be_absent():
     maps = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
 
-    shares, gates = shared_out([(1.0, maps)], [Term((1,), ())], AttentionOptions(normalise="none"))
+    shares, gates = share_out([(1.0, maps)], [Term((1,), ())], AttentionOptions(normalise="none"))
 
     assert torch.equal(shares[0], maps[1])
     assert gates.tolist() == [1.0]
@@ -721,7 +721,7 @@ def test_without_a_rival_nothing_can_be_absent():
 def test_what_lies_halfway_has_a_probability_of_a_half():
     maps = torch.tensor([[[2.0, 2.4, 3.0, 4.0]], [[5.0, 5.0, 5.0, 5.0]]])
 
-    plain, lower = calibrated(maps, 0.5), calibrated(maps, 0.2)
+    plain, lower = calibrate(maps, 0.5), calibrate(maps, 0.2)
 
     torch.testing.assert_close(plain[0, 0], torch.tensor([0.0, 0.2, 0.5, 1.0]))
     torch.testing.assert_close(lower[0, 0, [0, 1, 3]], torch.tensor([0.0, 0.5, 1.0]))
@@ -735,7 +735,7 @@ def test_refining_fills_what_belongs_together():
     found = torch.tensor([[1.0, 0.2, 0.1, 0.1, 0.0, 0.1]])
 
     for options in ({}, {"iterations": 1, "column_max": False, "eta": 0.0}):
-        after = refined(found, [QueriesAndKeys(keys, keys, 1)], 0, AttentionOptions(**options))
+        after = refine_maps(found, [QueriesAndKeys(keys, keys, 1)], 0, AttentionOptions(**options))
         assert after[0, :3].min() > 5 * after[0, 3:].max()
         assert after[0, :3].max() - after[0, :3].min() < 1e-3
 
@@ -748,9 +748,9 @@ def test_a_map_that_is_the_same_everywhere_is_empty_after_refining(options):
     uneven = even.clone()
     uneven[0] = 0.71
 
-    after = refined(torch.stack([even, uneven]), [QueriesAndKeys(q, k, 2)], 0, AttentionOptions(**options))
+    after = refine_maps(torch.stack([even, uneven]), [QueriesAndKeys(q, k, 2)], 0, AttentionOptions(**options))
 
-    found = calibrated(after.reshape(2, 8, 8), 0.45)
+    found = calibrate(after.reshape(2, 8, 8), 0.45)
     assert found[0].max() == 0
     assert found[1].max() == 1
 
@@ -758,11 +758,11 @@ def test_a_map_that_is_the_same_everywhere_is_empty_after_refining(options):
 def test_a_pixel_without_any_link_keeps_its_value():
     layer = QueriesAndKeys(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), 1)
     options = AttentionOptions(column_max=False, eta=1.0, iterations=1)  # 1/3 + log10(e/3) = 0.29: the links stay
-    even = refined(torch.tensor([[1.0, 0.0, 0.0]]), [layer], 0, options)
+    even = refine_maps(torch.tensor([[1.0, 0.0, 0.0]]), [layer], 0, options)
     assert even.abs().max() == 0
 
     layer = QueriesAndKeys(torch.zeros(1, 9, 4), torch.zeros(1, 9, 4), 1)  # 1/9 + log10(e/9) = -0.41: none stays
-    alone = refined(torch.eye(9)[:1], [layer], 0, options)
+    alone = refine_maps(torch.eye(9)[:1], [layer], 0, options)
     assert torch.equal(alone, torch.eye(9)[:1])
 
 
@@ -822,7 +822,7 @@ def test_what_follows_the_sentence_is_read_where_that_is_asked_for(host):
     """The start is place 0, "a cat" 1 and 2, the end 3; all behind it says what the sentence says."""
     picture = a_picture(host)
     prompts = Prompts(("cat",), ("a {}",), host.encode_prompt)
-    draw = Draw(torch.full((1,), 100), torch.zeros(picture.latent.shape))
+    draw = RandomInputs(torch.full((1,), 100), torch.zeros(picture.latent.shape))
     method = AttentionMethod(AttentionOptions(tokens="padding", distractors=(), gate=()))
 
     (stages,) = method.stages(host, picture.latent, prompts, draw)
@@ -835,7 +835,7 @@ def test_what_follows_the_sentence_is_read_where_that_is_asked_for(host):
 def test_the_stages_lead_to_the_map(host):
     picture = a_picture(host)
     prompts = Prompts(("cat", "dog"), (PUBLISHED.template,) * 2, host.encode_prompt)
-    draw = Draw(torch.full((2,), 100), torch.zeros(picture.latent.shape))
+    draw = RandomInputs(torch.full((2,), 100), torch.zeros(picture.latent.shape))
     method = AttentionMethod(AttentionOptions(gate=(0.0, 2.0)))
 
     stages = list(method.stages(host, picture.latent, prompts, draw))

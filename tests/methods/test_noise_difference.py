@@ -10,8 +10,8 @@ from PIL import Image
 from ldznet.errors import OptionError
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.diffusers.random_weights import random_host
-from ldznet.methods.method import Draw, Picture, Prompts
-from ldznet.methods.noise_difference import DifferenceMethod, DifferenceOptions, blurred
+from ldznet.methods.method import EncodedImage, Prompts, RandomInputs
+from ldznet.methods.noise_difference import DifferenceMethod, DifferenceOptions, blur_maps
 from ldznet.options import SegmentOptions
 from ldznet.segmenter import Segmenter
 
@@ -30,12 +30,12 @@ def plain_host():
 
 def a_picture(host, height=64, width=128, seed=0):
     pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return Picture(pixels, host.encode_image(pixels))
+    return EncodedImage(pixels, host.encode_image(pixels))
 
 
 def a_draw(picture, prompts=1, timestep=400, seed=0):
     noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(seed))
-    return Draw(torch.full((prompts,), timestep), noise, seed)
+    return RandomInputs(torch.full((prompts,), timestep), noise, seed)
 
 
 def prompts_of(host, *phrases):
@@ -124,12 +124,12 @@ def test_prompts_and_noises_at_once_give_what_each_gives_alone(host):
 def test_prompts_with_draws_of_their_own_give_what_each_gives_alone(plain_host):
     picture = a_picture(plain_host)
     noise = torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(8))
-    draw = Draw(torch.tensor([300, 450]), noise, 5)
+    draw = RandomInputs(torch.tensor([300, 450]), noise, 5)
 
     both = probability(plain_host, "cat", "dog", picture=picture, draw=draw, noises=2)
 
     for index, phrase in enumerate(("cat", "dog")):
-        own = Draw(draw.timesteps[index : index + 1], noise[index : index + 1], 5)
+        own = RandomInputs(draw.timesteps[index : index + 1], noise[index : index + 1], 5)
         alone = probability(plain_host, phrase, picture=picture, draw=own, noises=2)
         torch.testing.assert_close(both[index : index + 1], alone, atol=1e-4, rtol=0)
 
@@ -161,10 +161,10 @@ def test_the_blur_keeps_what_is_the_same_everywhere_and_the_sum_of_a_point():
     point = torch.zeros(1, 21, 31)
     point[0, 10, 15] = 1
 
-    torch.testing.assert_close(blurred(flat, 2.0), flat)
-    assert blurred(point, 1.0).sum().item() == pytest.approx(1)
-    assert blurred(point, 1.0)[0, 10, 15].item() == pytest.approx(1 / (2 * np.pi), rel=0.01)
-    assert blurred(point, 0.0) is point
+    torch.testing.assert_close(blur_maps(flat, 2.0), flat)
+    assert blur_maps(point, 1.0).sum().item() == pytest.approx(1)
+    assert blur_maps(point, 1.0)[0, 10, 15].item() == pytest.approx(1 / (2 * np.pi), rel=0.01)
+    assert blur_maps(point, 0.0) is point
 
 
 def test_it_runs_through_the_segmenter(host):

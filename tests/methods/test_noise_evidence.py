@@ -12,8 +12,15 @@ from ldznet.hosts.host import Context
 from ldznet.methods import attention
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.attention_options import AttentionOptions
-from ldznet.methods.method import Draw, Picture, Prompts
-from ldznet.methods.noise_evidence import Evidence, compare, differ, likely, noise_errors, weighed
+from ldznet.methods.method import EncodedImage, Prompts, RandomInputs
+from ldznet.methods.noise_evidence import (
+    Evidence,
+    apply_evidence,
+    compare,
+    names_another_thing,
+    noise_errors,
+    presence,
+)
 from ldznet.research.scenes.brushes import COLORS
 from ldznet.research.scenes.scenes import make_scene
 from ldznet.research.scenes.shapes import KINDS
@@ -35,7 +42,7 @@ def host(hosts):
 
 def a_picture(host, height=64, width=128):
     pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return Picture(pixels, host.encode_image(pixels))
+    return EncodedImage(pixels, host.encode_image(pixels))
 
 
 def prompts_of(host, *phrases):
@@ -47,7 +54,7 @@ def probability(host, *phrases, picture=None, **options):
     noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(0))
     method = AttentionMethod(AttentionOptions(**OPTIONS | options))
     return method.probability(
-        host, picture, prompts_of(host, *phrases), Draw(torch.full((len(phrases),), 100), noise, seed=4)
+        host, picture, prompts_of(host, *phrases), RandomInputs(torch.full((len(phrases),), 100), noise, seed=4)
     )
 
 
@@ -79,7 +86,7 @@ def test_a_phrase_without_rivals_is_left_as_it_is():
     found = torch.rand(2, 3, 3)
 
     evidence = compare(errors, torch.rand(2, 1, 3, 3), counts, found, 1.0)
-    seen = weighed(found, evidence, scale=0.05, level=0.3, width=0.01)
+    seen = apply_evidence(found, evidence, scale=0.05, level=0.3, width=0.01)
 
     assert evidence.whole[1] == torch.inf
     torch.testing.assert_close(seen[1], found[1])
@@ -90,23 +97,23 @@ def test_places_where_the_words_do_not_help_count_less_and_the_largest_value_sta
     found = torch.tensor([[[0.8, 0.8, 0.1]]])
     evidence = Evidence(torch.tensor([[[0.05, -0.05, 0.0]]]), torch.tensor([1.0]))
 
-    seen = weighed(found, evidence, scale=0.05, level=0.0, width=0.01)
+    seen = apply_evidence(found, evidence, scale=0.05, level=0.0, width=0.01)
 
     up, down = 0.7310586, 0.2689414
     assert seen.flatten().tolist() == pytest.approx([0.8, 0.8 * down / up, 0.1 * 0.5 / up])
-    assert torch.equal(weighed(found, evidence, scale=0, level=0.0, width=0.01), found)
+    assert torch.equal(apply_evidence(found, evidence, scale=0, level=0.0, width=0.01), found)
     uniform = Evidence(torch.full((1, 1, 3), -0.05), torch.tensor([1.0]))
-    torch.testing.assert_close(weighed(found, uniform, scale=1e-4, level=0.0, width=0.01), found)
+    torch.testing.assert_close(apply_evidence(found, uniform, scale=1e-4, level=0.0, width=0.01), found)
 
 
 def test_what_does_not_help_as_a_whole_is_likely_absent():
     evidence = Evidence(torch.zeros(4, 1, 1), torch.tensor([-0.02, 0.01, 0.02, 0.04]))
 
-    assert likely(evidence, level=0.01, width=0.01).tolist() == pytest.approx(
+    assert presence(evidence, level=0.01, width=0.01).tolist() == pytest.approx(
         [0.0474, 0.5, 0.7311, 0.9526], abs=1e-4
     )
-    assert weighed(torch.ones(4, 1, 1), evidence, 0, 0.01, 0.01).flatten().tolist() == pytest.approx(
-        likely(evidence, 0.01, 0.01).tolist()
+    assert apply_evidence(torch.ones(4, 1, 1), evidence, 0, 0.01, 0.01).flatten().tolist() == pytest.approx(
+        presence(evidence, 0.01, 0.01).tolist()
     )
 
 
@@ -115,7 +122,7 @@ def test_nothing_found_stays_nothing():
         torch.rand(1, 1, 2, 2), torch.rand(1, 1, 2, 2), torch.tensor([[True]]), torch.zeros(1, 2, 2), 0
     )
 
-    assert torch.equal(weighed(torch.zeros(1, 2, 2), evidence, 0.05, 0.0, 0.01), torch.zeros(1, 2, 2))
+    assert torch.equal(apply_evidence(torch.zeros(1, 2, 2), evidence, 0.05, 0.0, 0.01), torch.zeros(1, 2, 2))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +136,7 @@ def test_nothing_found_stays_nothing():
     ],
 )
 def test_a_rival_shares_no_word_with_the_phrase_but_small_ones(phrase, rival, expected):
-    assert differ(phrase, rival) is expected
+    assert names_another_thing(phrase, rival) is expected
 
 
 # --- on random models of every structure ---------------------------------------------------------------

@@ -12,7 +12,7 @@ from host.brightness import Brightness, share
 from PIL import Image
 
 from ldznet.errors import LdznetError, OptionError
-from ldznet.methods.choose import Choice
+from ldznet.methods.choose import MethodChoice
 from ldznet.webui import session, settings_page
 from ldznet.webui.controls import CONTROLS
 
@@ -51,7 +51,7 @@ def method(monkeypatch, webui):
 
     def choose(wanted, *_given, dtype=None, **_more):
         method.wanted, method.dtype = wanted, dtype
-        return Choice(method, "of a test")
+        return MethodChoice(method, "of a test")
 
     monkeypatch.setattr(session, "choose_method", choose)
     return method

@@ -24,7 +24,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
     from ldznet.hosts.diffusers.random_weights import random_host
     from ldznet.methods.attention import AttentionMethod
     from ldznet.methods.attention_options import AttentionOptions
-    from ldznet.methods.method import Draw, Picture, Prompts
+    from ldznet.methods.method import EncodedImage, Prompts, RandomInputs
 
     if parsed.full_size and parsed.checkpoint:
         raise OptionError("--full-size has random weights: give either it or --checkpoint.")
@@ -36,7 +36,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
         host = random_host(full_size=parsed.full_size, device=device, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, parsed.resolution, parsed.resolution, generator=generator) * 2 - 1
-    picture = Picture(pixels, host.encode_image(pixels))
+    picture = EncodedImage(pixels, host.encode_image(pixels))
     noise = torch.randn(picture.latent.shape, generator=generator)
 
     def plain(count: int) -> None:
@@ -48,7 +48,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
         method = AttentionMethod(AttentionOptions(together=together))
         phrases = tuple(f"thing {number}" for number in range(count))
         prompts = Prompts(phrases, (method.defaults.template,) * count, host.encode_prompt)
-        method.probability(host, picture, prompts, Draw(torch.full((count,), 100), noise))
+        method.probability(host, picture, prompts, RandomInputs(torch.full((count,), 100), noise))
 
     works: list[Work] = []
     for count in parsed.prompts:

@@ -106,10 +106,10 @@ def run(parsed: argparse.Namespace) -> int:
         require_writable(parsed.out)
     host, choice = load_model(parsed)
     if parsed.clipseg:
-        from ldznet.methods.choose import Choice
+        from ldznet.methods.choose import MethodChoice
         from ldznet.research.evaluation.clipseg import ClipSeg
 
-        choice = Choice(ClipSeg.load(parsed.clipseg, device=host.device), "a baseline")
+        choice = MethodChoice(ClipSeg.load(parsed.clipseg, device=host.device), "a baseline")
     if parsed.data in STUDY_NAMES:
         from ldznet.research.cli.studies import STUDIES
 

@@ -17,11 +17,11 @@ from ldznet.research.cli.datasets import inner_phrasecut, is_phrasecut
 if TYPE_CHECKING:
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.hosts.host import Host
-    from ldznet.methods.choose import Choice
+    from ldznet.methods.choose import MethodChoice
     from ldznet.methods.method import Method
 
 
-def record_of(parsed: argparse.Namespace, host: Host, choice: Choice) -> dict[str, Any]:
+def record_of(parsed: argparse.Namespace, host: Host, choice: MethodChoice) -> dict[str, Any]:
     """What was measured, for people; CLIPSeg is its own model, and computes in float32."""
     record = {"method": choice.method.name, "reason": choice.reason, **choice.method.record}
     if parsed.clipseg:

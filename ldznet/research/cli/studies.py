@@ -197,11 +197,11 @@ def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> 
 def _steps(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> int:
     from PIL import Image
 
-    from ldznet.methods.attention_options import suited
+    from ldznet.methods.attention_options import suited_options
     from ldznet.research.studies.steps import draw_steps
 
     folder = _folder(parsed)
-    samples = _scenes(["photo"], 1, suited(host.info)[1].resolution, parsed.seed)
+    samples = _scenes(["photo"], 1, suited_options(host.info)[1].resolution, parsed.seed)
     there = next(sample for sample in samples if sample.mask.any())
     absent = next(sample for sample in samples if not sample.mask.any())
     for name in ("difference", "attention"):

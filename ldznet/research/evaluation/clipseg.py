@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ldznet.errors import CheckpointError
 from ldznet.heads.writer import digest_of
 from ldznet.hosts.host import Host, HostInfo
-from ldznet.methods.method import Defaults, Draw, Picture, Prompts
+from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in CLIPSeg's processor
 _READ = (".json", ".txt", ".safetensors", ".bin")  # what transformers reads of a folder
@@ -30,7 +30,7 @@ class ClipSeg:
     """A folder with CLIPSeg's weights and its processor, as `save_pretrained` writes them."""
 
     name = "clipseg"
-    whole = False
+    needs_all_prompts = False
     defaults = Defaults(resolution=384, timesteps=(0,), template="{}")
 
     def __init__(self, model: Any, tokenizer: Any, digest: str = "") -> None:
@@ -75,7 +75,7 @@ class ClipSeg:
         """It fits every model, since it uses none."""
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         """-> (P, h, w) float32 in [0, 1]."""
         device = next(self.model.parameters()).device
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ldznet.hosts.host import Context, Host
 from ldznet.images.reading import to_image_size
-from ldznet.methods.method import Draw, Method, Picture, Prompts
+from ldznet.methods.method import EncodedImage, Method, Prompts, RandomInputs
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import Samples, evaluation_example, usable
 from ldznet.research.datasets.skip_report import Report
@@ -259,14 +259,14 @@ def predict(
     for group in _same_picture(samples, batch):
         examples = [evaluation_example(sample, side) for sample in group]
         pixels = torch.from_numpy(examples[0].pixels)[None]
-        picture = Picture(pixels, host.encode_image(pixels))
+        picture = EncodedImage(pixels, host.encode_image(pixels))
         prompts = Prompts(
             tuple(sample.phrase for sample in group), (method.defaults.template,) * len(group), encode
         )
         total = torch.zeros(len(group), side, side)
         for timestep in method.defaults.timesteps:
             noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(seed))
-            draw = Draw(torch.full((len(group),), timestep), noise, seed)
+            draw = RandomInputs(torch.full((len(group),), timestep), noise, seed)
             total += method.probability(host, picture, prompts, draw).cpu()
         probabilities = (total / len(method.defaults.timesteps)).clamp(0, 1).numpy()
         for sample, example, probability in zip(group, examples, probabilities, strict=True):

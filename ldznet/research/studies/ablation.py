@@ -29,8 +29,8 @@ from torch import Tensor
 from ldznet.hosts.attention_probes import Probes, levels_of
 from ldznet.hosts.host import Context, Host, HostInfo
 from ldznet.methods.attention import AttentionMethod
-from ldznet.methods.attention_options import AttentionOptions, suited
-from ldznet.methods.method import Defaults, Draw, Method, Picture, Prompts
+from ldznet.methods.attention_options import AttentionOptions, suited_options
+from ldznet.methods.method import Defaults, EncodedImage, Method, Prompts, RandomInputs
 from ldznet.methods.noise_difference import DifferenceMethod, DifferenceOptions
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.evaluation.runner import PROTOCOL, Scores, predict
@@ -56,7 +56,7 @@ class Setup:
     def of(cls, name: str, info: HostInfo) -> Setup:
         """What suits a model."""
         if name == "attention":
-            return cls(*suited(info))
+            return cls(*suited_options(info))
         method = DifferenceMethod.for_host(info)
         return cls(method.options, method.defaults)
 
@@ -260,13 +260,13 @@ class _Timed:
     """A method that counts its seconds; of the processor where that computes, which other work leaves alone."""
 
     def __init__(self, method: Method, host: Host) -> None:
-        self.name, self.defaults, self.whole = method.name, method.defaults, method.whole
+        self.name, self.defaults, self.needs_all_prompts = method.name, method.defaults, method.needs_all_prompts
         self.record, self.check = method.record, method.check
         self._method = method
         self._clock = time.process_time if host.device.type == "cpu" else time.perf_counter
         self.seconds = 0.0
 
-    def probability(self, host: Host, picture: Picture, prompts: Prompts, draw: Draw) -> Tensor:
+    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         start = self._clock()
         found = self._method.probability(host, picture, prompts, draw).cpu()
         self.seconds += self._clock() - start

@@ -19,10 +19,10 @@ from ldznet.drawing.overlay import heat_map, overlay
 from ldznet.hosts.host import Host
 from ldznet.images.reading import from_tensor
 from ldznet.methods.attention import AttentionMethod
-from ldznet.methods.attention_maps import spread
-from ldznet.methods.method import Draw, Picture, Prompts
+from ldznet.methods.attention_maps import stretch
+from ldznet.methods.method import EncodedImage, Prompts, RandomInputs
 from ldznet.methods.noise_difference import DifferenceMethod
-from ldznet.methods.noise_evidence import likely
+from ldznet.methods.noise_evidence import presence
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import squares
 from ldznet.research.scenes.scenes import caption_cells
@@ -42,10 +42,10 @@ def draw_steps(host: Host, name: str, samples: Sequence[Sample], seed: int = 0) 
     columns = 0
     for sample in samples:
         pixels = torch.from_numpy(squares(sample.image, sample.mask, setup.defaults.resolution)[0])[None]
-        picture = Picture(pixels, host.encode_image(pixels))
+        picture = EncodedImage(pixels, host.encode_image(pixels))
         prompts = Prompts((sample.phrase,), (setup.defaults.template,), host.encode_prompt)
         noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(seed))
-        draw = Draw(torch.tensor(setup.defaults.timesteps[:1]), noise, seed)
+        draw = RandomInputs(torch.tensor(setup.defaults.timesteps[:1]), noise, seed)
         image = _enlarged(np.asarray(from_tensor(pixels)), cv2.INTER_AREA)
         cells.append((image, f'the picture: "{sample.phrase}"' + ("" if sample.mask.any() else " is not there")))
         if isinstance(method, AttentionMethod):
@@ -61,7 +61,7 @@ def draw_steps(host: Host, name: str, samples: Sequence[Sample], seed: int = 0) 
 
 
 def _attention(
-    method: AttentionMethod, host: Host, picture: Picture, prompts: Prompts, draw: Draw
+    method: AttentionMethod, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs
 ) -> Iterator[Cell]:
     (stages,) = method.stages(host, picture.latent, prompts, draw)
     own, options = list(stages.terms[0].own), method.options
@@ -78,13 +78,13 @@ def _attention(
     gate = f"gate {stages.gates[0].item():.2f}" if options.gate else "no gate"
     yield _heat(stages.found[0].cpu().numpy(), nearest=True), f"from 0 to 1, {gate}"
     if evidence := method.evidence(host, picture.latent, prompts, stages.found, draw.seed):
-        there = likely(evidence, options.presence_level, options.presence_width).item()
+        there = presence(evidence, options.presence_level, options.presence_width).item()
         text = f"where the words help to predict noise; likely there: {there:.2f}"
         yield _heat((evidence.gains[0] / (2 * _GAIN) + 0.5).numpy(), nearest=True), text
 
 
 def _difference(
-    method: DifferenceMethod, host: Host, picture: Picture, prompts: Prompts, draw: Draw
+    method: DifferenceMethod, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs
 ) -> Iterator[Cell]:
     noisy_latent = host.add_noise(picture.latent, draw.noise, draw.timesteps)
     both = prompts.encode([prompts.sentences[0], ""])
@@ -99,7 +99,7 @@ def _difference(
 
 def _scaled(values: Tensor) -> NDArray[np.uint8]:
     values = values.detach().float().cpu()
-    return _heat(spread(values[None])[0].numpy(), nearest=True)
+    return _heat(stretch(values[None])[0].numpy(), nearest=True)
 
 
 def _heat(values: NDArray[np.float32], *, nearest: bool = False) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from ldznet.errors import HeadError, LdznetError, OptionError
 from ldznet.heads.head_file import HeadInfo
 from ldznet.inference.prompts import check_prompts
 from ldznet.masks.pipeline import SoftMask, area
-from ldznet.memory_errors import memory_explained
+from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.choose import METHODS, find_heads, fits
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
@@ -83,7 +83,7 @@ def register(app: FastAPI) -> None:
 def segment(asked: SegmentRequest) -> SegmentAnswer:
     """Find things in a picture by words, with the checkpoint that the webui has loaded."""
     start = time.perf_counter()
-    with memory_explained("The picture"):
+    with explain_out_of_memory("The picture"):
         settings = _settings(asked)
         image = decode(asked.image, "image")
         _require_room(asked, settings, image)
@@ -188,7 +188,7 @@ def _answer(
         overlay=encode(overlay(found.image, mask)) if asked.return_overlay else None,
         colors=_colors(found, settings) if asked.return_colors else None,
         prompts=_prompts(asked, settings, segmentation),
-        objects=[Thing(**one) for one in segmentation.tell_objects(objects, options.objects)],
+        objects=[Thing(**one) for one in segmentation.object_statistics(objects, options.objects)],
         object_numbers=encode(objects.numbers) if asked.return_objects else None,
         candidates=_candidates(options, segmentation, brush) if asked.return_candidates else None,
         negative_prompts=[
@@ -208,7 +208,7 @@ def _prompts(asked: SegmentRequest, settings: Settings, segmentation: Segmentati
     options = dataclasses.replace(settings.mask, invert=False)
     answers = []
     masks = segmentation.each_mask(options) if asked.return_masks else itertools.repeat(None)
-    for number, (one, made) in enumerate(zip(segmentation.found(options), masks, strict=False)):
+    for number, (one, made) in enumerate(zip(segmentation.prompt_statistics(options), masks, strict=False)):
         mask = None if made is None else encode(results.to_picture(made))
         answers.append(Found(**one, mask=mask, probabilities=_probabilities(asked, segmentation, number)))
     return answers
@@ -236,7 +236,7 @@ def _colors(found: results.Found, settings: Settings) -> str | None:
     segmentation = found.segmentation
     if len(segmentation) < 2:
         return None
-    maps = map(segmentation.wanted, range(len(segmentation)))
+    maps = map(segmentation.net_probability, range(len(segmentation)))
     picture = color_map(maps, segmentation.prompts, found.image, background=settings.mask.threshold).picture
     return encode(picture)
 

@@ -48,7 +48,7 @@ class ThresholdChoice:
 def draw_preview(result: Found, options: MaskOptions, decision: Decision) -> Preview:
     """Draw the images of a result for the mask that was decided on with these options."""
     segmentation, image = result.shown.segmentation, result.shown.image
-    probabilities = list(segmentation.each_wanted())
+    probabilities = list(segmentation.each_net_probability())
     colors = None
     if len(probabilities) > 1:
         labels = segmentation.prompts
@@ -68,7 +68,7 @@ def draw_preview(result: Found, options: MaskOptions, decision: Decision) -> Pre
 def draw_probability(result: Found) -> Image.Image:
     """Draw the highest probability of all prompts over the image; no option of the mask changes it."""
     segmentation = result.shown.segmentation
-    highest: SoftMask = reduce(np.maximum, segmentation.each_wanted())
+    highest: SoftMask = reduce(np.maximum, segmentation.each_net_probability())
     return Image.fromarray(heat_map(highest, result.shown.image, legend=True))
 
 
@@ -116,7 +116,7 @@ def describe(result: Found, options: MaskOptions, decision: Decision) -> list[st
     plain = dataclasses.replace(reduce_options(options, result.scale), invert=False)
     lines = [
         f"{one['prompt']}: {one['share']:.1%} of the picture, probability up to {one['highest']:.2f}"
-        for one in segmentation.found(plain)
+        for one in segmentation.prompt_statistics(plain)
     ]
     if count > 1 or options.objects:
         chosen = [str(number) for number in sorted(set(options.objects)) if number <= count]

@@ -12,7 +12,7 @@ from PIL import Image
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods import attention
-from ldznet.methods.attention_options import SMALL, AttentionOptions, suited
+from ldznet.methods.attention_options import SMALL, AttentionOptions, suited_options
 from ldznet.research.scenes.samples import SceneSamples
 from ldznet.research.studies import ablation
 from ldznet.research.studies.ablation import AblationRow, Setup, Workbench, ablation_table, looks_of
@@ -38,7 +38,7 @@ def setup(host):
 
 
 def test_a_setup_is_the_method_that_suits_the_model_with_one_thing_changed(host):
-    options, defaults = suited(host.info)
+    options, defaults = suited_options(host.info)
     setup = Setup.of("attention", host.info)
 
     changed = setup.having(eta=0.5, timesteps=(7,))
@@ -66,7 +66,7 @@ def test_every_variant_differs_in_one_thing_and_can_be_run(host, name):
 
 
 def test_a_rows_name_says_what_else_had_to_change(host):
-    small, full = (Setup(options, SMALL) for options in (suited(host.info)[0], AttentionOptions()))
+    small, full = (Setup(options, SMALL) for options in (suited_options(host.info)[0], AttentionOptions()))
 
     titles = [title for title, _ in variants(small, host.info)]
     assert "distractors: published, tokens: mean" in titles

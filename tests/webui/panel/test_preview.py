@@ -7,7 +7,7 @@ from host.brightness import SIZE, half
 from PIL import Image
 
 from ldznet.decision import decide
-from ldznet.inference.tiles import Patch
+from ldznet.inference.tiles import RefinedPatch
 from ldznet.masks.objects import find_objects
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
@@ -175,15 +175,15 @@ def test_the_status_of_a_reduced_picture_tells_the_share_of_the_whole(large):
     options = {"grow": 6, "smallest_area": 1000}
     line = describe(large, **options)[0]
 
-    exact = large.segmentation.found(MaskOptions(**options))[0]["share"]
+    exact = large.segmentation.prompt_statistics(MaskOptions(**options))[0]["share"]
     assert float(line.split()[1].rstrip("%")) / 100 == pytest.approx(exact, abs=0.01)
 
 
 def test_what_a_second_look_has_found_is_reduced_too():
-    patch = Patch((100, 50, 200, 150), np.ones((8, 8), np.float32))
+    patch = RefinedPatch((100, 50, 200, 150), np.ones((8, 8), np.float32))
     whole = Segmentation(("a",), (), (200, 300), torch.zeros(1, 8, 12), {}, (), ((patch,),))
 
-    small = preview_scale.reduce_segmentation(whole, (100, 150)).wanted(0)
+    small = preview_scale.reduce_segmentation(whole, (100, 150)).net_probability(0)
 
     assert small.shape == (100, 150)
     assert (small[50, 75], small[10, 75], small[50, 10]) == (1, 0, 0)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ldznet.inference.prompts import TEMPLATES
-from ldznet.methods.method import Draw
+from ldznet.methods.method import RandomInputs
 from ldznet.options import SegmentOptions
 
 # done, total: passes of a prompt through the network. Raising in it stops the work.
 Progress = Callable[[int, int], None]
 
 
-def behind(progress: Progress | None, before: int, total: int) -> Progress | None:
+def shift_progress(progress: Progress | None, before: int, total: int) -> Progress | None:
     """Tells of a part of the work, behind what was done before."""
     return None if progress is None else lambda done, _part: progress(before + done, total)
 
@@ -68,13 +68,13 @@ class Passes:
         """The sentence around one prompt in one pass."""
         return TEMPLATES[int(self._released_draws()[0][prompt])] if self.released else self.fixed[number][0]
 
-    def draw(self, number: int, part: slice, latent: Tensor) -> Draw:
+    def draw(self, number: int, part: slice, latent: Tensor) -> RandomInputs:
         """Timesteps and noise of some prompts in one pass."""
         if self.released:
             _, timesteps, noise = self._released_draws()
-            return Draw(timesteps[part], noise[part], self.options.seeds[0])
+            return RandomInputs(timesteps[part], noise[part], self.options.seeds[0])
         _, timestep, seed = self.fixed[number]
         if seed not in self._noise:
             generator = torch.Generator().manual_seed(seed)
             self._noise[seed] = torch.randn((1, *latent.shape[1:]), generator=generator)
-        return Draw(torch.full((part.stop - part.start,), timestep), self._noise[seed], seed)
+        return RandomInputs(torch.full((part.stop - part.start,), timestep), self._noise[seed], seed)
