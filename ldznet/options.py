@@ -1,109 +1,128 @@
 """Every option, once: names, defaults, ranges and help for UI, API, command line and infotext.
 
-A frozen dataclass per kind of work. Each field carries its range and a sentence of help in its
-metadata, so that a slider, a JSON schema and `--help` are made from the same line.
+One frozen dataclass per kind of work. Each field carries an `Option`: its range or choices and a sentence of
+help, from which a slider, a JSON schema and `--help` are made. `check_value` is the one check of a value.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from ldznet.errors import OptionError
 
-MOST_OBJECTS = 99  # that get a number in a mask
+MOST_OBJECTS = 99  # objects that get a number in a mask
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    step: float | None = None,
-    choices: tuple[str, ...] = (),
-    kind: type | None = None,
-) -> Any:
-    """A dataclass field with its range (both ends included) or its choices, and one sentence of help.
+@dataclass(frozen=True)
+class Option:
+    """The default, the range or choices, and the help of one value."""
 
-    A tuple that may be empty says in `kind` of what it is.
-    """
-    metadata = {"help": help, "low": low, "high": high, "step": step, "choices": choices, "kind": kind}
-    return field(default=default, metadata=metadata)
+    default: Any
+    help: str = ""
+    low: float | None = None  # both ends belong to the range
+    high: float | None = None
+    step: float | None = None  # of a slider; other values in the range are fine too
+    choices: tuple[str, ...] = ()
+    kind: type | None = None  # type of the items of a tuple that may be empty
 
-
-class Options:
-    """Checks every field against its type, range and choices when an instance is made.
-
-    Numbers of numpy become Python's: options are written as JSON.
-    """
-
-    def __post_init__(self) -> None:
-        for item in fields(self):  # type: ignore[arg-type]
-            value = _plain(getattr(self, item.name))
-            object.__setattr__(self, item.name, value)  # the way of a frozen dataclass
-            _check(item.name, value, item.default, item.metadata)
+    @property
+    def item_kind(self) -> type:
+        """Return the type of the value; of a tuple, the type of its items."""
+        if not isinstance(self.default, tuple):
+            return type(self.default)
+        return self.kind or type(self.default[0])
 
 
-def require_options(value: object, kind: type[Options]) -> None:
-    """Refuse what is not of this class of options.
+def option(default: Any, help: str, **limits: Any) -> Any:
+    """Return a dataclass field with an `Option`; `limits` are the option's low, high, step, choices and kind."""
+    details = vars(Option(default, help, **limits))
+    return field(default=default, metadata={name: details[name] for name in details if name != "default"})
+
+
+def options_of(kind: type[Options]) -> dict[str, Option]:
+    """Return the `Option` of each field of a class of options, by the field's name."""
+    items = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return {item.name: Option(item.default, **item.metadata) for item in items}
+
+
+def check_value(option: Option, value: Any, name: str) -> Any:
+    """Return the value as a plain Python value, after checking its type, its choices and its range.
+
+    Numbers of numpy become Python's, since options are written as JSON, and whole floats become ints where a
+    whole number is needed, since JavaScript has no ints. `name` is what the value is called in the error.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: the value cannot be used.
     """
-    if not isinstance(value, kind):
-        raise OptionError(
-            f"The options are of type {type(value).__name__}, but {kind.__name__} is wanted here. Give "
-            f"{kind.__name__}(...), or leave them out."
-        )
+    shown = repr(option.default) if option.default != () else "none"
+    if not isinstance(option.default, tuple):
+        return _check_item(option, value, name, shown)
+    if not isinstance(value, tuple) or not (value or option.kind):
+        least = "" if option.kind else " of at least one value"
+        raise OptionError(f"{name} is {value!r}, but it must be a tuple{least} (default {option.default!r}).")
+    return tuple(_check_item(option, item, f"each of {name}", shown) for item in value)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return value.item() if getattr(value, "shape", None) == () else value  # a scalar of numpy
-
-
-def _check(name: str, value: Any, default: Any, metadata: Any) -> None:
-    if not isinstance(default, tuple):
-        _check_one(name, value, type(default), default, metadata)
-        return
-    if not isinstance(value, tuple) or not (value or metadata["kind"]):
-        least = "" if metadata["kind"] else " of at least one value"
-        raise OptionError(f"{name} is {value!r}, but it must be a tuple{least} (default {default!r}).")
-    for item in value:
-        kind = type(default[0]) if default else metadata["kind"]
-        _check_one(f"each of {name}", item, kind, default or "none", metadata)
-
-
-def _check_one(name: str, value: Any, kind: Any, default: Any, metadata: Any) -> None:
-    shown = default if default == "none" else repr(default)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+def _check_item(option: Option, value: Any, name: str, shown: str) -> Any:
+    kind = option.item_kind
+    if getattr(value, "shape", None) == ():
+        value = value.item()  # a scalar of numpy
+    is_whole = type(value) is float and value.is_integer()
+    if (kind is float and type(value) is int) or (kind is int and is_whole):
+        value = kind(value)
     if type(value) is not kind:
         raise OptionError(f"{name} is {value!r}, but it must be {_KINDS[kind]}: give one (default {shown}).")
-    if metadata["choices"] and value not in metadata["choices"]:
-        known = ", ".join(metadata["choices"])
+    if option.choices and value not in option.choices:
+        known = ", ".join(option.choices)
         raise OptionError(f"{name} is {value!r}, which is not known: give one of {known} (default {shown}).")
-    low, high = metadata["low"], metadata["high"]
     if kind is float and not math.isfinite(value):
         raise OptionError(f"{name} is {value}, but it must be a finite number (default {shown}).")
+    low, high = option.low, option.high
     if (low is not None and value < low) or (high is not None and value > high):
         if low is None or high is None:
             span = f"at least {low}" if high is None else f"at most {high}"
         else:
             span = f"from {low} to {high}"
-        raise OptionError(f"{name} is {value}, but it must be {span}: {metadata['help']} (default {shown}).")
+        raise OptionError(f"{name} is {value}, but it must be {span}: {option.help} (default {shown}).")
+    return value
 
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+class Options:
+    """Checks every field when an instance is made; the base of all classes of options."""
+
+    def __post_init__(self) -> None:
+        """Check every field, and keep its value as plain Python.
+
+        Raises:
+            OptionError: a value has a wrong type or lies outside its range; the text names the field.
+        """
+        for name, item in options_of(type(self)).items():
+            # `object.__setattr__` is how a frozen dataclass sets its own fields.
+            object.__setattr__(self, name, check_value(item, getattr(self, name), name))
+
+
+def require_options(value: object, kind: type[Options]) -> None:
+    """Refuse a value that is not of this class of options.
+
+    Raises:
+        OptionError: the value is something else.
+    """
+    if not isinstance(value, kind):
+        raise OptionError(
+            f"options is {value!r}, but it must be {kind.__name__}: give {kind.__name__}(...), or leave it out for "
+            "the defaults."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOptions(Options):
-    """How probabilities become a mask. The steps run in the order in which they stand here."""
+    """How probabilities become a mask. The steps run in the order of the fields."""
 
     threshold: float = option(
         0.5, "probability from which a pixel belongs to the mask", low=0.0, high=1.0, step=0.01
@@ -118,8 +137,8 @@ class MaskOptions(Options):
     fill_holes: bool = option(False, "fill holes that the mask encloses")
     objects: tuple[int, ...] = option(
         (),
-        "which objects to select, by their numbers: connected parts, cut where two things touch; 1 is the "
-        "largest; none is all of them",
+        "numbers of the objects to select: connected parts, cut where two things touch; 1 is the largest; none is "
+        "all of them",
         low=1,
         high=MOST_OBJECTS,
         kind=int,
@@ -128,7 +147,7 @@ class MaskOptions(Options):
     invert: bool = option(False, "select everything but the mask")
     brush: str = option(
         "replace",
-        "what to do with a mask that was given: replace it, add to it, subtract from it, intersect with it",
+        "what to do with a painted or uploaded mask: replace it, add to it, subtract from it, intersect with it",
         choices=("replace", "add", "subtract", "intersect"),
     )
     feather: float = option(
@@ -142,25 +161,25 @@ class SegmentOptions(Options):
 
     resolution: int = option(
         0,
-        "the image is scaled to the area of a square with this side; 0 is what suits the head or method",
+        "the image is scaled to the area of a square with this side; 0: as suits the head or method",
         low=0,
         high=2048,
         step=64,
     )
     timesteps: tuple[int, ...] = option(
         (),
-        "how much noise the UNet sees, 0 to 999; the results of several are averaged; none is what suits the head "
-        "or method, 400 for the released one",
+        "how much noise the UNet sees, 0 to 999; the results of several are averaged; none: as suits the head or "
+        "method, 400 for the released one",
         low=0,
         high=999,
         kind=int,
     )
     seeds: tuple[int, ...] = option(
-        (0,), "seeds of that noise; the results of several are averaged", low=0, high=2**63 - 1
+        (0,), "seeds of the noise; the results of several are averaged", low=0, high=2**63 - 1
     )
     template: str = option(
         "",
-        "sentence around the prompt, {} stands for the prompt; none is what suits the head or method, "
+        "sentence around the prompt, {} stands for the prompt; none: as suits the head or method, "
         '"a photo of a {}." for the released one',
     )
     average_templates: bool = option(False, "average over the nine sentences that the heads were trained with")
@@ -172,13 +191,14 @@ class SegmentOptions(Options):
     )
     refine: bool = option(
         False,
-        "look again, at full resolution, at tiles of the image and at the parts where something was found: small "
-        "things and finer edges, for up to 12 more runs of the network",
+        "run the network again, at full resolution, on tiles of the image and on the parts where something was "
+        "found: small things and finer edges, for up to 12 more runs",
     )
-    batch: int = option(0, "prompts that run at once; 0 is as many as fit", low=0, high=1024, step=1)
+    batch: int = option(0, "prompts that run at once; 0: as many as fit", low=0, high=1024, step=1)
     background: str = option("#ffffff", "colour that shows through where the image is transparent")
 
     def __post_init__(self) -> None:
+        """Check every field, and the forms of `template` and `background`."""
         super().__post_init__()
         if self.template and self.template.count("{}") != 1:
             raise OptionError(

@@ -1,11 +1,11 @@
-"""Prompts as texts: which can be used, and the sentences that may stand around one."""
+"""Prompts as texts: check them, and the sentences that may stand around one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-from ldznet.errors import PromptError
+from ldznet.errors import OptionError, PromptError
 
 # The sentences that the released heads were trained with (section 4 of the paper), in the order of the code.
 TEMPLATES = (
@@ -19,9 +19,9 @@ TEMPLATES = (
     "a bad photo of a {}.",
     "a photo of the {}.",
 )
-# Tokenizers differ in which of these part words; tab and line ends do so for all.
+# Tokenizers differ in which of these separate words; tab and line ends separate them for all.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-# What a tokenizer reads as an end of the text, or another start of it, wherever it stands.
+# A tokenizer reads these as the end of the text, or as another start of it, wherever they stand.
 _MARKS = re.compile(r"<\|(?:start|end)oftext\|>", re.IGNORECASE)
 MOST_PROMPTS = 1000
 LONGEST_PROMPT = 2000
@@ -30,30 +30,32 @@ LONGEST_PROMPT = 2000
 def check_prompts(
     prompts: str | Sequence[str], negative_prompts: str | Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Both without the space around them, control characters as spaces; one text stands for a list of one.
+    """Return both lists without outer spaces and control characters; one text counts as a list of one.
 
     Raises:
-        PromptError: one of them cannot be used, there is none, or there are too many.
+        PromptError: a prompt cannot be used, there is no prompt, or there are too many.
+        OptionError: something else than texts was given.
     """
-    return _checked(prompts, "prompt", least=1), _checked(negative_prompts, "negative prompt", least=0)
+    return _check_list(prompts, "prompt", least=1), _check_list(negative_prompts, "negative prompt", least=0)
 
 
-def _checked(prompts: str | Iterable[str], what: str, *, least: int) -> tuple[str, ...]:
+def _check_list(prompts: str | Iterable[str], what: str, *, least: int) -> tuple[str, ...]:
     if isinstance(prompts, str):
         prompts = [prompts]
     if not isinstance(prompts, Iterable):
-        raise PromptError(f"The {what}s are {prompts!r}, but they must be texts. Give one, or a list of them.")
-    found = [_checked_text(text, f"{what.capitalize()} {number}") for number, text in enumerate(prompts, start=1)]
-    if len(found) < least:
+        name = f"{what}s".replace(" ", "_")
+        raise OptionError(f"{name} is {prompts!r}, but it must be texts: give one text, or a list of them.")
+    texts = [_check_text(text, f"{what.capitalize()} {number}") for number, text in enumerate(prompts, start=1)]
+    if len(texts) < least:
         raise PromptError("There is no prompt. Say what to look for, such as: bucket.")
-    if len(found) > MOST_PROMPTS:
-        raise PromptError(f"There are {len(found)} prompts; at most {MOST_PROMPTS} fit into one run. Split them.")
-    return tuple(found)
+    if len(texts) > MOST_PROMPTS:
+        raise PromptError(f"There are {len(texts)} prompts; at most {MOST_PROMPTS} fit into one run. Split them.")
+    return tuple(texts)
 
 
-def _checked_text(text: object, name: str) -> str:
+def _check_text(text: object, name: str) -> str:
     if not isinstance(text, str):
-        raise PromptError(f"{name} is {text!r}, but it must be a text. Give words.")
+        raise OptionError(f"{name} is {text!r}, but it must be a text. Give words.")
     text = _CONTROL.sub(" ", text)
     if not text.strip():
         raise PromptError(f"{name} is empty. Say what to look for, such as: bucket.")
@@ -63,11 +65,11 @@ def _checked_text(text: object, name: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise PromptError(
-            f"{name} holds half a character (a lone surrogate), which is no text. Type it again."
+            f"{name} holds half a character (a lone surrogate), which is not text. Type it again."
         ) from None
     if mark := _MARKS.search(text):
         raise PromptError(
-            f"{name} holds {mark.group()}, which the model takes for the start or end of the text: what stands "
-            "behind it would be lost. Leave it out."
+            f"{name} holds {mark.group()}, which the model takes for the start or end of the text: what follows "
+            "it would be lost. Leave it out."
         )
     return text.strip()
