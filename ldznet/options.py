@@ -32,7 +32,7 @@ class Option:
     kind: type | None = None  # type of the items of a tuple that may be empty
 
     @property
-    def item_kind(self) -> type:
+    def item_kind(self) -> Any:
         """Return the type of the value; of a tuple, the type of its items."""
         if not isinstance(self.default, tuple):
             return type(self.default)

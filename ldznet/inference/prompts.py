@@ -39,7 +39,7 @@ def check_prompts(
     return _check_list(prompts, "prompt", least=1), _check_list(negative_prompts, "negative prompt", least=0)
 
 
-def _check_list(prompts: str | Iterable[str], what: str, *, least: int) -> tuple[str, ...]:
+def _check_list(prompts: object, what: str, *, least: int) -> tuple[str, ...]:
     if isinstance(prompts, str):
         prompts = [prompts]
     if not isinstance(prompts, Iterable):
