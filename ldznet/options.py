@@ -115,8 +115,8 @@ def require_options(value: object, kind: type[Options]) -> None:
     """
     if not isinstance(value, kind):
         raise OptionError(
-            f"options is {value!r}, but it must be {kind.__name__}: give {kind.__name__}(...), or leave it out for "
-            "the defaults."
+            f"options is {value!r}, but it must be {kind.__name__}: give {kind.__name__}(...), or leave it out "
+            "for the defaults."
         )
 
 

@@ -840,5 +840,5 @@ def test_an_unknown_brush_mode_is_refused():
 
 
 def test_options_of_another_class_are_refused():
-    with pytest.raises(OptionError, match="options is SegmentOptions.*but it must be MaskOptions"):
+    with pytest.raises(OptionError, match=r"options is SegmentOptions.*but it must be MaskOptions"):
         make_mask(np.zeros((4, 6), np.float32), SegmentOptions())
