@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
+from miniature import write_phrasecut
 from PIL import Image
 from stand_ins import write_checkpoint
 
 from ldznet.__main__ import main
-from ldznet.research.datasets.miniature import write_phrasecut
 
 SQUARE = [[10.0, 10.0], [30.0, 10.0], [30.0, 30.0], [10.0, 30.0]]
 LEFT_OUT = 61564  # one of the 17 images whose annotations were made for another size

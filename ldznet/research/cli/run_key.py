@@ -63,13 +63,12 @@ def key_of(
 def _annotations(place: Path, split: str) -> list[tuple[str, str]]:
     """Names and SHA-256 of the files of annotations that a measurement reads; the images are not looked at."""
     from ldznet.heads.writer import digest_of
-    from ldznet.research.datasets.subsets import word_lists_file
 
     folder = inner_phrasecut(place)
     if place.is_file():
         files = {place}
     elif is_phrasecut(folder):
-        files = {*folder.glob("*.json"), *filter(None, [word_lists_file(folder)])}
+        files = {*folder.glob("*.json")}
         read = {folder / f"refer_{name}.json" for name in split.split("_")}
         files -= set(folder.glob("refer_*.json")) - read
     else:

@@ -1,16 +1,16 @@
-"""AIGI and sets like it: generated images with a mask for each caption, in three forms.
+"""AIGI and datasets like it: generated images with a mask for each caption, in three forms.
 
-AIGI (100 images, 214 captions, PNVR et al., ICCV 2023) comes from a shared folder whose file names are described
-nowhere, so the usual forms are read. None of this was tried on the original files.
+AIGI (100 images, 214 captions, PNVR et al., ICCV 2023) comes from a shared folder whose file names are not
+documented, so the usual forms are read. None of this was tried on the original files.
 
     masks     <image>.<ext> with <image>_<caption>.png beside it, or in images/ and masks/; "_" is a space there
     coco      one JSON file, perhaps in annotations/; images beside it, in images/, or a folder up. The caption is
               the annotation's "caption" or "phrase", else its category's name; polygons, run lengths as numbers
-              or as text; crowds as other annotations
+              or as text; crowds like other annotations
     labelme   one JSON file for each image; polygons, rectangles, circles, masks; the caption is the label
 
-All shapes of one caption on one image are one sample, whose key is "<image>/<caption>". Images with an EXIF turn
-are turned, as labelme shows them. Annotations are kept in memory, images and masks are not.
+All shapes of one caption on one image are one sample, whose key is "<image>/<caption>". Images are turned as
+their EXIF says, as labelme shows them. Annotations are kept in memory, images and masks are not.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from ldznet.errors import OptionError
 from ldznet.masks.pipeline import Mask
 from ldznet.research.datasets.annotations import (
     draw_coco,
@@ -50,58 +49,50 @@ Form = Literal["masks", "coco", "labelme"]
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 Size = tuple[int, int]
-# (size, the sample's name) -> mask, faults
+# (size, name of the sample) -> mask, faults of its outlines
 Draw = Callable[[Size, str], tuple[Mask, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
 class _Entry:
+    """One caption on one image."""
+
     key: str
     image: Path
     phrase: str
-    size: Size | None  # of the image, as the annotations say it
-    draw: Draw  # made of module functions, so that it can be pickled
+    size: Size | None  # of the image, according to the annotations
+    draw: Draw  # made of module-level functions, because workers pickle it
 
 
 class Aigi(Reader):
-    """Captions of a folder, those of one image one after the other; `form` None finds out which form it is.
+    """The captions of a folder, those of one image next to each other; for COCO, `path` may be the JSON file.
 
-    For COCO, `path` may also be the JSON file. `keep_empty`: give samples without a pixel too.
+    Raises:
+        DatasetError: the folder does not exist, or holds no caption that can be used.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        form: Form | None = None,
-        *,
-        on_problem: OnProblem = "skip",
-        keep_empty: bool = False,
-    ) -> None:
-        super().__init__(on_problem, keep_empty)
-        if form is not None and form not in get_args(Form):
-            raise OptionError(
-                f"form is {form!r}, but three are known: give one of {', '.join(get_args(Form))}, or None "
-                "(default) to find it out."
-            )
+    def __init__(self, path: str | os.PathLike[str], *, on_problem: OnProblem = "skip") -> None:
+        super().__init__(on_problem)
         place = Path(path)
         if not place.exists():
             raise DatasetError(f"{os.fspath(place)!r} does not exist. Check the spelling.")
-        entries = {"masks": self._masks, "coco": self._coco, "labelme": self._labelme}[form or _form(place)]
+        read_entries = {"masks": self._masks, "coco": self._coco, "labelme": self._labelme}[_form(place)]
         self._entries: list[_Entry] = []
-        seen = set[str]()
-        for entry in entries(place):
-            if entry.key in seen:
+        keys = set[str]()
+        for entry in read_entries(place):
+            if entry.key in keys:
                 self._leave_out(
                     f"{entry.key}: this caption occurs twice. Remove one.", "duplicate caption", entry.key
                 )
                 continue
-            seen.add(entry.key)
+            keys.add(entry.key)
             self._entries.append(entry)
+        # Samples of one image must be neighbors: its latent is computed once for all of them.
         self._entries.sort(key=lambda entry: (entry.image.name, entry.image))
         if not self._entries:
             raise DatasetError(
                 f"{os.fspath(place)!r} has no caption that can be used. {self.report}. Its files must be of one "
-                f"of the forms {', '.join(get_args(Form))} (see docs/evaluation.md)."
+                "of the forms masks, coco, labelme (see docs/evaluation.md)."
             )
 
     def __len__(self) -> int:
@@ -114,8 +105,8 @@ class Aigi(Reader):
             check_size(image, entry.size, entry.key)
         elif entry.image.suffix.lower() == ".png" and is_gray(image) and has_two_levels(image):
             raise SampleError(
-                f"{entry.key}: {entry.image.name} is black and white as a mask is. If the image to which it "
-                "belongs is missing, add that; if it is an image, save it as JPEG.",
+                f"{entry.key}: {entry.image.name} is black and white, as masks are. If its image is missing, add "
+                "that; if it is itself an image, save it as JPEG.",
                 reason="not an image",
                 name=entry.key,
             )
@@ -126,25 +117,26 @@ class Aigi(Reader):
     def _leave_out(self, text: str, reason: str, name: str) -> None:
         self.report.add(self._skip(SampleError(text, reason=reason, name=name)))
 
-    # The three forms; what is wrong with one entry leaves the others alone
+    # --- the three forms; a fault in one entry does not affect the others --------------------------------
 
     def _masks(self, folder: Path) -> Iterator[_Entry]:
-        images, masks = _told_apart(folder)
+        """Yield an entry for every mask image that belongs to an image."""
+        images, masks = _images_and_masks(folder)
         by_stem = {_stem(path): path for path in images}
-        owned: dict[Path, list[Path]] = {path: [] for path in images}
+        masks_of: dict[Path, list[Path]] = {path: [] for path in images}
         for path in masks:
             if owner := _owner(path, by_stem):
-                owned[owner].append(path)
+                masks_of[owner].append(path)
             else:
                 self._leave_out(
-                    f"{path.name}: there is no image for it. Add that, or rename it to <image>_<caption>.png.",
+                    f"{path.name}: its image is missing. Add that, or rename it to <image>_<caption>.png.",
                     "mask without an image",
                     path.name,
                 )
-        for image, parts in owned.items():
+        for image, parts in masks_of.items():
             if not parts:
                 self._leave_out(
-                    f"{image.name}: there is no mask for it. Add {image.stem}_<caption>.png.",
+                    f"{image.name}: it has no mask. Add {image.stem}_<caption>.png.",
                     "image without a mask",
                     image.name,
                 )
@@ -153,6 +145,7 @@ class Aigi(Reader):
                 yield from self._entry(image, caption, None, partial(draw_file, path))
 
     def _coco(self, path: Path) -> Iterator[_Entry]:
+        """Yield an entry for every caption on every image of a COCO file."""
         path = path if path.is_file() else _coco_file(path)
         document = read_json(path)
         try:
@@ -167,11 +160,11 @@ class Aigi(Reader):
             try:
                 image_id, segmentation = annotation["image_id"], annotation["segmentation"]
                 _place(images[image_id], path)
-                own = annotation.get("caption") or annotation.get("phrase")
-                caption = check_phrase(own or names[annotation["category_id"]], name)
+                text = annotation.get("caption") or annotation.get("phrase")
+                caption = check_phrase(text or names[annotation["category_id"]], name)
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 self._leave_out(
-                    f"{name}: it has no proper image, caption or segmentation ({error!r}). Mend the file.",
+                    f"{name}: it has no proper image, caption or segmentation ({error!r}). Correct the file.",
                     "bad annotation",
                     name,
                 )
@@ -182,15 +175,16 @@ class Aigi(Reader):
             groups.setdefault((image_id, caption), []).append(segmentation)
         for (image_id, caption), segmentations in groups.items():
             image, size = _place(images[image_id], path)
-            name = images[image_id]["file_name"]  # with its folder: another one may have images of the same names
+            name = images[image_id]["file_name"]  # with its folder: two folders may hold images of one name
             yield from self._entry(image, caption, size, partial(draw_coco, segmentations), name)
 
     def _labelme(self, folder: Path) -> Iterator[_Entry]:
+        """Yield an entry for every label in every JSON file of a folder."""
         for path in sorted(folder.glob("*.json")):
             try:
                 document = read_json(path)
                 size = (int(document["imageHeight"]), int(document["imageWidth"]))
-                # Windows' way of writing paths is understood everywhere; a name alone is beside the JSON file.
+                # labelme writes paths of its own system; a bare name lies beside the JSON file.
                 image = path.parent / PureWindowsPath(document["imagePath"]).as_posix()
                 image = image if image.is_file() else path.parent / image.name
                 groups: dict[str, list[Any]] = {}
@@ -200,8 +194,8 @@ class Aigi(Reader):
                     )
             except (DatasetError, TypeError, KeyError, ValueError, AttributeError) as error:
                 why = f"it has no proper imagePath, sizes and shapes: {error!r}"
-                bad = error if isinstance(error, DatasetError) else bad_json(path, why)
-                self._leave_out(f"{path.name}: {bad}", "bad JSON", path.name)
+                fault = error if isinstance(error, DatasetError) else bad_json(path, why)
+                self._leave_out(f"{path.name}: {fault}", "bad JSON", path.name)
                 continue
             for label, shapes in groups.items():
                 yield from self._entry(image, label, size, partial(draw_labelme, shapes))
@@ -209,6 +203,7 @@ class Aigi(Reader):
     def _entry(
         self, image: Path, caption: object, size: Size | None, draw: Draw, name: str = ""
     ) -> Iterator[_Entry]:
+        """Yield the entry, or nothing if its caption cannot be used."""
         try:
             phrase = check_phrase(caption, image.name)
         except SampleError as error:
@@ -217,10 +212,11 @@ class Aigi(Reader):
             yield _Entry(f"{name or image.name}/{phrase}", image, phrase, size, draw)
 
 
-# Finding files
+# --- finding files -------------------------------------------------------------------------------------
 
 
 def _form(place: Path) -> Form:
+    """Return the form of the first JSON file that shows one; without any it is a folder of mask images."""
     if place.is_file():
         return "coco"
     for path in (*sorted(place.glob("*.json")), *sorted((place / "annotations").glob("*.json"))):
@@ -236,58 +232,60 @@ def _form(place: Path) -> Form:
 
 
 def _coco_file(folder: Path) -> Path:
+    """Return the only JSON file of a COCO dataset."""
     files = sorted(folder.glob("*.json")) or sorted(_inner(folder, "annotations").glob("*.json"))
     if len(files) != 1:
         raise DatasetError(
-            f"{os.fspath(folder)!r} has {len(files)} JSON files, so which one holds the annotations cannot be "
-            "told. Give the path of the file."
+            f"{os.fspath(folder)!r} has {len(files)} JSON files, and it is unknown which of them holds the "
+            "annotations. Give the path of that file."
         )
     return files[0]
 
 
 def _inner(folder: Path, name: str) -> Path:
+    """Return the folder of that name inside `folder`, or `folder` itself if it has none."""
     return folder / name if (folder / name).is_dir() else folder
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Without hidden files: archives made on a Mac have one beside each file, which is no picture."""
+def _image_files(folder: Path) -> list[Path]:
+    """List the image files; archives made on a Mac hold a hidden file for each, which is not an image."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
 
 
-def _told_apart(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images and masks."""
-    pictures = _pictures(_inner(folder, "images"))
+def _images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Sort the image files of a folder into images and masks."""
+    paths = _image_files(_inner(folder, "images"))
     if _inner(folder, "masks") != _inner(folder, "images"):
-        return pictures, _pictures(_inner(folder, "masks"))
-    by_stem = {_stem(path): path for path in reversed(pictures)}
-    masks = {
-        path: owner for path in pictures if path.suffix.lower() == ".png" and (owner := _owner(path, by_stem))
-    }
-    # "dog_2.png" between "dog.png" and "dog_2_tail.png" may be either, and only its pixels can tell.
+        return paths, _image_files(_inner(folder, "masks"))
+    by_stem = {_stem(path): path for path in reversed(paths)}
+    masks = {path: owner for path in paths if path.suffix.lower() == ".png" and (owner := _owner(path, by_stem))}
+    # "dog_2.png" between "dog.png" and "dog_2_tail.png" may be an image or a mask; only its pixels show which.
     unclear = set(masks.values()) & masks.keys()
     for path in unclear:
         if not is_mask(path):
             del masks[path]
-    return [path for path in pictures if path not in masks], list(masks)
+    return [path for path in paths if path not in masks], list(masks)
 
 
 def _stem(path: Path) -> str:
-    """The name without ending; some disks and archives write "é" as two characters, others as one."""
+    """Return the name without suffix, normalized: some disks and archives store "é" as two characters."""
     return unicodedata.normalize("NFC", path.stem)
 
 
 def _owner(mask: Path, images: Mapping[str, Path]) -> Path | None:
-    """Of images by their names without endings, the one whose name is the longest beginning of the mask's."""
+    """Return the image whose name, without suffix, is the longest beginning of the mask's name."""
     words = _stem(mask).split("_")
     stems = ("_".join(words[:number]) for number in range(len(words) - 1, 0, -1))
     return next((images[stem] for stem in stems if stem in images), None)
 
 
 def _place(image: Mapping[str, Any], annotations: Path) -> tuple[Path, Size]:
-    """File and size of one of COCO's images."""
+    """Return the file and the size of one of COCO's images; its name may have Windows' backslashes."""
     name, size = image["file_name"], (int(image["height"]), int(image["width"]))
     folder = annotations.parent
-    places = [folder / name, _inner(folder, "images") / name]
+    folders = [folder, _inner(folder, "images")]
     if folder.name == "annotations":
-        places += [folder.parent / "images" / name, folder.parent / name]
+        folders += [folder.parent / "images", folder.parent]
+    # First the name as it is: outside of Windows a backslash may be part of a file name.
+    places = [place / spelling for spelling in (name, PureWindowsPath(name).as_posix()) for place in folders]
     return next((place for place in places if place.is_file()), places[1]), size

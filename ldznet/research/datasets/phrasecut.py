@@ -5,15 +5,15 @@
     <folder>/name_att_rel_count.json  frequencies, for the subsets by rank; may be missing (see subsets.py)
     <folder>/images/<image_id>.jpg
 
-The files of tasks hold up to 344 MB of polygons, several GB as Python objects, and worker processes would each
-get their own. So they are read once, a task at a time, and only the place of each task in its file is kept.
+The files of tasks hold up to 344 MB of polygons, several GB as Python objects, and each worker process would get
+its own copy. So they are read once, a task at a time, and only the position of each task in its file is kept.
 
-skip.json lists phrases that annotators gave up, which have no polygons and are in no refer file; refer_input
-files have no polygons. Neither is read.
+skip.json lists phrases without polygons, which are in no refer file; refer_input files have no polygons. Neither
+is read.
 
 Sources: Wu et al., CVPR 2020, github.com/ChenyunWu/PhraseCutDataset README.md and utils/refvg_loader.py; the
 images left out: github.com/timojl/clipseg datasets/phrasecut.py. Written from the published description and
-tried on files that `miniature.py` writes, not on the original files.
+tried on files that the tests write, not on the original files.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldznet.errors import OptionError
-from ldznet.research.datasets.polygons import Polygons, Raster, rasterize_pillow, rasterize_skimage
+from ldznet.research.datasets.polygons import rasterize_pillow, rasterize_skimage
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import (
     DatasetError,
@@ -48,7 +48,7 @@ from ldznet.research.datasets.skip_report import Skipped
 from ldznet.research.datasets.subsets import PhraseStructure, Subsets
 
 SPLITS = ("train", "val", "test", "miniv")
-# Images whose annotations were made for another size; CLIPSeg and LD-ZNet leave them out by this list.
+# Images whose annotations were made for another size; the codes of CLIPSeg and LD-ZNet leave out the same list.
 WRONG_SIZES = frozenset(
     (
         *(61530, 61564, 150333, 150344, 150417, 150516, 285665, 285743, 285761, 285814, 286065, 286093),
@@ -56,22 +56,18 @@ WRONG_SIZES = frozenset(
     )
 )
 
-Rasterizer = Literal["skimage", "pillow"]
-_RASTERIZERS: dict[str, Callable[[Polygons, tuple[int, int]], Raster]] = {
-    "skimage": rasterize_skimage,
-    "pillow": rasterize_pillow,
-}
-_CHUNK, _LONGEST_TASK = 2**20, 2**26  # characters
+# Characters read at once, and the longest task: more is not a task but a damaged file.
+_CHUNK, _LONGEST_TASK = 2**20, 2**26
 
 
 class PhraseCut(Reader):
-    """The tasks of a split, those of one image one after the other; a sample's key is its task_id.
+    """The tasks of a split, those of one image next to each other; a sample's key is its task_id.
 
     `split` may be several with "_" between them, such as "val_miniv" (the val file does not hold miniv's).
-    `rasterizer`: "skimage" for training and CLIPSeg's protocol, "pillow" for PhraseCut's own. `exclude`: image
-    ids to leave out, always, whatever `on_problem` says; without it the wrong sizes are met when they are read.
-    `both_masks`: give each sample, as `own_mask`, that of PhraseCut's own protocol as well.
-    `keep_empty`: give samples whose polygons cover no pixel too, as the published codes do (their IoU is 0).
+    `both_masks`: give each sample, as `own_mask`, that of PhraseCut's own protocol in addition.
+
+    Raises:
+        DatasetError: the folder does not hold PhraseCut, or a file of it cannot be read.
     """
 
     def __init__(
@@ -79,25 +75,17 @@ class PhraseCut(Reader):
         folder: str | os.PathLike[str],
         split: str = "train",
         *,
-        rasterizer: Rasterizer = "skimage",
         on_problem: OnProblem = "skip",
-        exclude: Collection[int] = WRONG_SIZES,
-        keep_empty: bool = False,
         both_masks: bool = False,
     ) -> None:
-        super().__init__(on_problem, keep_empty)
-        if rasterizer not in get_args(Rasterizer):
-            raise OptionError(
-                f"rasterizer is {rasterizer!r}, but masks are drawn by one of two libraries: give "
-                '"skimage" (default) or "pillow".'
-            )
-        self.rasterizer, self.both_masks = rasterizer, both_masks
+        super().__init__(on_problem)
+        self.both_masks = both_masks
         self._folder = Path(folder)
         self._files = [self._folder / f"refer_{name}.json" for name in _split_names(split)]
-        self._images = _image_table(_found(self._folder))
+        self._images = _image_table(_sizes_file(self._folder))
         self._subsets = Subsets.read(self._folder)
-        self.report.notes.update(self._subsets.left_out)
-        self._tasks = self._index(exclude)
+        self.report.notes.update(self._subsets.notes)
+        self._tasks = self._index()
         if not len(self._tasks):
             raise DatasetError(
                 f"{os.fspath(self._folder)!r} has no task in the split {split} that can be used. {self.report}. "
@@ -107,19 +95,19 @@ class PhraseCut(Reader):
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def _index(self, exclude: Collection[int]) -> NDArray[np.int64]:
-        """-> (N, 4), in the order of the images' ids: number of the file, first byte, bytes, image id."""
-        places, seen = array("q"), set[str]()
+    def _index(self) -> NDArray[np.int64]:
+        """Return (N, 4), in the order of the image ids: number of the file, first byte, bytes, image id."""
+        rows, keys = array("q"), set[str]()
         for number, path in enumerate(self._files):
             for count, (start, length, task) in enumerate(_elements(path), start=1):
                 name = f"{path.name}, task {count}"
                 try:
                     image_id, key = self._check_task(task, name)
-                    if image_id in exclude:
-                        said = f"{key}: its image {image_id} is one of those to leave out."
-                        self.report.add(Skipped(key, "image left out by rule", said))
+                    if image_id in WRONG_SIZES:
+                        text = f"{key}: its image {image_id} has another size than its annotations."
+                        self.report.add(Skipped(key, "image left out by rule", text))
                         continue
-                    if key in seen:
+                    if key in keys:
                         raise SampleError(
                             f"{name}: its task_id {key!r} occurred before, and would count twice. Remove one.",
                             reason="duplicate task",
@@ -128,13 +116,13 @@ class PhraseCut(Reader):
                 except SampleError as error:
                     self.report.add(self._skip(error))
                     continue
-                seen.add(key)
-                places.extend((number, start, length, image_id))
-        tasks = np.array(places, np.int64).reshape(-1, 4)
+                keys.add(key)
+                rows.extend((number, start, length, image_id))
+        tasks = np.array(rows, np.int64).reshape(-1, 4)
         return tasks[np.argsort(tasks[:, 3], kind="stable")]
 
     def _check_task(self, task: Any, name: str) -> tuple[int, str]:
-        """-> image id and key."""
+        """Return image id and key of a task, or raise SampleError."""
         try:
             image_id, key = index(task["image_id"]), str(task["task_id"])
             phrase, _ = task["phrase"], task["Polygons"]
@@ -150,7 +138,7 @@ class PhraseCut(Reader):
         check_phrase(phrase, key)
         if self._image(image_id) is None:
             raise SampleError(
-                f"{key}: its image {image_id} is not in image_data_split.json, so its size is not known. Get "
+                f"{key}: its image {image_id} is not in image_data_split.json, so its size is unknown. Get "
                 "files that belong together.",
                 reason="unknown image",
                 name=key,
@@ -158,7 +146,7 @@ class PhraseCut(Reader):
         return image_id, key
 
     def _image(self, image_id: int) -> tuple[int, int, bool] | None:
-        """Height, width, and whether the image is one of COCO's, or None where it is not known."""
+        """Return height, width, and whether the image is one of COCO's; None for an unknown image."""
         if not abs(image_id) < 2**63:
             return None
         at = int(np.searchsorted(self._images[:, 0], image_id))
@@ -170,9 +158,9 @@ class PhraseCut(Reader):
     def _read(self, at: int) -> Sample:
         number, start, length, image_id = (int(value) for value in self._tasks[at])
         task = _task_at(self._files[number], start, length, image_id)
-        key, known = str(task["task_id"]), self._image(image_id)
-        assert known is not None
-        size = known[:2]
+        key, record = str(task["task_id"]), self._image(image_id)
+        assert record is not None  # _check_task left out the others
+        size = record[:2]
         path = self._folder / "images" / f"{image_id}.jpg"
         image = read_sample_image(path, key, as_stored=True)  # as both published codes read it
         check_size(image, size, key)
@@ -181,20 +169,20 @@ class PhraseCut(Reader):
         except TypeError:
             polygons = [None]
         outlines = check_outlines(polygons, key)
-        raster = _RASTERIZERS[self.rasterizer](outlines, size)
+        raster = rasterize_skimage(outlines, size)
         return Sample(
             key=key,
             image=image,
             phrase=check_phrase(task["phrase"], key),
             mask=raster.mask,
-            categories=self._categories(task, float(raster.mask.mean()), known[2]),
+            categories=self._categories(task, float(raster.mask.mean()), record[2]),
             source=os.fspath(path),
             faults=tuple(map(str, raster.faults)),
             own_mask=rasterize_pillow(outlines, size).mask if self.both_masks else None,
         )
 
     def _categories(self, task: Mapping[str, Any], share: float, coco: bool) -> dict[str, tuple[str, ...]]:
-        """Name, attributes and relations of the phrase, and PhraseCut's subsets; `share` is the mask's."""
+        """Return name, attributes, relations and subsets of the phrase; `share` is the mask's of the image."""
         phrase = PhraseStructure.of(task.get("phrase_structure"))
         return {
             "name": phrase.name,
@@ -205,6 +193,7 @@ class PhraseCut(Reader):
 
 
 def _split_names(split: str) -> list[str]:
+    """Return the names of the splits in a text such as "val_miniv"."""
     names = split.split("_")
     if not set(names) <= set(SPLITS) or len(set(names)) != len(names):
         raise OptionError(
@@ -214,51 +203,52 @@ def _split_names(split: str) -> list[str]:
     return names
 
 
-def _found(folder: Path) -> Path:
-    """The file of image sizes; a folder that is not PhraseCut's, or not all of it, is noticed here."""
+def _sizes_file(folder: Path) -> Path:
+    """Return the file of image sizes; raise DatasetError if the folder is not PhraseCut's, or incomplete."""
     names = ("image_data_split.json", "image_data_split3000.json")
     sizes = next((folder / name for name in names if (folder / name).is_file()), None)
     if sizes is not None and (folder / "images").is_dir():
         return sizes
     missing = [names[0]] * (sizes is None) + ["the folder images"] * (not (folder / "images").is_dir())
     raise DatasetError(
-        f"{os.fspath(folder)!r} does not hold PhraseCut: {' and '.join(missing)} must be in it, and "
-        f"{'are' if len(missing) > 1 else 'is'} not. Give VGPhraseCut_v0, complete (docs/evaluation.md)."
+        f"{os.fspath(folder)!r} does not hold PhraseCut: {' and '.join(missing)} "
+        f"{'are' if len(missing) > 1 else 'is'} missing. Give VGPhraseCut_v0, complete (docs/evaluation.md)."
     )
 
 
 def _image_table(path: Path) -> NDArray[np.int64]:
-    """-> (N, 4) by ascending id: image id, height, width, 1 if the image is one of COCO's."""
+    """Return (N, 4) by ascending id: image id, height, width, 1 if the image is one of COCO's."""
     values = array("q")
     for _, _, row in _elements(path):
         try:
             values.extend(index(row[name]) for name in ("image_id", "height", "width"))
             values.append(row.get("coco_id") is not None)
         except (TypeError, KeyError, OverflowError):
-            del values[len(values) // 4 * 4 :]  # the tasks of this image will be reported
+            del values[len(values) // 4 * 4 :]  # _check_task reports the tasks of this image
     table = np.array(values, np.int64).reshape(-1, 4)
     return table[np.unique(table[:, 0], return_index=True)[1]]
 
 
-# Large JSON lists, an element at a time
+# --- large JSON lists, an element at a time --------------------------------------------------------------
 
 _SEPARATOR = re.compile(r"\s*([\[,\]])\s*")
 
 
 def _elements(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """The elements of a JSON list: first byte, bytes, value. Memory is needed for one at a time."""
+    """Yield the elements of a JSON list, one at a time in memory: first byte, bytes, value."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             yield from _scan(file.read)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{os.fspath(path)!r} does not exist, so that the split cannot be read. Download it, or name another."
+            f"{os.fspath(path)!r} does not exist, so the split cannot be read. Download it, or name another split."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise bad_json(path, error) from error
 
 
 def _scan(read: Callable[[int], str]) -> Iterator[tuple[int, int, Any]]:
+    """Parse a JSON list from a file's `read`; see `_elements`."""
     decode = json.JSONDecoder().raw_decode
     text, at, byte, count, chunk = read(_CHUNK), 0, 0, 0, _CHUNK
     while True:
@@ -267,12 +257,12 @@ def _scan(read: Callable[[int], str]) -> Iterator[tuple[int, int, Any]]:
             if not separator or separator[1] != ("," if count else "["):
                 if separator and separator[1] == "]" and count:
                     return
-                raise ValueError("it is no list" if not count else f"after element {count}, at byte {byte}")
+                raise ValueError("it is not a list" if not count else f"after element {count}, at byte {byte}")
             if not count and text[separator.end() : separator.end() + 1] == "]":
                 return
             value, end = decode(text, separator.end())
         except ValueError as error:
-            # Perhaps only the end of what was read; each time more is read, so that the work stays linear.
+            # The element may only be cut at the end of the chunk. Chunks double, so that the work stays linear.
             more = read(chunk) if len(text) - at < _LONGEST_TASK else ""
             if not more:
                 raise ValueError(f"after {count} elements, at byte {byte}: {error}") from error
@@ -285,19 +275,21 @@ def _scan(read: Callable[[int], str]) -> Iterator[tuple[int, int, Any]]:
 
 
 def _bytes(text: str, start: int, end: int) -> int:
+    """Return how many bytes of UTF-8 a part of the text has."""
     return end - start if text.isascii() else len(text[start:end].encode())
 
 
 def _task_at(path: Path, start: int, length: int, image_id: int) -> Any:
+    """Read a task again at its position, or raise DatasetError if the file has changed."""
     try:
         with open(path, "rb") as file:
             file.seek(start)
             task = json.loads(file.read(length))
         if task["image_id"] != image_id:
-            raise ValueError("another task is in its place")
+            raise ValueError("it holds another task at this position")
         return task
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DatasetError(
-            f"{os.fspath(path)!r} is not as it was when the dataset was opened ({error}). Leave the files alone "
-            "while they are used, and start again."
+            f"{os.fspath(path)!r} has changed since the dataset was opened ({error}). Do not change the "
+            "files while they are in use, and start again."
         ) from error

@@ -1,4 +1,4 @@
-"""Polygons to masks, as each of the two published codes draws them, and which of them are degenerate.
+"""Drawing polygons as masks, as each of the two published codes does, and finding degenerate ones.
 
     polygon  points (x, y) in pixels
     mask     (H, W) bool
@@ -25,11 +25,11 @@ _Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class PolygonFault:
-    """A polygon that is no proper outline, and what became of it."""
+    """A polygon that is not a proper outline, and whether it was drawn."""
 
-    index: int  # its place in the list, from 0
-    fault: str  # what is wrong with it, as the end of the sentence "polygon 3 ..."
-    drawn: bool  # whether it left any pixel, as the original code would draw it
+    index: int  # position in the list, from 0
+    fault: str  # ends the sentence "polygon 3 ..."
+    drawn: bool  # whether the original code draws any pixel of it
 
     def __str__(self) -> str:
         return f"polygon {self.index} {self.fault} ({'drawn' if self.drawn else 'left out'})"
@@ -44,10 +44,10 @@ class Raster:
 
 
 def rasterize_pillow(polygons: Polygons, size: tuple[int, int]) -> Raster:
-    """PhraseCut's mask (utils/data_transfer.py, polygons_to_mask): Pillow, the outline included.
+    """Draw PhraseCut's mask (utils/data_transfer.py, polygons_to_mask): Pillow, including the outline.
 
     Coordinates are cut to whole pixels by int(); polygons of fewer than 2 points are skipped; the others are
-    drawn even where they are degenerate. PhraseCut's `Polygons` are lists of such lists, one for each instance.
+    drawn even if they are degenerate. PhraseCut's `Polygons` are lists of such lists, one for each instance.
     `size` is (height, width).
     """
 
@@ -60,10 +60,10 @@ def rasterize_pillow(polygons: Polygons, size: tuple[int, int]) -> Raster:
 
 
 def rasterize_skimage(polygons: Polygons, size: tuple[int, int]) -> Raster:
-    """CLIPSeg's and LD-ZNet's mask (datasets/phrasecut.py): `skimage.draw.polygon2mask`, coordinates as they are.
+    """Draw CLIPSeg's and LD-ZNet's mask (datasets/phrasecut.py): skimage's polygon2mask, unrounded coordinates.
 
-    Its masks are a little smaller than Pillow's. Where the original stops, at a polygon without points or a
-    phrase without polygons, there is a fault or an empty mask. `size` is (height, width).
+    Its masks are a little smaller than Pillow's. The original stops at a polygon without points and at a phrase
+    without polygons; here these give a fault or an empty mask. `size` is (height, width).
     """
     from skimage.draw import polygon2mask
 
@@ -77,6 +77,7 @@ def rasterize_skimage(polygons: Polygons, size: tuple[int, int]) -> Raster:
 def _rasterize(
     polygons: Polygons, size: tuple[int, int], draw: Callable[[_Points], Mask], *, least: int, whole: bool
 ) -> Raster:
+    """Draw each polygon of at least so many points; `whole` cuts coordinates to whole pixels first."""
     if min(size) < 1:
         raise ShapeError(
             f"The size is {size} (height, width), but an image has at least one pixel each way: check the "
@@ -99,7 +100,7 @@ def _rasterize(
 
 
 def _outline(polygon: object, *, whole: bool) -> tuple[_Points, str]:
-    """The points that can be drawn, and what is wrong with them, if anything is."""
+    """Return the points that can be drawn, and the fault of the polygon or an empty text."""
     try:
         points = [(float(x), float(y)) for x, y in polygon]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
@@ -112,7 +113,7 @@ def _outline(polygon: object, *, whole: bool) -> tuple[_Points, str]:
 
 
 def _is_flat(points: _Points) -> bool:
-    """Whether all points lie on one line."""
+    """Return whether all points lie on one line."""
     x0, y0 = points[0]
     dx, dy = next(((x - x0, y - y0) for x, y in points if (x, y) != (x0, y0)), (0.0, 0.0))
     return all((x - x0) * dy == (y - y0) * dx for x, y in points)

@@ -13,13 +13,13 @@ from ldznet.masks.pipeline import Mask
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image, a phrase, and what of the image the phrase names."""
+    """An image, a phrase, and the mask of what the phrase names."""
 
     key: str  # unique in its dataset
     image: NDArray[np.uint8]  # (H, W, 3)
     phrase: str
     mask: Mask  # (H, W)
-    categories: Mapping[str, tuple[str, ...]]  # to average by: "name" -> ("dog",), "attributes" -> ...
-    source: str = ""  # the image's file; samples of one image follow one another
-    faults: tuple[str, ...] = ()  # parts of the annotation that were left out or mean nothing
-    own_mask: Mask | None = None  # (H, W), where the dataset's own protocol draws another than `mask`
+    categories: Mapping[str, tuple[str, ...]]  # for breakdowns: "name" -> ("dog",), "attributes" -> ...
+    source: str = ""  # the image's file; samples of one image are neighbors
+    faults: tuple[str, ...] = ()  # parts of the annotation that are invalid
+    own_mask: Mask | None = None  # (H, W), if the dataset's own protocol draws it in another way

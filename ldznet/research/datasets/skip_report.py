@@ -1,6 +1,6 @@
-"""What had to be left out of a dataset: how many samples, why, and which.
+"""A report of what was left out of a dataset: how many samples, why, and which.
 
-What is kept does not grow with the dataset. Nothing here knows of images or files.
+Its size does not grow with the dataset. Nothing here knows of images or files.
 """
 
 from __future__ import annotations
@@ -15,61 +15,62 @@ if TYPE_CHECKING:
 
     from ldznet.research.datasets.sample import Sample
 
-MOST_NAMES = 1000  # of each reason in a report
+MOST_NAMES = 1000  # names per reason in a report
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """In the place of a sample that cannot be read."""
+    """Takes the place of a sample that cannot be read."""
 
-    name: str  # the sample's key, or what is known of it
-    reason: str  # a few words to count by, such as "missing image"
+    name: str  # the sample's key, or its file and position
+    reason: str  # short text to count by, such as "missing image"
     text: str  # what happened, why, what to do
 
 
 class Report:
-    """What was left out, by reason, and what was kept with faults: how many, and the names of the first of them.
+    """Counts samples that were left out, by reason, and samples that were used with faults; names some of them.
 
-    Of each kind no more than `most` names are kept, the first in the order of the alphabet. As long as there are
-    no more than that, a name counts once however often it is met; of those beyond each meeting counts. Reports of
-    several processes, added in any order, make the same one.
+    At most `most` names per reason are stored, the first in alphabetical order. Up to that number a name counts
+    once, however often it is added; beyond it every call counts. Reports of several processes give the same sum
+    in any order.
     """
 
     def __init__(self, most: int = MOST_NAMES) -> None:
         self.most = most
-        self.notes = set[str]()  # on the dataset as a whole
+        self.notes = set[str]()  # about the dataset as a whole
         self._skipped: dict[str, dict[str, tuple[str, ...]]] = {}
         self._kept: dict[str, tuple[str, ...]] = {}  # key -> faults
-        self._beyond = Counter[str]()  # reason, "" for what was kept -> how many have no name here
+        self._beyond = Counter[str]()  # reason, "" for used samples -> how many are not named
 
     @property
     def skipped(self) -> dict[str, list[str]]:
-        """Reason -> names, sorted."""
+        """Return reason -> names, sorted."""
         return {reason: sorted(names) for reason, names in sorted(self._skipped.items())}
 
     @property
     def kept(self) -> dict[str, tuple[str, ...]]:
-        """Key of a sample that was kept -> its faults."""
+        """Return key -> faults of the samples that were used in spite of faults."""
         return dict(sorted(self._kept.items()))
 
     @property
     def counts(self) -> dict[str, int]:
-        """Reason -> how many were left out."""
+        """Return reason -> how many were left out."""
         return {reason: len(names) + self._beyond[reason] for reason, names in sorted(self._skipped.items())}
 
     @property
     def faulty(self) -> int:
-        """How many were kept though they have faults."""
+        """Return how many samples were used in spite of faults."""
         return len(self._kept) + self._beyond[""]
 
-    def add(self, found: Sample | Skipped) -> None:
-        """Note what a reader gave; a sample without faults leaves no trace."""
-        if isinstance(found, Skipped):
-            self._note(found.reason, found.name, ())
-        elif found.faults:
-            self._note("", found.key, found.faults)
+    def add(self, item: Sample | Skipped) -> None:
+        """Count what a reader returned; a sample without faults changes nothing."""
+        if isinstance(item, Skipped):
+            self._note(item.reason, item.name, ())
+        elif item.faults:
+            self._note("", item.key, item.faults)
 
     def _note(self, reason: str, name: str, faults: tuple[str, ...]) -> None:
+        """Store a name, and drop the last one of its reason where there are too many."""
         names = self._skipped.setdefault(reason, {}) if reason else self._kept
         names[name] = faults
         if len(names) > self.most:
@@ -77,7 +78,7 @@ class Report:
             self._beyond[reason] += 1
 
     def merge(self, other: Report) -> None:
-        """Add all that another report holds."""
+        """Add the contents of another report."""
         for reason, names in {**other._skipped, "": other._kept}.items():
             for name, faults in names.items():
                 self._note(reason, name, faults)
@@ -85,7 +86,7 @@ class Report:
         self.notes |= other.notes
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, fit for JSON."""
+        """Return the report as JSON values."""
         return {
             "counts": self.counts,
             "skipped": self.skipped,
@@ -96,7 +97,7 @@ class Report:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], most: int = MOST_NAMES) -> Self:
-        """The report of which `state_dict` gave this; those of older versions have no counts and no notes."""
+        """Read what `state_dict` returned; reports of older versions have no counts and no notes."""
         report = cls(most)
         report._skipped = {reason: dict.fromkeys(names, ()) for reason, names in state["skipped"].items()}
         report._kept = {key: tuple(faults) for key, faults in state["kept"].items()}
@@ -111,10 +112,11 @@ class Report:
         lines = [f"{counts[reason]} skipped ({reason}): {_few(names[reason], counts[reason])}" for reason in names]
         if self._kept:
             few = _few(list(self.kept), self.faulty)
-            lines.append(f"{self.faulty} kept, parts of their outlines without meaning: {few}")
+            lines.append(f"{self.faulty} used, though parts of their outlines are invalid: {few}")
         return "\n".join(lines) or "nothing was skipped"
 
 
 def _few(names: Sequence[str], count: int) -> str:
-    shown = names[:5]
-    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
+    """Return the first five names, and how many more there are."""
+    first = names[:5]
+    return ", ".join(first) + (f" and {count - len(first)} more" if count > len(first) else "")

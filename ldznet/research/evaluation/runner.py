@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from ldznet.hosts.host import Context, Host
 from ldznet.images.reading import to_image_size
 from ldznet.methods.method import EncodedImage, Method, Prompts, RandomInputs
+from ldznet.research.datasets.network_input import stretch_to_square
 from ldznet.research.datasets.sample import Sample
-from ldznet.research.datasets.samples import Samples, evaluation_example, usable
+from ldznet.research.datasets.samples import Samples, usable
 from ldznet.research.datasets.skip_report import Report
 from ldznet.research.metrics.accumulator import MetricError
 from ldznet.research.metrics.clipseg_metrics import ClipSegMetrics, ClipSegResult
@@ -257,8 +258,8 @@ def predict(
 
     side = size or method.defaults.resolution
     for group in _same_picture(samples, batch):
-        examples = [evaluation_example(sample, side) for sample in group]
-        pixels = torch.from_numpy(examples[0].pixels)[None]
+        squares = [stretch_to_square(sample.image, sample.mask, side) for sample in group]
+        pixels = torch.from_numpy(squares[0][0])[None]
         picture = EncodedImage(pixels, host.encode_image(pixels))
         prompts = Prompts(
             tuple(sample.phrase for sample in group), (method.defaults.template,) * len(group), encode
@@ -269,8 +270,8 @@ def predict(
             draw = RandomInputs(torch.full((len(group),), timestep), noise, seed)
             total += method.probability(host, picture, prompts, draw).cpu()
         probabilities = (total / len(method.defaults.timesteps)).clamp(0, 1).numpy()
-        for sample, example, probability in zip(group, examples, probabilities, strict=True):
-            yield Prediction(sample, probability, example.target)
+        for sample, (_, target), probability in zip(group, squares, probabilities, strict=True):
+            yield Prediction(sample, probability, target)
 
 
 def _same_picture(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:

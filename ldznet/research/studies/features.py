@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Host
+from ldznet.research.datasets.network_input import stretch_to_square
 from ldznet.research.datasets.sample import Sample
-from ldznet.research.datasets.samples import squares
 from ldznet.research.metrics.clipseg_metrics import ClipSegMetrics
 
 TIMESTEPS = (50, 100, 200, 300, 400, 500, 600, 700, 800, 999)
@@ -76,7 +76,7 @@ def _features(
     modules = host.feature_modules()
     for start in range(0, len(samples), batch):
         part = samples[start : start + batch]
-        pairs = [squares(sample.image, sample.mask, size) for sample in part]
+        pairs = [stretch_to_square(sample.image, sample.mask, size) for sample in part]
         pixels = torch.from_numpy(np.stack([image for image, _ in pairs]))
         targets.append(torch.from_numpy(np.stack([mask for _, mask in pairs])))
         latent = host.encode_image(pixels)

@@ -23,8 +23,8 @@ from ldznet.methods.attention_maps import stretch
 from ldznet.methods.method import EncodedImage, Prompts, RandomInputs
 from ldznet.methods.noise_difference import DifferenceMethod
 from ldznet.methods.noise_evidence import presence
+from ldznet.research.datasets.network_input import stretch_to_square
 from ldznet.research.datasets.sample import Sample
-from ldznet.research.datasets.samples import squares
 from ldznet.research.scenes.scenes import caption_cells
 from ldznet.research.studies.ablation import Setup
 
@@ -41,7 +41,7 @@ def draw_steps(host: Host, name: str, samples: Sequence[Sample], seed: int = 0) 
     cells: list[Cell] = []
     columns = 0
     for sample in samples:
-        pixels = torch.from_numpy(squares(sample.image, sample.mask, setup.defaults.resolution)[0])[None]
+        pixels = torch.from_numpy(stretch_to_square(sample.image, sample.mask, setup.defaults.resolution)[0])[None]
         picture = EncodedImage(pixels, host.encode_image(pixels))
         prompts = Prompts((sample.phrase,), (setup.defaults.template,), host.encode_prompt)
         noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(seed))

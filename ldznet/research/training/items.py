@@ -18,8 +18,9 @@ import torch
 
 from ldznet.errors import OptionError
 from ldznet.inference.prompts import TEMPLATES
+from ldznet.research.datasets.network_input import random_crop, stretch_to_square
 from ldznet.research.datasets.sample import Sample
-from ldznet.research.datasets.samples import DatasetError, Samples, random_crop, squares
+from ldznet.research.datasets.samples import DatasetError, Samples
 from ldznet.research.datasets.skip_report import Skipped
 from ldznet.research.training.train_options import TrainOptions
 
@@ -55,7 +56,7 @@ class Stream(torch.utils.data.Dataset[Item]):
         else:
             image, mask, name = sample.image, sample.mask, sample.source or sample.key
         template = options.template or TEMPLATES[int(rng.integers(len(TEMPLATES)))]
-        pixels, target = squares(image, mask, options.size)
+        pixels, target = stretch_to_square(image, mask, options.size)
         timestep = int(rng.integers(options.timesteps[0], options.timesteps[1] + 1))
         sentence = template.replace("{}", sample.phrase)
         return Item(pixels, target, sentence, name, timestep, int(rng.integers(2**62)), skipped)

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from miniature import write_aigi, write_phrasecut
 
 from ldznet.__main__ import main
-from ldznet.research.datasets.miniature import write_aigi, write_phrasecut
 
 FAST = ("--random-weights", "--quiet", "--limit", "1")
 
@@ -109,9 +109,9 @@ def test_what_is_missing_is_said_with_where_to_get_it_and_how_to_lay_it_out(here
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        ("images", "the folder images must be in it, and is not"),
-        ("image_data_split.json", "image_data_split.json must be in it, and is not"),
-        ("refer_test.json", "refer_test.json' does not exist, so that the split cannot be read"),
+        ("images", "the folder images is missing"),
+        ("image_data_split.json", "image_data_split.json is missing"),
+        ("refer_test.json", "refer_test.json' does not exist, so the split cannot be read"),
     ],
 )
 def test_half_a_download_is_told_from_other_folders(here, capsys, gone, said):
@@ -135,7 +135,7 @@ def test_a_training_says_before_a_model_is_loaded_that_the_split_of_its_validati
     write_phrasecut(here / "data/VGPhraseCut_v0", scenes=1, splits=("train",))
 
     assert main(["train", "phrasecut", "--out", "x", "--checkpoint", "gone.safetensors"]) == 1
-    assert "refer_miniv.json' does not exist, so that the split cannot be read" in capsys.readouterr().err
+    assert "refer_miniv.json' does not exist, so the split cannot be read" in capsys.readouterr().err
 
 
 def test_pictures_alone_are_no_dataset(here, capsys):

@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from miniature import write_aigi, write_phrasecut
 from stand_ins import write_folder
 from test_clipseg import folder as clipseg_folder  # noqa: F401 - a fixture
 
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers.random_weights import random_host
-from ldznet.research.datasets.miniature import write_aigi, write_phrasecut
 from ldznet.research.datasets.polygons import rasterize_pillow
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.evaluation.runner import Prediction, Scores

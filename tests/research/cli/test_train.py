@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from miniature import write_phrasecut
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,7 +22,6 @@ from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.research.cli import forecast
-from ldznet.research.datasets.miniature import write_phrasecut
 from ldznet.research.embedded.autoencoder import train_decoder, train_encoder
 from ldznet.research.embedded.diffusion import train_unet
 from ldznet.research.embedded.files import export

@@ -1,4 +1,4 @@
-"""Captioned images in three forms, whole and damaged, and COCO's run lengths against plain loops."""
+"""Captioned images in three forms, whole and damaged."""
 
 import base64
 import io
@@ -10,13 +10,11 @@ import unicodedata
 import numpy as np
 import pytest
 from conftest import iou, read_all
+from miniature import run_lengths, write_aigi
 from PIL import Image, ImageDraw
 
-from ldznet.errors import OptionError
 from ldznet.research.datasets import samples
 from ldznet.research.datasets.aigi import Aigi
-from ldznet.research.datasets.annotations import decode_runs
-from ldznet.research.datasets.miniature import encode_runs, write_aigi, write_runs
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import DatasetError, SampleError
 from ldznet.research.datasets.skip_report import Skipped
@@ -235,12 +233,11 @@ def test_a_mask_that_does_not_fit_its_image_is_skipped(tmp_path):
     assert "its mask a_cat.png is 40 x 60 pixels instead of 60 x 40" in found.text
 
 
-def test_an_empty_mask_is_skipped_unless_it_is_asked_for(tmp_path):
+def test_an_empty_mask_is_skipped(tmp_path):
     save_photo(tmp_path / "a.jpg")
     save_mask(tmp_path / "a_cat.png", part(0, 0, 0, 0))
 
     assert Aigi(tmp_path)[0].reason == "empty mask"
-    assert not Aigi(tmp_path, keep_empty=True)[0].mask.any()
 
 
 def coco(folder, annotations, **changes):
@@ -255,7 +252,7 @@ def coco(folder, annotations, **changes):
 
 
 def runs(mask):
-    return {"size": list(mask.shape), "counts": encode_runs(mask)}
+    return {"size": list(mask.shape), "counts": run_lengths(mask)}
 
 
 def test_a_phrase_of_the_annotation_goes_before_its_category_and_equal_ones_are_one_mask(tmp_path):
@@ -302,6 +299,16 @@ def test_cocos_images_of_one_name_in_two_folders_are_two(tmp_path):
     assert not dataset.report.counts
 
 
+def test_cocos_file_names_may_have_windows_backslashes(tmp_path):
+    image = {"id": 7, "file_name": "photos\\a.png", "height": 40, "width": 60}
+    annotation = {"image_id": 7, "category_id": 1, "segmentation": runs(part(1, 1, 9, 9))}
+    coco(tmp_path, [annotation], images=[image])
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "photos" / "a.png")
+
+    assert Aigi(tmp_path)[0].mask.sum() == 64
+
+
 def test_coco_may_be_laid_out_with_a_folder_of_annotations_beside_that_of_images_and_crowds_count(tmp_path):
     crowd = {"image_id": 7, "category_id": 1, "iscrowd": 1, "segmentation": runs(part(20, 1, 30, 9))}
     one = {"image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]}
@@ -322,6 +329,11 @@ def test_coco_may_be_laid_out_with_a_folder_of_annotations_beside_that_of_images
         ({"size": [40, 60], "counts": [2401, -1]}, "bad run lengths"),
         ({"size": [40, 60], "counts": "zzz"}, "bad run lengths"),
         ({"size": [40, 60], "counts": "P"}, "bad run lengths"),
+        ({"size": [40, 60], "counts": ""}, "bad run lengths"),
+        ({"size": [40, 60], "counts": []}, "bad run lengths"),
+        ({"size": [40, 60], "counts": "5"}, "bad run lengths"),
+        ({"size": [40, 60], "counts": "a" * 50}, "bad run lengths"),
+        ({"size": [40, 60], "counts": [2401]}, "bad run lengths"),
         ({"size": [40, 60], "counts": None}, "bad run lengths"),
         ({"size": [40, 60]}, "bad run lengths"),
         ([[1, 2, 3]], "bad outline"),
@@ -555,7 +567,7 @@ def test_a_broken_coco_file_is_an_error_that_names_it(copy, text):
     (folder / "annotations.json").write_bytes(text if isinstance(text, bytes) else text.encode())
 
     with pytest.raises(DatasetError, match=r"annotations.*cannot be read as JSON"):
-        Aigi(folder, "coco")
+        Aigi(folder / "annotations.json")
 
 
 def test_folders_that_hold_nothing_are_errors_that_say_what_is_expected(tmp_path):
@@ -563,66 +575,22 @@ def test_folders_that_hold_nothing_are_errors_that_say_what_is_expected(tmp_path
         Aigi(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="masks, coco, labelme"):
         Aigi(tmp_path)
-    with pytest.raises(DatasetError, match="0 JSON files"):
-        Aigi(tmp_path, "coco")
-    with pytest.raises(OptionError, match="masks, coco, labelme"):
-        Aigi(tmp_path, "voc")
 
 
 # ---- run lengths ----
 
 
-def slow_mask(numbers, height, width):
-    """As maskApi.c's rleDecode, a pixel at a time."""
-    mask = np.zeros((height, width), bool)
-    place, on = 0, False
-    for number in numbers:
-        for _ in range(number):
-            mask[place % height, place // height] = on
-            place += 1
-        on = not on
-    return mask
+@pytest.mark.parametrize("counts", [[4, 20, 4, 2], "4d04^O"])
+def test_run_lengths_go_down_the_columns(tmp_path, counts):
+    image = {"id": 7, "file_name": "a.png", "height": 5, "width": 6}
+    annotation = {"image_id": 7, "category_id": 1, "segmentation": {"size": [5, 6], "counts": counts}}
+    coco(tmp_path, [annotation], images=[image])
+    Image.new("RGB", (6, 5), "red").save(tmp_path / "a.png")
 
-
-def slow_text(numbers):
-    """Each number in bits, the sign repeated to the left, five of them to a character."""
-    text = ""
-    for index, number in enumerate(numbers):
-        value = number - (numbers[index - 2] if index > 2 else 0)
-        length = 5
-        while not -(2 ** (length - 1)) <= value < 2 ** (length - 1):
-            length += 5
-        bits = format(value % 2**length, f"0{length}b")
-        pieces = [int(bits[start : start + 5], 2) for start in range(length - 5, -1, -5)]
-        text += "".join(chr(48 + piece + 32) for piece in pieces[:-1]) + chr(48 + pieces[-1])
-    return text
-
-
-def test_run_lengths_worked_out_by_hand():
-    # 20 is 0 and 20, and 32 is added as more follows: "d0". The fourth is 2 - 20 = -18: 14 + 32 and 31, "^O".
-    mask = decode_runs("4d04^O", (5, 6))
+    mask = Aigi(tmp_path)[0].mask
 
     expected = np.zeros((5, 6), bool)
     expected.T.flat[4:24] = True
     expected.T.flat[28:] = True
     assert np.array_equal(mask, expected)
-    assert np.array_equal(decode_runs([4, 20, 4, 2], (5, 6)), expected)
-    assert encode_runs(expected) == [4, 20, 4, 2]
-    assert write_runs([4, 20, 4, 2]) == "4d04^O"
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_run_lengths_are_those_of_the_slow_version(seed):
-    rng = np.random.default_rng(seed)
-    height, width = (int(n) for n in rng.integers(1, 60, 2))
-    mask = rng.random((height, width)) < rng.choice([0, 0.02, 0.5, 0.98, 1])
-    numbers = encode_runs(mask)
-    text = write_runs(numbers)
-
-    assert np.array_equal(slow_mask(numbers, height, width), mask)
-    assert text == slow_text(numbers)
-    for counts in (numbers, text, text.encode()):
-        decoded = decode_runs(counts, (height, width))
-        assert np.array_equal(decoded, mask)
-        assert decoded.flags.c_contiguous
-        assert decoded.flags.writeable
+    assert mask.flags.c_contiguous

@@ -36,7 +36,7 @@ def test_what_was_kept_with_faults_is_bounded_too():
 
     assert report.faulty == 3
     assert list(report.kept) == ["a", "b"]
-    assert "3 kept, parts of their outlines without meaning: a, b and 1 more" in str(report)
+    assert "3 used, though parts of their outlines are invalid: a, b and 1 more" in str(report)
 
 
 def test_a_name_counts_once_as_long_as_all_are_named():

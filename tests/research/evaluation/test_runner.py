@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from miniature import write_aigi, write_phrasecut
 from PIL import Image
 
 from ldznet.__main__ import main
@@ -16,7 +17,6 @@ from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.learned_head import random_head
 from ldznet.methods.method import Defaults
 from ldznet.research.cli import evaluate
-from ldznet.research.datasets.miniature import write_aigi, write_phrasecut
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import usable
 from ldznet.research.datasets.skip_report import Report

@@ -1,6 +1,6 @@
 """Small datasets in the formats of the published ones, painted by our own scenes.
 
-To try the readers, training and evaluation without any download: everything but the pictures is as in the
+They test readers, training and evaluation without any download: everything but the images is as in the
 originals. Each function writes into a folder and returns the exact mask of every sample by its key. The same
 arguments write the same bytes.
 """
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from ldznet.masks.pipeline import Mask
 from ldznet.research.scenes.phrases import RELATIONS
@@ -130,25 +131,11 @@ def outlines(mask: Mask) -> list[list[list[float]]]:
     return [contour[:, 0].astype(float).tolist() for contour in found if len(contour) >= 3]
 
 
-def encode_runs(mask: Mask) -> list[int]:
-    """COCO's run lengths of a mask (H, W): pixels off, on, off ..., column by column."""
+def run_lengths(mask: Mask) -> list[int]:
+    """Return COCO's run lengths of a mask (H, W): pixels off, on, off ..., column by column."""
     flat = np.concatenate([[False], mask.T.ravel()])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
-
-
-def write_runs(numbers: Sequence[int]) -> str:
-    """Run lengths as COCO's text (maskApi.c, rleToString); `annotations.decode_runs` says how."""
-    text = ""
-    for index, number in enumerate(numbers):
-        rest = number - (numbers[index - 2] if index > 2 else 0)
-        while True:
-            piece, rest = rest & 31, rest >> 5
-            last = rest == (-1 if piece & 16 else 0)
-            text += chr(48 + piece + (0 if last else 32))
-            if last:
-                break
-    return text
 
 
 def _scenes(number: int, seed: int, size: Size) -> Iterator[Scene]:
@@ -203,8 +190,10 @@ def _frequencies(tasks: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, i
 def _segmentation(mask: Mask, kind: str) -> Any:
     if kind == "polygons":  # COCO counts from the corners of pixels
         return [[value + 0.5 for point in points for value in point] for points in outlines(mask)]
-    runs = encode_runs(mask)
-    return {"size": list(mask.shape), "counts": write_runs(runs) if kind == "text" else runs}
+    runs = {"size": list(mask.shape), "counts": run_lengths(mask)}
+    if kind == "text":
+        runs["counts"] = coco_mask.frPyObjects(runs, *mask.shape)["counts"].decode()
+    return runs
 
 
 def _write(path: Path, content: Any) -> None:
