@@ -1,9 +1,8 @@
-"""What was found of each prompt in an image, and what can be had of it: masks, objects, thresholds, numbers.
+"""The result of a segmentation: masks, objects, thresholds and numbers, made of the kept probabilities.
 
-Nothing here runs a network: whatever is asked is answered from the maps that are kept. These have the network's
-size and are brought to the image's size one at a time, so that a hundred prompts on a large picture do not hold a
-hundred large maps. What a second look has found (refine.py) is kept as maps of twice that size and as patches,
-which are laid over when a map is enlarged.
+Nothing here runs a network. Maps have the network's size and are brought to the image's size one at a time, so
+that a hundred prompts on a large image do not hold a hundred large maps. What refinement has found
+(inference/refinement.py) is kept as maps of twice that size and as patches, which are laid over an enlarged map.
 """
 
 from __future__ import annotations
@@ -19,33 +18,34 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldznet.errors import OptionError
 from ldznet.images.reading import to_image_size
 from ldznet.inference.tiles import RefinedPatch, lay_over
 from ldznet.masks.objects import Objects, find_objects
 from ldznet.masks.pipeline import area, bounding_box, make_mask, mask_before_objects, subtract_negatives
 from ldznet.masks.threshold_suggestions import Candidate, find_candidates
-from ldznet.options import MaskOptions
+from ldznet.options import MaskOptions, require_options
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What was found of each prompt; iterating gives probabilities (H, W) at the image's own size."""
+    """The probabilities of each prompt in one image; iterating yields them, (H, W), at the image's own size."""
 
     prompts: tuple[str, ...]
     negative_prompts: tuple[str, ...]
     size: tuple[int, int]  # of the image: height, width
     # (prompts and negative prompts, h, w) float32 in [0, 1], at the network's size, or twice that of tiles
     maps: Tensor
-    record: dict[str, Any]  # all that is needed to repeat it
+    record: dict[str, Any]  # everything that is needed to repeat the result
     notes: tuple[str, ...]  # what a user should know, such as a prompt that was cut
-    patches: tuple[tuple[RefinedPatch, ...], ...] = ()  # per map what a second look has found, if there was one
+    patches: tuple[tuple[RefinedPatch, ...], ...] = ()  # per map, if it was refined
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     @property
     def nbytes(self) -> int:
-        """What the maps take in memory; the image is not among them."""
+        """Return the memory that the maps and patches take, without the image."""
         patches = (patch.probability.nbytes for patches in self.patches for patch in patches)
         return self.maps.nbytes + sum(patches)
 
@@ -53,28 +53,29 @@ class Segmentation:
         return (self.probability(index) for index in range(len(self)))
 
     def probability(self, index: int) -> NDArray[np.float32]:
-        """Of one prompt: (H, W) float32 in [0, 1]."""
+        """Return the probability of one prompt, (H, W) float32 in [0, 1]."""
+        _require_index(index)
         if not -len(self) <= index < len(self):
-            raise IndexError(f"There are {len(self)} prompts; there is none with the index {index}.")
-        return self._whole(index % len(self))
+            raise IndexError(f"The index is {index}, but there are {len(self)} prompts.")
+        return self._enlarged(index % len(self))
 
     def net_probability(self, index: int) -> NDArray[np.float32]:
-        """Of one prompt, what the negative prompts leave of it: (H, W) float32 in [0, 1]. Masks are made of it."""
+        """Return what the negative prompts leave of one prompt's probability, (H, W): masks are made of it."""
         probability = self.probability(index)
         return subtract_negatives(probability, self._negatives()) if self.negative_prompts else probability
 
     def each_net_probability(self) -> Iterator[NDArray[np.float32]]:
-        """`wanted` of one prompt after the other; what is not wanted is joined once for all."""
-        unwanted = functools.reduce(np.maximum, self._negatives()) if self.negative_prompts else None
+        """Yield `net_probability` of each prompt; negative prompts are enlarged and joined only once."""
+        negative = functools.reduce(np.maximum, self._negatives()) if self.negative_prompts else None
         for probability in self:
-            yield probability if unwanted is None else subtract_negatives(probability, [unwanted])
+            yield probability if negative is None else subtract_negatives(probability, [negative])
 
     def probabilities(self) -> NDArray[np.float32]:
-        """Of all prompts: (P, H, W) float32 in [0, 1]; 4 P H W bytes, 256 MB for each on an 8192 px square."""
-        found = np.empty((len(self), *self.size), np.float32)
+        """Return all probabilities, (P, H, W) float32: 4 P H W bytes, 256 MB for each on an 8192 px square."""
+        stack = np.empty((len(self), *self.size), np.float32)
         for index, probability in enumerate(self):
-            found[index] = probability
-        return found
+            stack[index] = probability
+        return stack
 
     def mask(
         self,
@@ -83,40 +84,41 @@ class Segmentation:
         given_mask: NDArray[Any] | None = None,
         only: int | None = None,
     ) -> NDArray[np.float32]:
-        """The mask of all prompts together, or of `only` one: (H, W) float32 in [0, 1], 1 is selected.
+        """Return the mask of all prompts, or of `only` one: (H, W) float32 in [0, 1], 1 is selected.
 
         `given_mask` (H, W) is painted or uploaded (see MaskOptions.brush). Objects are numbered in the mask of
         all prompts; the mask of `only` one prompt ignores them.
         """
-        chosen = iter(self) if only is None else iter([self.probability(only)])
-        options = MaskOptions() if options is None else options
-        if only is not None and isinstance(options, MaskOptions):
-            options = dataclasses.replace(options, objects=())
-        return make_mask(chosen, options, negatives=self._unwanted(), given_mask=given_mask)
+        options = _mask_options(options)
+        if only is None:
+            return make_mask(iter(self), options, negatives=self._negatives_or_none(), given_mask=given_mask)
+        options = dataclasses.replace(options, objects=())
+        probability = [self.probability(only)]
+        return make_mask(probability, options, negatives=self._negatives_or_none(), given_mask=given_mask)
 
     def each_mask(self, options: MaskOptions | None = None) -> Iterator[NDArray[np.float32]]:
-        """`mask` of `only` one prompt after the other; what is not wanted is joined once for all."""
-        options = dataclasses.replace(MaskOptions() if options is None else options, objects=())
+        """Yield the mask of each prompt alone; negative prompts are enlarged and joined only once."""
+        options = dataclasses.replace(_mask_options(options), objects=())
         return (make_mask([probability], options) for probability in self.each_net_probability())
 
     def objects(self, options: MaskOptions | None = None) -> Objects:
-        """What `options.objects` chooses from: the objects in the mask of all prompts, before it grows."""
+        """Return the objects that `options.objects` chooses from: those in the mask of all prompts."""
         return find_objects(self.mask_before_objects(options))
 
     def mask_before_objects(self, options: MaskOptions | None = None) -> NDArray[np.bool_]:
         """Return the mask of all prompts, (H, W) bool, before objects are chosen in it and before it grows."""
-        options = MaskOptions() if options is None else options
-        return mask_before_objects(iter(self), options, negatives=self._unwanted())
+        return mask_before_objects(iter(self), _mask_options(options), negatives=self._negatives_or_none())
 
     def object_statistics(self, objects: Objects, chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
-        """Of each object its number, area in pixels, bounding box, most probable prompt, and the mean probability
-        of that inside; and whether it is `chosen`, as all are if none is.
+        """Return the number, area in pixels, box, most probable prompt and its mean probability of each object.
+
+        An object is `selected` if it is among the `chosen` numbers, or if none are chosen.
         """
         numbers, count = objects.numbers.ravel(), len(objects) + 1
         if count == 1:
             return []
         areas = np.bincount(numbers, minlength=count)[1:]
-        sums = [np.bincount(numbers, wanted.ravel(), count)[1:] for wanted in self.each_net_probability()]
+        sums = [np.bincount(numbers, net.ravel(), count)[1:] for net in self.each_net_probability()]
         best, means = np.argmax(sums, axis=0), np.max(sums, axis=0) / areas
         return [
             {
@@ -132,41 +134,26 @@ class Segmentation:
         ]
 
     def candidates(self, options: MaskOptions | None = None) -> list[Candidate]:
-        """Thresholds to choose from, by the probability that the mask of all prompts is made of.
+        """Return thresholds to choose from, by the probability that the mask of all prompts is made of.
 
         That is the largest of all prompts for a union, the smallest for an intersection, the first's for a
         difference.
         """
-        combine = (MaskOptions() if options is None else options).combine
+        combine = _mask_options(options).combine
         maps = itertools.islice(self.each_net_probability(), 1 if combine == "difference" else None)
         return find_candidates(functools.reduce(np.minimum if combine == "intersection" else np.maximum, maps))
 
-    def _unwanted(self) -> Iterator[NDArray[np.float32]] | None:
-        return self._negatives() if self.negative_prompts else None
-
-    def _negatives(self) -> Iterator[NDArray[np.float32]]:
-        return (self._whole(index) for index in range(len(self), len(self.maps)))
-
-    def _whole(self, index: int) -> NDArray[np.float32]:
-        """Of a prompt, or behind them of a negative prompt, at the image's size."""
-        whole = to_image_size(self.maps[index], self.size)
-        return lay_over(whole, self.patches[index]) if self.patches else whole
-
     def highest_probabilities(self) -> tuple[float, ...]:
-        """Return the highest probability of each prompt, in [0, 1], after the negative prompts."""
-        return tuple(float(wanted.max()) for wanted in self.each_net_probability())
+        """Return the highest net probability of each prompt, in [0, 1]."""
+        return tuple(float(net.max()) for net in self.each_net_probability())
 
     def prompt_statistics(self, options: MaskOptions | None = None) -> list[dict[str, Any]]:
-        """Per prompt its area in pixels, bounding box and mean probability inside its own mask.
-
-        Where there are negative prompts, probabilities are those that they leave.
-        """
-        answers = []
-        for prompt, probability, mask in zip(
-            self.prompts, self.each_net_probability(), self.each_mask(options), strict=True
-        ):
+        """Return the area in pixels, box and mean net probability of each prompt's own mask."""
+        statistics = []
+        maps = zip(self.prompts, self.each_net_probability(), self.each_mask(options), strict=True)
+        for prompt, probability, mask in maps:
             inside = mask >= 0.5
-            answers.append(
+            statistics.append(
                 {
                     "prompt": prompt,
                     "area": area(inside),
@@ -176,4 +163,27 @@ class Segmentation:
                     "highest": float(probability.max()),
                 }
             )
-        return answers
+        return statistics
+
+    def _negatives_or_none(self) -> Iterator[NDArray[np.float32]] | None:
+        return self._negatives() if self.negative_prompts else None
+
+    def _negatives(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the probability of each negative prompt; their maps follow those of the prompts."""
+        return (self._enlarged(index) for index in range(len(self), len(self.maps)))
+
+    def _enlarged(self, index: int) -> NDArray[np.float32]:
+        """Return one map at the image's size, with its patches."""
+        probability = to_image_size(self.maps[index], self.size)
+        return lay_over(probability, self.patches[index]) if self.patches else probability
+
+
+def _require_index(index: object) -> None:
+    if isinstance(index, bool) or not isinstance(index, int | np.integer):
+        raise OptionError(f"index is {index!r}, but it must be a whole number: the place of a prompt, from 0.")
+
+
+def _mask_options(options: MaskOptions | None) -> MaskOptions:
+    options = MaskOptions() if options is None else options
+    require_options(options, MaskOptions)
+    return options

@@ -1,11 +1,11 @@
-"""The one public entry: an image and prompts in, probabilities and masks out.
+"""The public entry: an image and prompts in, probabilities and masks out.
 
-    segmenter = Segmenter(DiffusersHost.load("sd15.safetensors"), LearnedHead.load("ld-znet.safetensors"))
-    segmenter.set_image("photo.jpg")                 # the VAE runs once
-    found = segmenter.segment(["bucket", "a dog"])   # the UNet and the head run once per prompt
-    found.mask(MaskOptions(threshold=0.4))           # changing the threshold runs nothing again
+    segmenter = Segmenter.load("sd15.safetensors")
+    segmenter.set_image("photo.jpg")                  # the VAE runs once
+    result = segmenter.segment(["bucket", "a dog"])   # the UNet runs once per prompt
+    result.mask(MaskOptions(threshold=0.4))           # another threshold runs no network
 
-Probabilities are kept at the network's size; see segmentation.py for what can be had of them.
+Probabilities are kept at the network's size; result.py makes masks, objects and numbers of them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
 
 from ldznet import __version__
-from ldznet.errors import ImageError, OutOfMemoryError
+from ldznet.errors import ImageError, OptionError, OutOfMemoryError
 from ldznet.hosts.host import Host
 from ldznet.images.reading import ImageSource, image_digest, network_size, on_background, read_image, to_tensor
 from ldznet.inference.batching import BatchRunner
@@ -30,16 +31,20 @@ from ldznet.inference.refinement import Refinement
 from ldznet.inference.tiles import Box, RefinedPatch
 from ldznet.memory_errors import is_out_of_memory
 from ldznet.methods.method import EncodedImage, Method
+from ldznet.methods.registry import AUTO
 from ldznet.options import SegmentOptions, require_options
 from ldznet.result import Segmentation
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger(__name__)
 
-_KEPT_PICTURES = 4  # of one image, at several resolutions: pixels and latent
+_MOST_ENCODED = 4  # resolutions of one image whose pixels and latent are kept
 
 
 class Segmenter:
-    """Keeps the latent of one image and the contexts of the last prompts.
+    """Finds prompts in one image at a time; keeps its latent, and the contexts of the last prompts.
 
     Raises:
         HeadError, HostError: the method cannot work with this model.
@@ -50,38 +55,71 @@ class Segmenter:
         self.host = host
         self.method = method
         self._source: Image.Image | None = None  # upright, RGB or RGBA
-        self._image: Image.Image | None = None  # the same on a background, RGB
+        self._image: Image.Image | None = None  # the source on a background, RGB
         self._background = ""
-        self._pictures: dict[Any, EncodedImage] = {}
-        self._batches = BatchRunner(host, method)
+        self._encoded: dict[Any, EncodedImage] = {}
+        self._runner = BatchRunner(host, method)
 
-    def set_image(self, image: ImageSource, options: SegmentOptions | None = None) -> None:
-        """Take an image of any kind (see `load_image`) and encode it, once for all prompts.
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | os.PathLike[str],
+        head: str | os.PathLike[str] | None = None,
+        device: str | torch.device | None = None,
+        *,
+        method: str = AUTO,
+        dtype: torch.dtype | None = None,
+    ) -> Segmenter:
+        """Load a Stable Diffusion model, a .safetensors or .ckpt file or a folder in diffusers' layout.
+
+        Without `head`, `method` decides: "auto" takes a head from the repository's models/ that fits the model,
+        else attention, which needs none. The default of `device` is the GPU where there is one, that of `dtype`
+        float16 on a GPU and float32 on a CPU.
 
         Raises:
-            ImageError: it cannot be read; the image before it is then forgotten.
+            OptionError: the device cannot be used, or no method has this name. HostError, CheckpointError,
+            HeadError: a file cannot be used.
+        """
+        # Imported here, so that a webui, which lends its model, never imports diffusers.
+        from ldznet.hosts.diffusers.host import default_dtype
+        from ldznet.methods.load import find_device, load_model
+
+        for name, path in (("checkpoint", checkpoint), ("head", head)):
+            if path is not None and not isinstance(path, str | os.PathLike):
+                raise OptionError(f"{name} is {path!r}, but it must be a path: give the path of a file.")
+        where = find_device(device)
+        dtype = dtype or default_dtype(where)
+        host, choice = load_model(checkpoint, head, method=method, device=where, dtype=dtype)
+        log.info("%s: %s.", choice.method.name, choice.reason)
+        return cls(host, choice.method)
+
+    def set_image(self, image: ImageSource, options: SegmentOptions | None = None) -> None:
+        """Read an image of any kind (see `load_image`) and encode it, once for all prompts.
+
+        Raises:
+            ImageError: it cannot be read; the previous image is dropped all the same.
         """
         options = _segment_options(options)
-        self._source, self._image, self._pictures = None, None, {}
+        self._source, self._image, self._encoded = None, None, {}
         self._source = read_image(image)
-        self._show_on(options.background)
+        self._put_on(options.background)
         if options.randomness == "fixed":
-            self._picture(options, None)
+            self._encode_image(options, None)
 
-    def _show_on(self, background: str) -> None:
-        """Let another colour show through where the image is transparent."""
+    def _put_on(self, background: str) -> None:
+        """Put the source on a background; one that shows through drops what was encoded on another."""
         assert self._source is not None
         if self._image is None or (background != self._background and self._source.mode != "RGB"):
             red, green, blue = (int(background[start : start + 2], 16) for start in (1, 3, 5))
-            self._image, self._pictures = on_background(self._source, (red, green, blue)), {}
+            self._image, self._encoded = on_background(self._source, (red, green, blue)), {}
         self._background = background
 
     @property
     def image(self) -> Image.Image:
-        """The image as RGB, upright, on the background that was last asked for.
+        """Return the image as RGB, upright, on the background of the last call.
 
         Raises:
-            ImageError: there is none yet.
+            ImageError: no image was set.
         """
         if self._image is None:
             raise ImageError("There is no image to segment yet. Call set_image with one first.")
@@ -98,29 +136,29 @@ class Segmenter:
         """Find each prompt in the image.
 
         Raises:
-            PromptError: a prompt cannot be used. ImageError: there is no image.
-            OptionError: `options` are no SegmentOptions. OutOfMemoryError: not even one prompt fits.
+            PromptError: a prompt cannot be used. ImageError: no image was set. OptionError: a value has a wrong
+            type. OutOfMemoryError: not even one prompt fits into memory.
         """
         options = _segment_options(options)
-        wanted, unwanted = check_prompts(prompts, negative_prompts)
+        positive, negative = check_prompts(prompts, negative_prompts)
         if self._image is not None:
-            self._show_on(options.background)
+            self._put_on(options.background)
         image = self.image
         options = self._with_defaults(options)
-        texts = [*wanted, *unwanted]
+        texts = [*positive, *negative]
         passes = Passes(options, len(texts))
-        picture = self._picture(options, passes.posterior_noise)
-        passes.prepare(picture.latent)
-        maps, cut, patches = self._find(texts, picture, passes, progress)
-        record = self._record(wanted, unwanted, picture, options)
-        first = len(wanted)  # of the negative ones
-        notes = (*_notes("Prompt", wanted, cut[:first]), *_notes("Negative prompt", unwanted, cut[first:]))
+        encoded = self._encode_image(options, passes.posterior_noise)
+        passes.prepare(encoded.latent)
+        maps, cut, patches = self._find(texts, encoded, passes, progress)
+        record = self._record(positive, negative, encoded, options)
+        first = len(positive)  # index of the first negative prompt
+        notes = (*_notes("Prompt", positive, cut[:first]), *_notes("Negative prompt", negative, cut[first:]))
         for note in notes:
             log.warning(note)
-        return Segmentation(wanted, unwanted, (image.height, image.width), maps, record, notes, patches)
+        return Segmentation(positive, negative, (image.height, image.width), maps, record, notes, patches)
 
     def _with_defaults(self, options: SegmentOptions) -> SegmentOptions:
-        """What is left open, as the method wants it."""
+        """Fill options that are left open with what suits the method."""
         defaults = self.method.defaults
         return dataclasses.replace(
             options,
@@ -130,40 +168,45 @@ class Segmenter:
         )
 
     def _find(
-        self, texts: Sequence[str], picture: EncodedImage, passes: Passes, progress: Progress | None
+        self, texts: Sequence[str], encoded: EncodedImage, passes: Passes, progress: Progress | None
     ) -> tuple[Tensor, list[bool], tuple[tuple[RefinedPatch, ...], ...]]:
-        """-> maps, per text whether it was cut, and its patches if there was a second look."""
+        """Return maps (P, h, w), whether each text was cut, and its refined patches."""
         options = passes.options
-        batch = options.batch or self._batches.size(picture)
+        batch = options.batch or self._runner.size(encoded)
         if not options.refine:
-            return *self._batches.run(texts, picture, passes, batch, progress), ()
+            return *self._runner.run(texts, encoded, passes, batch, progress), ()
         look_at = functools.partial(self._look_at, options, batch)
-        second = Refinement(look_at, (self.image.height, self.image.width), options.resolution, passes.count)
-        told = shift_progress(progress, 0, second.expected(len(texts)))
-        maps, cut = self._batches.run(texts, picture, passes, batch, told)
-        maps, patches = second.take(texts, maps, progress)
+        size = (self.image.height, self.image.width)
+        refinement = Refinement(look_at, size, options.resolution, passes.count)
+        report = shift_progress(progress, 0, refinement.expected(len(texts)))
+        maps, cut = self._runner.run(texts, encoded, passes, batch, report)
+        maps, patches = refinement.run(texts, maps, progress)
         return maps, cut, patches
 
     def _look_at(
         self, options: SegmentOptions, batch: int, box: Box, texts: Sequence[str], progress: Progress | None
     ) -> Tensor:
-        """A part of the image at the network's full size -> maps (P, k, l)."""
+        """Run the network on a part of the image, at its full size -> maps (P, k, l)."""
         passes, crop = Passes(options, len(texts)), self.image.crop(box)
-        picture = self._encode(crop, self._network_size(crop, options), passes.posterior_noise)
-        passes.prepare(picture.latent)
-        return self._batches.run(texts, picture, passes, batch, progress)[0]
+        encoded = self._encode(crop, self._network_size(crop, options), passes.posterior_noise)
+        passes.prepare(encoded.latent)
+        return self._runner.run(texts, encoded, passes, batch, progress)[0]
 
     def _record(
-        self, wanted: tuple[str, ...], unwanted: tuple[str, ...], picture: EncodedImage, options: SegmentOptions
+        self,
+        positive: tuple[str, ...],
+        negative: tuple[str, ...],
+        encoded: EncodedImage,
+        options: SegmentOptions,
     ) -> dict[str, Any]:
-        """All that is needed to repeat it."""
+        """Return everything that is needed to repeat the result."""
         return {
             "ldznet": __version__,
             "image_sha256": image_digest(self.image),
             "size": [self.image.height, self.image.width],
-            "network_size": list(picture.pixels.shape[-2:]),
-            "prompts": list(wanted),
-            "negative_prompts": list(unwanted),
+            "network_size": list(encoded.pixels.shape[-2:]),
+            "prompts": list(positive),
+            "negative_prompts": list(negative),
             "model": self.host.info.name,
             "model_fingerprint": self.host.info.fingerprint,
             "prediction": self.host.info.prediction,
@@ -173,19 +216,21 @@ class Segmenter:
             **dataclasses.asdict(options),
         }
 
-    # --- one image ---------------------------------------------------------------------------------
-
-    def _picture(self, options: SegmentOptions, posterior_noise: Callable[..., Tensor] | None) -> EncodedImage:
+    def _encode_image(
+        self, options: SegmentOptions, posterior_noise: Callable[..., Tensor] | None
+    ) -> EncodedImage:
+        """Return the encoded image, which is kept for the last few resolutions."""
         size = self._network_size(self.image, options)
         key = size if posterior_noise is None else (size, options.seeds[0])
-        if key not in self._pictures:
-            while len(self._pictures) >= _KEPT_PICTURES:
-                del self._pictures[next(iter(self._pictures))]
-            self._pictures[key] = self._encode(self.image, size, posterior_noise)
-        return self._pictures[key]
+        if key not in self._encoded:
+            while len(self._encoded) >= _MOST_ENCODED:
+                del self._encoded[next(iter(self._encoded))]
+            self._encoded[key] = self._encode(self.image, size, posterior_noise)
+        return self._encoded[key]
 
     def _network_size(self, image: Image.Image, options: SegmentOptions) -> tuple[int, int]:
         resolution = options.resolution or self.method.defaults.resolution
+        # A latent has an eighth of the sides, and the UNet halves it to multiples of its own.
         multiple = 8 * max(8, self.host.info.unet.multiple)
         return network_size((image.height, image.width), resolution, multiple)
 
@@ -207,6 +252,7 @@ class Segmenter:
 
 
 def _notes(what: str, texts: Sequence[str], cut: Sequence[bool]) -> tuple[str, ...]:
+    """Return a sentence for each text that was cut."""
     return tuple(
         f'{what} {number} ("{text[:30]}...") is longer than the text encoder reads; its end was ignored.'
         for number, (text, is_cut) in enumerate(zip(texts, cut, strict=True), start=1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ldznet.errors import OptionError
-from ldznet.options import MaskOptions, SegmentOptions
+from ldznet.options import MaskOptions, Option, SegmentOptions, check_value, options_of
 
 CLASSES = (MaskOptions, SegmentOptions)
 FIELDS = [(kind, item) for kind in CLASSES for item in dataclasses.fields(kind)]
@@ -82,3 +82,17 @@ def test_numbers_of_numpy_are_taken_and_become_pythons():
         MaskOptions(grow=np.float64(1.5))
     with pytest.raises(OptionError, match=r"grow is array\(\[3\]\), but it must be a whole number"):
         MaskOptions(grow=np.array([3]))
+
+
+def test_every_front_checks_a_value_with_the_same_function():
+    options = options_of(MaskOptions)
+
+    assert list(options) == [item.name for item in dataclasses.fields(MaskOptions)]
+    assert check_value(options["grow"], 3.0, "Grow") == 3  # JavaScript has no whole numbers
+    assert type(check_value(options["grow"], 3.0, "Grow")) is int
+    assert check_value(options["objects"], (), "Objects") == ()
+    assert check_value(Option("a", choices=("a", "b")), "b", "Letter") == "b"
+    with pytest.raises(OptionError, match=r"Grow \(px\) is 600, but it must be from -512 to 512: pixels by which"):
+        check_value(options["grow"], 600, "Grow (px)")
+    with pytest.raises(OptionError, match=r"Letter is 'c', which is not known: give one of a, b \(default 'a'\)"):
+        check_value(Option("a", choices=("a", "b")), "c", "Letter")

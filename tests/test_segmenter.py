@@ -20,6 +20,7 @@ from ldznet.inference import batching
 from ldznet.inference.prompts import TEMPLATES, check_prompts
 from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.learned_head import LearnedHead, random_head
+from ldznet.methods.load import EMBEDDED
 from ldznet.options import MaskOptions, SegmentOptions
 from ldznet.result import Segmentation
 from ldznet.segmenter import Segmenter
@@ -455,7 +456,7 @@ def test_there_is_no_probability_beyond_the_prompts(segmenter):
     found = run(segmenter, ["cat"], negative_prompts=["dog"])
 
     assert len(list(found)) == 1
-    with pytest.raises(IndexError, match="There are 1 prompts; there is none with the index 1"):
+    with pytest.raises(IndexError, match="The index is 1, but there are 1 prompts"):
         found.probability(1)
 
 
@@ -577,21 +578,21 @@ def test_an_error_of_the_program_is_not_taken_for_a_lack_of_memory(segmenter, mo
 
 
 def test_contexts_are_forgotten_when_there_are_too_many(segmenter, monkeypatch):
-    monkeypatch.setattr(batching, "_KEPT_CONTEXTS", 3)
+    monkeypatch.setattr(batching, "_MOST_CONTEXTS", 3)
     run(segmenter, ["a", "b", "c", "d", "e"], SegmentOptions(resolution=64))
 
-    assert list(segmenter._batches._contexts) == ["a photo of a c.", "a photo of a d.", "a photo of a e."]
+    assert list(segmenter._runner._contexts) == ["a photo of a c.", "a photo of a d.", "a photo of a e."]
 
 
 def test_of_one_image_the_last_resolutions_are_kept(segmenter, monkeypatch):
-    monkeypatch.setattr(module, "_KEPT_PICTURES", 2)
+    monkeypatch.setattr(module, "_MOST_ENCODED", 2)
     segmenter.set_image(picture())
     first = segmenter.segment("cat", SegmentOptions(resolution=64)).probabilities()
 
     for resolution in (128, 192):
         segmenter.segment("cat", SegmentOptions(resolution=resolution))
 
-    assert len(segmenter._pictures) == 2
+    assert len(segmenter._encoded) == 2
     assert np.array_equal(segmenter.segment("cat", SegmentOptions(resolution=64)).probabilities(), first)
 
 
@@ -681,9 +682,17 @@ def test_what_the_negative_prompts_leave_is_what_masks_are_made_of(segmenter):
             lambda s: s.segment("cat", SMALL).mask(SMALL),
             r"options is SegmentOptions\(.*but it must be MaskOptions",
         ),
+        (lambda s: s.segment("cat", SMALL).each_mask(5), "options is 5, but it must be MaskOptions"),
+        (lambda s: s.segment("cat", SMALL).candidates(5), "options is 5, but it must be MaskOptions"),
+        (lambda s: s.segment("cat", SMALL).probability("a"), "index is 'a', but it must be a whole number"),
+        (lambda _: Segmenter.load(5), "checkpoint is 5, but it must be a path"),
+        (lambda _: Segmenter.load("a.safetensors", head=5), "head is 5, but it must be a path"),
+        (lambda _: Segmenter.load("a.safetensors", method=5), "The method 5 is not known: give one of auto"),
+        (lambda _: Segmenter.load("a.safetensors", device="warp"), "The device warp cannot be used here"),
+        (lambda _: Segmenter.load("a.safetensors", device="cuda:99"), "The device cuda:99 cannot be used here"),
     ],
 )
-def test_what_is_of_the_wrong_kind_is_an_error_of_ours(segmenter, call, said):
+def test_a_value_of_a_wrong_type_is_an_error_that_names_it(segmenter, call, said):
     segmenter.set_image(picture(), SMALL)
 
     with pytest.raises((OptionError, PromptError), match=said):
@@ -728,3 +737,34 @@ def test_the_record_says_in_which_precision_the_heads_weights_rest(host, tmp_pat
 
     assert (narrow.record["head_dtype"], narrow.record["head_storage"]) == ("float32", "bfloat16")
     assert (method.record["head_dtype"], method.record["head_storage"]) == ("float32", "float32")
+
+
+# --- loading ---------------------------------------------------------------------------------------------
+
+
+def test_load_takes_the_head_that_fits_the_model():
+    segmenter = Segmenter.load(EMBEDDED, device="cpu")
+
+    assert segmenter.method.name == "ld-znet"
+    assert segmenter.host.info.name == EMBEDDED.name
+    assert segmenter.host.dtype == torch.float32
+
+
+def test_load_takes_attention_where_it_is_asked_for_and_the_head_that_is_given(tmp_path):
+    attention = Segmenter.load(str(EMBEDDED), device="cpu", method="attention")
+    save_head(random_head(attention.host.info.unet, "znet").head, tmp_path / "znet.safetensors", source={})
+
+    assert attention.method.name == "attention"
+    assert Segmenter.load(EMBEDDED, tmp_path / "znet.safetensors", "cpu").method.name == "znet"
+    with pytest.raises(OptionError, match="The method attention needs no head"):
+        Segmenter.load(EMBEDDED, tmp_path / "znet.safetensors", "cpu", method="attention")
+
+
+def test_without_a_gpu_cuda_is_refused_in_words(monkeypatch):
+    def missing(*_args, **_more):
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch, "empty", missing)
+
+    with pytest.raises(OptionError, match=r"The device cuda cannot be used here \(Torch not compiled with CUDA"):
+        Segmenter.load(EMBEDDED, device="cuda")

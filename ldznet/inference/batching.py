@@ -1,6 +1,6 @@
-"""Prompts through a method, as many at once as fit into memory.
+"""Run prompts through a method, as many at once as fit into memory.
 
-Knows one picture at a time, encoded; nothing of images, masks or what is looked at again.
+Knows one encoded image at a time; nothing of files, masks or refinement.
 """
 
 from __future__ import annotations
@@ -14,74 +14,73 @@ from torch import Tensor
 
 from ldznet.errors import HostError, OutOfMemoryError
 from ldznet.hosts.host import Context, Host
-from ldznet.inference.passes import Passes, Progress, shift_progress
+from ldznet.inference.passes import BATCH, Passes, Progress, shift_progress
 from ldznet.memory_errors import is_out_of_memory
 from ldznet.methods.method import EncodedImage, Method, Prompts
 
 log = logging.getLogger(__name__)
 
-_KEPT_CONTEXTS = 256
-_BATCH_OF_A_CPU = 8
+_MOST_CONTEXTS = 256  # encoded sentences that are kept, so that a second run of a prompt encodes nothing
 
 
 class BatchRunner:
-    """Keeps the contexts of the last prompts."""
+    """Runs prompts through a method; keeps the contexts of the last prompts."""
 
     def __init__(self, host: Host, method: Method) -> None:
         self.host = host
         self.method = method
         self._contexts: OrderedDict[str, Context] = OrderedDict()
 
-    def size(self, picture: EncodedImage) -> int:
-        """How many prompts probably fit at once."""
+    def size(self, encoded: EncodedImage) -> int:
+        """Return how many prompts probably fit into memory at once."""
         if self.host.device.type != "cuda":
-            return _BATCH_OF_A_CPU
+            return BATCH
         free, _ = torch.cuda.mem_get_info(self.host.device)
-        height, width = picture.latent.shape[-2:]
+        height, width = encoded.latent.shape[-2:]
         # Activations of one prompt: about 40 maps of the first level's width are alive at once.
         bytes_each = 40 * self.host.info.unet.model_channels * height * width * self.host.dtype.itemsize
         return int(max(1, min(64, 0.6 * free // bytes_each)))
 
     def run(
-        self, texts: Sequence[str], picture: EncodedImage, passes: Passes, batch: int, progress: Progress | None
+        self, texts: Sequence[str], encoded: EncodedImage, passes: Passes, batch: int, progress: Progress | None
     ) -> tuple[Tensor, list[bool]]:
-        """-> maps (P, h, w) on the CPU, and per prompt whether it was cut.
+        """Return maps (P, h, w) on the CPU, and whether each prompt was cut.
 
-        A method that must have them all at once gets them so, whatever the batch.
+        A method that needs all prompts at once gets them so, whatever the batch.
 
         Raises:
             OutOfMemoryError: not even one prompt fits, or not all that must come at once. HostError: the
                 weights overflow.
         """
-        size = (picture.pixels.shape[-2], picture.pixels.shape[-1])
+        size = (encoded.pixels.shape[-2], encoded.pixels.shape[-1])
         maps, cut = torch.zeros(len(texts), *size), [False] * len(texts)
         batch, start = len(texts) if self.method.needs_all_prompts else min(batch, len(texts)), 0
         while start < len(texts):
             part = slice(start, min(start + batch, len(texts)))
-            told = shift_progress(progress, passes.count * start, passes.count * len(texts))
+            report = shift_progress(progress, passes.count * start, passes.count * len(texts))
             try:
-                total, cut[part] = self._run_together(texts, part, picture, passes, told)
+                total, cut[part] = self._run_together(texts, part, encoded, passes, report)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 batch = self._smaller(batch, size, error)
-                continue
+                continue  # the same prompts again, fewer at once
             self._require_numbers(total)
             maps[part] = total / passes.count
             start = part.stop
         return maps.clamp_(0, 1), cut
 
     def _run_together(
-        self, texts: Sequence[str], part: slice, picture: EncodedImage, passes: Passes, progress: Progress | None
+        self, texts: Sequence[str], part: slice, encoded: EncodedImage, passes: Passes, progress: Progress | None
     ) -> tuple[Tensor, list[bool]]:
-        """Some of the prompts: the sum of what all passes give, and per prompt whether it was cut."""
+        """Return the sum of all passes over some prompts, and whether each of these was cut."""
         count = part.stop - part.start
-        total, cut = torch.zeros(count, *picture.pixels.shape[-2:]), [False] * count
+        total, cut = torch.zeros(count, *encoded.pixels.shape[-2:]), [False] * count
         for number in range(passes.count):
             templates = tuple(passes.template(number, index) for index in range(part.start, part.stop))
             prompts = Prompts(tuple(texts[part]), templates, self._context)
-            draw = passes.draw(number, part, picture.latent)
-            total += self.method.probability(self.host, picture, prompts, draw).cpu()
+            inputs = passes.random_inputs(number, part, encoded.latent)
+            total += self.method.probability(self.host, encoded, prompts, inputs).cpu()
             cut = [before or now for before, now in zip(cut, prompts.context.cut, strict=True)]
             if progress is not None:
                 progress((number + 1) * count, passes.count * count)
@@ -96,6 +95,11 @@ class BatchRunner:
             )
 
     def _smaller(self, batch: int, size: tuple[int, int], error: Exception) -> int:
+        """Return half the batch, after freeing memory.
+
+        Raises:
+            OutOfMemoryError: the batch cannot be smaller.
+        """
         self.host.clear_memory()
         if batch == 1:
             raise OutOfMemoryError(
@@ -112,14 +116,14 @@ class BatchRunner:
         return batch // 2
 
     def _context(self, sentences: Sequence[str]) -> Context:
-        """The contexts of some sentences; those of the last ones are kept."""
+        """Return the contexts of some sentences, and keep those of the last ones."""
         if new := [text for text in dict.fromkeys(sentences) if text not in self._contexts]:
             encoded = self.host.encode_prompt(new)
             for index, text in enumerate(new):
                 self._contexts[text] = encoded[index : index + 1]
-        found = Context.join([self._contexts[text] for text in sentences])
+        context = Context.join([self._contexts[text] for text in sentences])
         for text in sentences:
             self._contexts.move_to_end(text)
-        while len(self._contexts) > _KEPT_CONTEXTS:
+        while len(self._contexts) > _MOST_CONTEXTS:
             self._contexts.popitem(last=False)
-        return found
+        return context

@@ -1,7 +1,7 @@
-"""The second look of a run: what is looked at again, for which prompts, and how much of the work that is.
+"""Refine a result: run the network again on parts of the image, for the prompts that were found.
 
-Which parts of an image are worth it and how two looks are joined, refine.py says; how the network is shown a part,
-the caller knows.
+tiles.py says which parts are worth it and how two looks are joined; the caller knows how the network is shown a
+part.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ldznet.images.reading import to_image_size
 from ldznet.inference.passes import Progress, shift_progress
 from ldznet.inference.tiles import FAINT, TILE, Box, RefinedPatch, add_tile, find_boxes, find_tiles, join, merge
 
-# Shows the network a part of the image at its full size, for some prompts -> maps (P, k, l).
+# Runs the network on a part of the image, at its full size, for some prompts -> maps (P, k, l).
 Look = Callable[[Box, Sequence[str], Progress | None], Tensor]
 
 
 class Refinement:
-    """At an image of `size` (H, W), for a network that sees `side` x `side` pixels of it.
+    """Looks again at parts of an image of `size` (H, W), with a network that sees `side` x `side` pixels of it.
 
-    In one look a prompt takes `each` so many passes.
+    In one look a prompt takes `each` passes.
     """
 
     def __init__(self, look: Look, size: tuple[int, int], side: int, each: int) -> None:
@@ -34,20 +34,17 @@ class Refinement:
         self._tiles = find_tiles(size, side)
 
     def expected(self, prompts: int) -> int:
-        """Passes of both looks together."""
-        # One box of each prompt, until it is known how much there is to look at again.
+        """Return the passes of the first look and of the refinement, as far as they are known before it."""
+        # One box per prompt is assumed, until the maps show how much there is to look at again.
         return (2 + len(self._tiles)) * self._each * prompts
 
-    def take(
+    def run(
         self, texts: Sequence[str], maps: Tensor, progress: Progress | None
     ) -> tuple[Tensor, tuple[tuple[RefinedPatch, ...], ...]]:
-        """The first look's maps (P, h, w) -> maps that know of the tiles, and per text its patches.
-
-        A patch is what a look at a part that stands out has found.
-        """
+        """Return the maps (P, h, w) of the first look joined with the tiles, and the refined patches per text."""
         maps, done = self._search(texts, maps, progress)
-        seen = TILE if self._tiles else 1.0
-        boxes = [find_boxes(one.numpy(), self._size, self._side, seen) for one in maps]
+        share = TILE if self._tiles else 1.0  # of the image that the network has seen at once
+        boxes = [find_boxes(one.numpy(), self._size, self._side, share) for one in maps]
         total = done + self._each * sum(map(len, boxes))
         if progress is not None and done == total:
             progress(done, total)
@@ -62,19 +59,19 @@ class Refinement:
         return maps, tuple(patches)
 
     def _search(self, texts: Sequence[str], maps: Tensor, progress: Progress | None) -> tuple[Tensor, int]:
-        """-> all maps, with what the tiles show of those in which anything was found; passes made until then."""
+        """Return all maps, those with something in them joined with the tiles, and the passes so far."""
         done = self._each * len(texts)
-        found = [index for index, one in enumerate(maps) if float(one.max()) >= FAINT]
-        if not self._tiles or not found:
+        visible = [index for index, one in enumerate(maps) if float(one.max()) >= FAINT]
+        if not self._tiles or not visible:
             return maps, done
-        total = done + self._each * len(found) * (len(self._tiles) + 1)
+        total = done + self._each * len(visible) * (len(self._tiles) + 1)
         size = (2 * maps.shape[-2], 2 * maps.shape[-1])
         larger = np.zeros((len(maps), *size), np.float32)
         for number, tile in enumerate(self._tiles):
-            seen = self._look(tile, [texts[index] for index in found], shift_progress(progress, done, total))
-            for index, fine in zip(found, seen, strict=True):
+            looks = self._look(tile, [texts[index] for index in visible], shift_progress(progress, done, total))
+            for index, fine in zip(visible, looks, strict=True):
                 add_tile(larger[index], number, fine.numpy())
-            done += self._each * len(found)
+            done += self._each * len(visible)
         for index, one in enumerate(maps):
-            larger[index] = join(one.numpy(), larger[index]) if index in found else to_image_size(one, size)
+            larger[index] = join(one.numpy(), larger[index]) if index in visible else to_image_size(one, size)
         return torch.from_numpy(larger), done

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ldznet.errors import LdznetError, OptionError
-from ldznet.methods.choose import METHODS
+from ldznet.methods.registry import METHOD_NAMES
 from ldznet.options import MaskOptions, Options, SegmentOptions
 
 Kind = Literal["switch", "text", "slider", "number", "choice"]
@@ -148,7 +148,7 @@ CONTROLS: tuple[Control, ...] = (
         "choice",
         "auto",
         "auto: the best that fits the loaded checkpoint",
-        choices=METHODS,
+        choices=METHOD_NAMES,
         basic=True,
     ),
     Control("head", "Head", "choice", AUTOMATIC, "a trained file in models/ldznet", basic=True),

@@ -13,9 +13,11 @@ LONGEST_BODY = 96 * 2**20
 MOST_PROMPTS = 100
 # Letters of prompts given as one text with | between them.
 LONGEST_TEXT = 20_000
-# Prompts times timesteps times seeds, times sentences, times looks: each is a pass through the UNet, and others
-# wait meanwhile.
+# Prompts times timesteps times seeds, times sentences, times looks, with the noises and rivals of a method: each
+# is a pass through the UNet, and others wait meanwhile.
 MOST_PASSES = 1000
+# The same for a small model, whose pass takes less than a tenth of the time.
+MOST_SMALL_PASSES = 10_000
 # Pixels of all pictures of prompts in an answer: eight of the largest, or a hundred of 2.6 million.
 MOST_ANSWERED = 2**28
 # Letters of any other text.

@@ -1,39 +1,42 @@
-"""How many passes through the network a request asks for, and that these are not too many (limits.py)."""
+"""Count the passes through the network that a request asks for, and refuse too many (limits.py)."""
 
 from __future__ import annotations
 
 from ldznet.errors import OptionError
-from ldznet.inference.prompts import TEMPLATES
-from ldznet.inference.tiles import most_passes
-from ldznet.methods.noise_difference import DifferenceOptions
-from ldznet.options import SegmentOptions
+from ldznet.hosts.host import HostInfo
+from ldznet.inference.passes import count_passes
+from ldznet.methods.choose import best_head
+from ldznet.methods.registry import AUTO
+from ldznet.webui import head_files
 from ldznet.webui.controls import Settings
-from ldznet.webui.limits import MOST_PASSES, MOST_PROMPTS
+from ldznet.webui.limits import MOST_PASSES, MOST_PROMPTS, MOST_SMALL_PASSES
 
 
-def require_passes(settings: Settings) -> None:
-    """Refuse what would keep all others waiting.
+def require_passes(settings: Settings, info: HostInfo | None = None) -> None:
+    """Refuse a request that would keep all others waiting.
+
+    Before the model is known, without `info`, a head for a full-size model is assumed: the fewest passes.
 
     Raises:
         OptionError: there are too many prompts, or passes; the text says how many, and how many may be.
     """
-    words = len(settings.prompts) + len(settings.negatives)
-    if words > MOST_PROMPTS:
+    prompts = len(settings.prompts) + len(settings.negatives)
+    if prompts > MOST_PROMPTS:
         raise OptionError(
-            f"prompt and negative_prompt have {words} parts together, but at most {MOST_PROMPTS} are taken. Ask "
+            f"prompt and negative_prompt have {prompts} parts together, but at most {MOST_PROMPTS} are taken. Ask "
             "several times."
         )
-    passes = words * _of_a_prompt(settings.segment)
-    if settings.method == "difference":
-        passes *= DifferenceOptions().noises
-    if passes > MOST_PASSES:
+    passes = count_passes(_method(settings, info), settings.segment, prompts, info)
+    most = MOST_SMALL_PASSES if info is not None and info.is_small else MOST_PASSES
+    if passes > most:
         raise OptionError(
             f"Prompts, timesteps, seeds, noises, sentences and second looks make up to {passes} passes through "
-            f"the network, but at most {MOST_PASSES} are made at once. Give fewer of them."
+            f"the network, but at most {most} are made at once. Give fewer of them."
         )
 
 
-def _of_a_prompt(options: SegmentOptions) -> int:
-    """If there is as much to look at again as there can be."""
-    each = (len(TEMPLATES) if options.average_templates else 1) * (most_passes() if options.refine else 1)
-    return max(1, len(options.timesteps)) * len(options.seeds) * each
+def _method(settings: Settings, info: HostInfo | None) -> str:
+    """Return the method that runs; auto is attention where the model is known and no head fits it."""
+    if settings.method != AUTO:
+        return settings.method
+    return "head" if info is None or best_head(head_files.wanted_heads(settings), info) else "attention"

@@ -136,6 +136,7 @@ def test_the_limits_are_those_of_the_code():
         limits.MOST_PROMPTS,
         LONGEST_PROMPT,
         limits.MOST_PASSES,
+        limits.MOST_SMALL_PASSES,
         limits.MOST_ANSWERED,
         limits.LONGEST_TEXT,
         limits.LONGEST_WORD,

@@ -21,7 +21,8 @@ from ldznet.heads.head_file import HeadInfo
 from ldznet.inference.prompts import check_prompts
 from ldznet.masks.pipeline import SoftMask, area
 from ldznet.memory_errors import explain_out_of_memory
-from ldznet.methods.choose import METHODS, find_heads, fits
+from ldznet.methods.choose import find_heads, fits
+from ldznet.methods.registry import METHOD_NAMES
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
 from ldznet.webui import results, session, settings_page
@@ -162,9 +163,9 @@ def _find(image: Image.Image, asked: SegmentRequest) -> tuple[results.Found, Set
         shared.state.begin(job="ldznet")
         try:
             settings = _settings(asked)  # until now the page may have said what another's run had overridden
-            found = session.RUNS.find(
-                session.loaded_model(), image, settings, lambda done, _total: steps.append(done)
-            )
+            model = session.loaded_model()
+            require_passes(settings, session.RUNS.make_host(model).info)
+            found = session.RUNS.find(model, image, settings, lambda done, _total: steps.append(done))
         finally:
             shared.state.end()
         took, encoding = time.perf_counter() - begin, found.encoding if steps else 0.0
@@ -259,7 +260,7 @@ def heads() -> Heads:
     return Heads(
         checkpoint=host.name if host else None,
         fingerprint=host.fingerprint if host else None,
-        methods=list(METHODS),
+        methods=list(METHOD_NAMES),
         heads=[
             Head(
                 name=name,

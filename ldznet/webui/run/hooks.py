@@ -56,7 +56,7 @@ def apply(p: Any, args: Sequence[Any]) -> None:
     try:
         values, settings = settings_page.read(args, changes)
         if getattr(p, "is_api", False):
-            require_passes(settings)
+            require_passes(settings, session.RUNS.make_host(p.sd_model).info)
         values["head"] = head_files.chosen_name(values["head"])  # a checkpoint goes by what it is converted to
         p.extra_generation_params |= infotext.written(values, settings.segment.template)
         # The numbers of a plot are of each cell, as those of a batch are of each file.

@@ -119,7 +119,8 @@ def test_the_limit_of_passes_counts_what_the_settings_page_says(client, webui, m
     answer = ask(client, {"args": [{"prompt": "bright", "timesteps": " ".join(map(str, range(112)))}]})
 
     assert answer.status_code == 422
-    assert "make up to 1008 passes" in answer.json()["detail"]
+    # 112 timesteps, nine sentences, and on a small model 85 passes of attention with its evidence
+    assert "make up to 85680 passes" in answer.json()["detail"]
     assert method.calls == 0
 
 
