@@ -314,7 +314,10 @@ CANNOT = [
     ({"prompt": "a|b", "timesteps": list(range(501))}, f"{PASSES} 1002 passes"),
     ({"timesteps": list(range(77)), "refine": True}, f"{PASSES} 1001 passes"),
     ({"timesteps": list(range(9)), "refine": True, "average_templates": True}, f"{PASSES} 1053 passes"),
-    ({"timesteps": list(range(101)), "method": "difference"}, f"{PASSES} 2020 passes"),  # ten noises, with the prompt and without
+    (
+        {"timesteps": list(range(101)), "method": "difference"},
+        f"{PASSES} 2020 passes",
+    ),  # ten noises, with the prompt and without
     ({"timesteps": "early"}, "Timesteps is 'early', but it must be whole numbers"),
     ({"timesteps": [1000]}, "Timesteps is '1000'"),
     ({"brush": "add"}, "mask and brush go together"),
