@@ -1,7 +1,7 @@
-"""Which images a command works on, and where the results of each go.
+"""Find the images of a command and the place for the results of each.
 
-What the command has written itself is no image to it, wherever it is met: in a folder, by a pattern, or among
-files that a shell has listed.
+Files that the command has written itself are never images to it, wherever it meets them: in a folder, by a
+pattern, or among files that a shell has listed.
 """
 
 from __future__ import annotations
@@ -11,36 +11,51 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ldznet.cli.reports import STAGING, own_report, owned
+from ldznet.cli.reports import BATCH_FOLDER, own_report, owned
 from ldznet.errors import ImageError, OptionError
 
-MOST_PIPED = 2**30  # bytes: the largest picture that is read, in four channels of 16 bits
+LARGEST_PIPED = 2**30  # bytes: the largest image that is read, in four channels of 16 bits
+# What a folder is searched for. The names stand in one text because a list of them would fill a page.
 SUFFIXES = frozenset(
     f".{name}"
     for name in "png jpg jpeg jpe jfif webp bmp gif tif tiff avif jp2 ppm pgm pbm tga ico".split()  # noqa: SIM905
+)
+# Images that Pillow does not read; they are named, since people expect a mask for them.
+UNREADABLE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        "heic heif hif jxl svg psd psb xcf kra exr hdr "
+        "raw dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr iiq erf mrw rwl"
+    ).split()
 )
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image and where its results go."""
+    """One image and the place of its results."""
 
     source: str  # a path, or "-"
     target: Path  # without suffix
 
 
 @dataclass
-class Found:
-    """What the inputs of a command lead to."""
+class Inputs:
+    """The images that the arguments of a command name, and what was left out."""
 
-    jobs: list[Job] = field(default_factory=list)  # with distinct places for their results, in a fixed order
-    unreadable: list[tuple[str, str]] = field(default_factory=list)  # a folder, and why
-    passed_over: int = 0  # results of this command
+    jobs: list[Job] = field(default_factory=list)  # with distinct targets, in a fixed order
+    closed_folders: list[tuple[str, str]] = field(default_factory=list)  # a folder, and why it cannot be read
+    unreadable: list[str] = field(default_factory=list)  # images in folders, of kinds that Pillow does not read
+    own_results: int = 0  # files that this command has written
+
+    @property
+    def left_out(self) -> int:
+        """Return how many files and folders were left out."""
+        return len(self.closed_folders) + len(self.unreadable) + self.own_results
 
 
 @dataclass(frozen=True)
@@ -52,87 +67,98 @@ class Source:
     data: bytes | None  # of standard input, which can be read only once
 
 
-def find_jobs(inputs: Sequence[str], out: Path, recursive: bool) -> Found:
-    """All images that the inputs name.
+def find_inputs(arguments: Sequence[str], out: Path, recursive: bool) -> Inputs:
+    """Return all images that the arguments name.
 
     Raises:
-        OptionError: an input is empty. ImageError: a folder or a pattern holds no image.
+        OptionError: an argument is empty. ImageError: a folder or a pattern holds no image.
     """
-    found = Found()
+    inputs = Inputs()
     names: dict[str, Path] = {}  # source -> its name below the folder of results, with suffix
-    for text in inputs:
+    for text in arguments:
         if not text:
             raise OptionError(
-                "One of the images is the empty text: perhaps a variable that is not set. Give a file, or . for "
-                "the folder in which you are."
+                "One of the images is an empty text, perhaps a variable that is not set. Give a file, or . for "
+                "the current folder."
             )
         if text == "-":
             names["-"] = Path("stdin")
         elif os.path.isdir(text):
-            names |= _in_folder(Path(text), recursive, found)
+            names |= _find_in_folder(Path(text), recursive, inputs)
         elif _is_pattern(text):
             matches = sorted(path for path in glob.glob(text, recursive=recursive) if os.path.isfile(path))
             if not matches:
                 raise ImageError(f"No file matches {text}. Check the pattern.")
-            names |= {path: Path(Path(path).name) for path in _images(matches, found)}
+            names |= {path: Path(Path(path).name) for path in _without_results(matches, inputs)}
         else:
-            names |= {path: Path(Path(path).name) for path in _images([text], found)}
-    if not names and not found.unreadable:
+            names |= {path: Path(Path(path).name) for path in _without_results([text], inputs)}
+    if not names and inputs.own_results and inputs.left_out == inputs.own_results:
         raise ImageError(
-            f"All that was given, {found.passed_over} files, are results of this command. Give images; to segment "
-            "a result, copy it to another folder."
+            f"All of the {inputs.own_results} files are results of this command. Give images; to segment a "
+            "result, copy it to another folder."
         )
-    found.jobs = _with_targets(names, out)
-    return found
+    inputs.jobs = _choose_targets(names, out)
+    return inputs
 
 
 def _is_pattern(text: str) -> bool:
+    """Return whether the text is a pattern and neither a file nor an address."""
     from ldznet.images.reading import is_address
 
     return any(mark in text for mark in "*?[") and not os.path.exists(text) and not is_address(text)
 
 
-def _in_folder(folder: Path, recursive: bool, found: Found) -> dict[str, Path]:
-    before, files = (len(found.unreadable), found.passed_over), []
+def _find_in_folder(folder: Path, recursive: bool, inputs: Inputs) -> dict[str, Path]:
+    """Return the images of a folder with their names below it; note in `inputs` what was left out."""
+    before, files = inputs.left_out, []
 
-    def unreadable(why: OSError) -> None:
-        found.unreadable.append((str(why.filename), why.strerror or str(why)))
+    def note_closed(why: OSError) -> None:
+        inputs.closed_folders.append((str(why.filename), why.strerror or str(why)))
 
-    for root, folders, names in os.walk(folder, onerror=unreadable):
-        files += [Path(root, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
-        folders[:] = [name for name in folders if recursive and not name.startswith(STAGING)]
-    inside = [Path(path) for path in _images(map(str, sorted(filter(_may_be_a_file, files))), found)]
-    if not inside and (len(found.unreadable), found.passed_over) == before:
-        raise ImageError(f"The folder {folder} holds no images. Check the path, or look deeper with -r.")
-    return {str(path): path.relative_to(folder) for path in inside}
+    for root, folders, names in os.walk(folder, onerror=note_closed):
+        # Hidden files are no images of the user: macOS writes "._photo.jpg" beside "photo.jpg" on other disks.
+        visible = [Path(root, name) for name in names if not name.startswith(".")]
+        files += [path for path in visible if path.suffix.lower() in SUFFIXES]
+        unreadable = (path for path in visible if path.suffix.lower() in UNREADABLE_SUFFIXES)
+        inputs.unreadable += map(str, filter(_may_be_a_file, unreadable))
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+    inputs.unreadable.sort()
+    images = _without_results(map(str, sorted(filter(_may_be_a_file, files))), inputs)
+    found = {path: Path(path).relative_to(folder) for path in images}
+    if not found and inputs.left_out == before:
+        raise ImageError(f"The folder {folder} holds no images. Check the path, or search its folders with -r.")
+    return found
 
 
 def _may_be_a_file(path: Path) -> bool:
-    """Not a pipe or a device; what cannot be looked at, such as a broken link, is named when it is read."""
+    """Return False for pipes and devices; what cannot be looked at, such as a broken link, is named later."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return True
 
 
-def _images(paths: Sequence[str] | Iterator[str], found: Found) -> Iterator[str]:
-    """The paths without those of results of this command."""
+def _without_results(paths: Iterable[str], inputs: Inputs) -> Iterator[str]:
+    """Yield the paths that are no results of this command, and count the others."""
     for path in paths:
         if _is_result(Path(path)):
-            found.passed_over += 1
+            inputs.own_results += 1
         else:
             yield path
 
 
 def _is_result(path: Path) -> bool:
-    """Whether the report of an image beside this file says that the file is one of its results."""
-    name = path.name
-    stems = [name[:place] for place, letter in enumerate(name) if letter == "."]
-    return any(name in owned(path.with_name(stem)) for stem in stems if stem.strip("."))
+    """Return whether a report says that the file is one of its results."""
+    name, folder = path.name, path.parent
+    if folder.name == BATCH_FOLDER:  # the report is one folder above
+        name, folder = f"{BATCH_FOLDER}/{name}", folder.parent
+    stems = [path.name[:place] for place, letter in enumerate(path.name) if letter == "."]
+    return any(name in owned(folder / stem) for stem in stems if stem.strip("."))
 
 
-def _with_targets(names: dict[str, Path], out: Path) -> list[Job]:
-    names = {source: name.with_name(_short(name.name)) for source, name in names.items()}
+def _choose_targets(names: dict[str, Path], out: Path) -> list[Job]:
+    """Give each image a place below `out`, by its name without suffix where no other image has the same."""
+    names = {source: name.with_name(_shorten(name.name)) for source, name in names.items()}
     plain = {source: name.with_name(_stem(name)) for source, name in names.items()}
     stems: dict[str, int] = {}
     for stem in plain.values():
@@ -141,14 +167,14 @@ def _with_targets(names: dict[str, Path], out: Path) -> list[Job]:
     for source, name in names.items():
         alone = stems[str(plain[source]).casefold()] == 1
         choices[source] = (out / plain[source], out / name) if alone else (out / name, out / plain[source])
-    # What has results stays where they are, also when an image of the same name has come or gone.
-    there = {source: place for source in names for place in reversed(choices[source]) if _is_of(place, source)}
+    # Results stay where they are, also when an image of the same name has come or gone.
+    existing = {source: place for source in names for place in reversed(choices[source]) if _is_of(place, source)}
     targets: dict[str, Path] = {}
     taken: set[str] = set()
-    for source in (*there, *(source for source in names if source not in there)):
-        target = base = there.get(source, choices[source][0])
+    for source in (*existing, *(source for source in names if source not in existing)):
+        target = base = existing.get(source, choices[source][0])
         number = 2
-        while str(target).casefold() in taken:
+        while str(target).casefold() in taken:  # file systems of Windows and macOS ignore case
             target, number = base.with_name(f"{base.name}-{number}"), number + 1
         taken.add(str(target).casefold())
         targets[source] = target
@@ -156,19 +182,19 @@ def _with_targets(names: dict[str, Path], out: Path) -> list[Job]:
 
 
 def _is_of(place: Path, source: str) -> bool:
-    """Whether the results of this image are at this place."""
-    found = own_report(place).get("image_file")
-    return isinstance(found, dict) and found.get("path") == (source if source == "-" else os.path.abspath(source))
+    """Return whether the results of this image are at this place."""
+    file = own_report(place).get("image_file")
+    return isinstance(file, dict) and file.get("path") == (source if source == "-" else os.path.abspath(source))
 
 
 def _stem(name: Path) -> str:
-    """Without the suffix, unless nothing but dots would be left."""
+    """Return the name without suffix, unless nothing but dots would remain."""
     stem, _ = os.path.splitext(name.name)
     return stem if stem.strip(".") else name.name
 
 
-def _short(name: str) -> str:
-    """A name that has room for the endings of the results: file systems take 255 bytes."""
+def _shorten(name: str) -> str:
+    """Return a name with room for the endings of the results: file systems allow 255 bytes."""
     if len(os.fsencode(name)) <= 170:
         return name
     stem, suffix = os.path.splitext(name)
@@ -177,7 +203,7 @@ def _short(name: str) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """At most so many bytes of a text, without half a character at the end."""
+    """Return at most so many bytes of a text, without half a character at the end."""
     return os.fsencode(text)[:most].decode(errors="ignore")
 
 
@@ -185,22 +211,22 @@ def cut(text: str, most: int) -> str:
 
 
 def read_source(path: str) -> Source:
-    """Which picture lies there; standard input is read whole, a file only for its digest.
+    """Return the digest of an image file; standard input is read whole.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the file cannot be read.
     """
     if path == "-":
-        data = _standard_input()
+        data = _read_standard_input()
         return Source("-", hashlib.sha256(data).hexdigest(), data)
     return Source(os.path.abspath(path), file_digest(path), None)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file of an image.
+    """Return the SHA-256 of an image file.
 
     Raises:
-        ImageError: it cannot be read, or is no file.
+        ImageError: the file cannot be read, or is no file.
     """
     from ldznet.images.reading import open_path
 
@@ -214,19 +240,18 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _standard_input() -> bytes:
+def _read_standard_input() -> bytes:
+    """Return the bytes that are piped in."""
     try:
         if sys.stdin is None:
-            raise ImageError(
-                "Standard input is closed, so there is no image in it. Leave the - out, or pipe one in."
-            )
+            raise ImageError("Standard input is closed, so it holds no image. Remove the -, or pipe one in.")
         stream: BinaryIO = sys.stdin.buffer
-        given = stream.read(MOST_PIPED + 1)
+        data = stream.read(LARGEST_PIPED + 1)
     except OSError as why:
         raise ImageError(f"Standard input cannot be read: {why.strerror}. Pipe an image into it.") from why
-    if len(given) > MOST_PIPED:
+    if len(data) > LARGEST_PIPED:
         raise ImageError(
-            f"Standard input holds more than {MOST_PIPED >> 20:,} MB, which is no image file. Pipe a single one "
+            f"Standard input holds more than {LARGEST_PIPED >> 20:,} MB, which is no image file. Pipe a single one "
             "into it."
         )
-    return given
+    return data

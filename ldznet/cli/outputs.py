@@ -1,17 +1,19 @@
-"""What `segment --save` writes of one image: the names of the files, and what is drawn into them.
+"""Write what `segment --save` asks for: the names of the files of one image, and what is drawn into them.
 
-Whose files they are, and how they get to their places: results.py.
+Whose files they are and how they get to their places: reports.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.inputs import cut
+from ldznet.cli.inputs import Job, cut
+from ldznet.cli.reports import BATCH_FOLDER
 from ldznet.options import MaskOptions
 
 if TYPE_CHECKING:
@@ -21,29 +23,34 @@ if TYPE_CHECKING:
 
 OUTPUTS = {
     "mask": "the mask of all prompts together, white is selected",
-    "overlay": "the picture with the mask on it",
+    "overlay": "the image with the mask on it",
     "colors": "a labelled colour map of several prompts",
     "each": "a mask for every prompt",
-    "objects": "a numbered picture of the objects in the mask, and a mask for every one",
+    "cutout": "what the mask selects, on a transparent ground",
+    "objects": "a numbered image of the objects in the mask, and a mask for every one",
     "candidates": "masks at up to three thresholds, to choose from",
     "heat": "a heat map for every prompt",
     "npz": "the probabilities, float32, before negative prompts",
+    "batch": "the mask in a folder of its own, batch/, named as the image: give that folder to the webui's Batch tab "
+    "as inpaint batch mask directory",
 }
 
 
-def known_files(stem: str, save: Sequence[str], prompts: Sequence[str]) -> dict[str, str]:
-    """kind, or kind and number of the prompt -> name of the file; those that are known before anything is found.
+def known_files(job: Job, save: Sequence[str], prompts: Sequence[str]) -> dict[str, str]:
+    """Return the files whose names are known before the network runs: kind, or kind and number -> name.
 
     No ending is the end of another one, so the results of two images never have the same name.
     """
-    files = {}
+    files, stem = {}, job.target.name
     for kind in save:
-        if kind in ("mask", "overlay", "objects"):
+        if kind in ("mask", "overlay", "objects", "cutout"):
             files[kind] = f"{stem}.{kind}.png"
         elif kind == "colors" and len(prompts) > 1:
             files[kind] = f"{stem}.colors.png"
         elif kind == "npz":
             files[kind] = f"{stem}.npz"
+        elif kind == "batch":
+            files[kind] = f"{BATCH_FOLDER}/{batch_stem(job)}.png"
         elif kind in ("each", "heat"):
             for number, prompt in enumerate(prompts, start=1):
                 slug = cut(re.sub(r"[^\w]+", "-", prompt).lower(), 40).strip("-")
@@ -51,78 +58,110 @@ def known_files(stem: str, save: Sequence[str], prompts: Sequence[str]) -> dict[
     return files
 
 
-class Drawing:
-    """The results of one image; `told` is for its report: every object, and the candidates that were asked for."""
+def batch_stem(job: Job) -> str:
+    """Return the name by which the webui finds the mask of an image: that of the image without suffix."""
+    return job.target.name if job.source == "-" else Path(job.source).stem
 
-    def __init__(self, image: Image.Image, found: Segmentation, options: MaskOptions, save: Sequence[str]) -> None:
-        self._image, self._found, self._options, self._save = image, found, options, save
-        self._objects = found.objects(options)
-        self._candidates = found.candidates(options) if "candidates" in save else []
-        self.told: dict[str, Any] = {"objects": found.object_statistics(self._objects, options.objects)}
+
+class ResultFiles:
+    """The files of one image's results; `record` is what its report says about the mask."""
+
+    def __init__(
+        self,
+        image: Image.Image,
+        result: Segmentation,
+        options: MaskOptions,
+        save: Sequence[str],
+        given_mask: Any = None,
+    ) -> None:
+        from ldznet.decision import decide
+
+        self._image, self._result, self._options, self._save = image, result, options, save
+        self.decision = decide(result, options, given_mask)
+        self._objects = self.decision.objects
+        self._candidates = result.candidates(options) if "candidates" in save else []
+        reason = self.decision.reason
+        # Inverted, prompts that were not found would seem to be everywhere.
+        plain = dataclasses.replace(options, invert=False) if reason else options
+        self.record: dict[str, Any] = {
+            "found": result.prompt_statistics(plain),
+            "empty_reason": reason.value if reason else None,
+            "objects": result.object_statistics(self._objects, options.objects),
+        }
         if "candidates" in save:
-            self.told["candidates"] = [one._asdict() for one in self._candidates]
+            self.record["candidates"] = [candidate._asdict() for candidate in self._candidates]
 
-    def write(self, folder: Path, stem: str, brush: Any = None) -> list[str]:
-        """All that is to be saved, into a folder -> the names of the files."""
-        files = known_files(stem, self._save, self._found.prompts)
+    def write(self, folder: Path, job: Job) -> list[str]:
+        """Write all files into a folder and return their names."""
+        files = known_files(job, self._save, self._result.prompts)
         if "objects" in self._save:
             numbers = range(1, len(self._objects) + 1)
-            files |= {f"object {number}": f"{stem}.object.{number}.png" for number in numbers}
-        for one in self._candidates:
-            files[f"candidate {one.threshold}"] = f"{stem}.candidate.{one.name}.png"
-        mask = self._found.mask(self._options, given_mask=brush)
+            files |= {f"object {number}": f"{job.target.name}.object.{number}.png" for number in numbers}
+        for candidate in self._candidates:
+            files[f"candidate {candidate.threshold}"] = f"{job.target.name}.candidate.{candidate.name}.png"
         for kind, name in files.items():
-            self._write(kind, folder / name, mask)
+            self._write(kind, folder / name)
         return list(files.values())
 
-    def _write(self, kind: str, path: Path, mask: Any) -> None:
+    def _write(self, kind: str, path: Path) -> None:
+        """Write one file of the kind, such as "mask" or "each 2"."""
         from ldznet.images.reading import save_png
 
         name, _, which = kind.partition(" ")
         if name == "npz":
-            _write_npz(path, self._found)
-        elif name == "mask":
-            save_png(mask, path)
+            _write_npz(path, self._result)
+        elif name in ("mask", "batch"):
+            save_png(self.decision.mask, path)
         elif name in ("each", "object", "candidate"):
             save_png(self._mask(name, which), path)
         else:
-            save_png(self._picture(name, which, mask), path)
+            save_png(self._draw(name, which), path)
 
     def _mask(self, name: str, which: str) -> Any:
-        from dataclasses import replace
-
+        """Return a mask of one prompt, one object or one threshold: (H, W) float32 in [0, 1]."""
+        from ldznet.decision import decide
         from ldznet.masks.pipeline import finish_mask, grow
 
-        if name == "each":
-            return self._found.mask(self._options, only=int(which) - 1)
+        options, result = self._options, self._result
         if name == "object":
-            return finish_mask(grow(self._objects.select((int(which),)), self._options.grow), self._options)
-        return self._found.mask(replace(self._options, threshold=float(which), objects=()))
+            return finish_mask(grow(self._objects.chosen((int(which),)), options.grow), options)
+        if name == "candidate":
+            return decide(result, dataclasses.replace(options, threshold=float(which), objects=())).mask
+        mask = result.mask(options, only=int(which) - 1)
+        if options.invert and not result.mask(dataclasses.replace(options, invert=False), only=int(which) - 1).any():
+            mask[:] = 0  # a prompt that was not found never selects everything
+        return mask
 
-    def _picture(self, name: str, which: str, mask: Any) -> Any:
+    def _draw(self, name: str, which: str) -> Any:
+        """Return an image that shows the mask or the probabilities."""
         import numpy as np
 
         from ldznet.drawing.overlay import color_map, heat_map, object_map, overlay
 
-        pixels, found = np.asarray(self._image), self._found
+        pixels, result, mask = np.asarray(self._image), self._result, self.decision.mask
         if name == "overlay":
             return overlay(pixels, mask)
+        if name == "cutout":
+            from ldznet.decision import to_levels
+
+            return np.dstack([pixels, to_levels(mask)])
         if name == "heat":
-            return heat_map(found.net_probability(int(which) - 1), pixels)
+            return heat_map(result.net_probability(int(which) - 1), pixels)
         if name == "objects":
-            labels = [f"{one['prompt']}, {one['share']:.1%}" for one in self.told["objects"]]
+            labels = [f"{item['prompt']}, {item['share']:.1%}" for item in self.record["objects"]]
             return object_map(self._objects, labels, pixels, chosen=self._options.objects)
-        maps = map(found.net_probability, range(len(found)))
-        return color_map(maps, found.prompts, pixels, background=self._options.threshold).picture
+        maps = map(result.net_probability, range(len(result)))
+        return color_map(maps, result.prompts, pixels, background=self._options.threshold).picture
 
 
-def _write_npz(path: Path, found: Segmentation) -> None:
-    """`prompts`, and `probability_1`, `probability_2` ... one after the other, as large as the image."""
+def _write_npz(path: Path, result: Segmentation) -> None:
+    """Write `prompts`, and `probability_1`, `probability_2` ... one at a time, each as large as the image."""
     import numpy as np
 
+    # Not numpy's savez: it would hold the maps of all prompts in memory together.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("prompts.npy", "w") as file:
-            np.lib.format.write_array(file, np.array(found.prompts))
-        for number, probability in enumerate(found, start=1):
+            np.lib.format.write_array(file, np.array(result.prompts))
+        for number, probability in enumerate(result, start=1):
             with archive.open(f"probability_{number}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, probability)

@@ -1,9 +1,11 @@
-"""The results of an image: whose files they are, and how they get to their places.
+"""Keep track of whose files the results of an image are, and move results to their places.
 
-Beside its results each image has a report NAME.json, which lists the files that are ours: no other is ever
-overwritten unasked. Results are made in a folder of their own, then moved to their places while no other
-process writes there. The report is written before, to say which files are about to be ours, and after, with
-what was found: so the same command again goes on where it stopped, however it stopped.
+Each image has a report NAME.json beside its results, which lists the files that are ours: no other file is ever
+overwritten unasked. Results are made in a temporary folder, then moved to their places while no other process
+writes there. The report is written before the move, to say which files are about to be ours, and again after it
+with the results: so the same command continues where it stopped, however it stopped.
+
+A target is the place of an image's results without suffix; names of results are relative to its folder.
 """
 
 from __future__ import annotations
@@ -11,53 +13,52 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ldznet import __version__
 from ldznet.errors import ImageError, OptionError
+from ldznet.files import locked, remove_leftovers, temporary_folder, write_text
 
-STAGING = ".ldznet-"  # begins the names of folders in which results are made
+BATCH_FOLDER = "batch"  # `--save batch`: a folder for these masks alone, since the webui takes any file in it
 
 
 def own_report(target: Path) -> dict[str, Any]:
-    """The report of an image, if there is one of ours; `target` is the place of its results without suffix."""
-    path = _report_of(target)
+    """Return the report of an image, or an empty one where there is none of ours."""
+    path = _report_path(target)
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        report = json.loads(path.read_text()) if path.is_file() else None  # a pipe would be waited for
+        # A pipe of this name would block; only files are read.
+        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         if isinstance(report, dict) and "ldznet" in report and isinstance(report.get("owned"), list):
             return report
     return {}
 
 
 def owned(target: Path) -> set[str]:
-    """The names of the files that this command has written for an image, or was about to."""
+    """Return the names of the files that this command has written for an image, or was about to write."""
     report = own_report(target)
-    return {*map(str, report["owned"]), _report_of(target).name} if report else set()
+    return {*map(str, report["owned"]), _report_path(target).name} if report else set()
 
 
-def _report_of(target: Path) -> Path:
+def _report_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
 def report_if_done(target: Path, key: str) -> dict[str, Any] | None:
-    """The report, if it is of this key and all of its files are there."""
+    """Return the report if it has this key and all of its files exist."""
     report = own_report(target)
     if report.get("key") != key or not report.get("files"):
         return None
-    return report if all(target.with_name(str(name)).is_file() for name in report["files"]) else None
+    return report if all((target.parent / str(name)).is_file() for name in report["files"]) else None
 
 
 def require_folder(out: Path) -> None:
-    """Refuse what cannot be the folder of results, before any work; nothing is made yet.
+    """Refuse what cannot be the folder of results, before any work; nothing is created yet.
 
     Raises:
-        OptionError: a part of the path is a file, or may not be written.
+        OptionError: a part of the path is a file, or is not writable.
     """
     nearest = next(path for path in (out, *out.parents, Path(os.curdir)) if os.path.lexists(path))
     if not os.path.isdir(nearest):
@@ -65,38 +66,49 @@ def require_folder(out: Path) -> None:
     effective = os.access in os.supports_effective_ids
     if not os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective):
         raise OptionError(
-            f"The folder {nearest} may not be written, so no results can go to {out}. Change its permissions, or "
+            f"The folder {nearest} is not writable, so no results can go to {out}. Change its permissions, or "
             "give another folder with --out."
         )
 
 
 def require_own(target: Path, names: Sequence[str], image_file: dict[str, str], *, overwrite: bool) -> None:
-    """Refuse to write over what is not ours, or is of another picture.
+    """Refuse to overwrite files that are not ours, or that belong to another image.
 
     Raises:
         OptionError: names the file.
     """
     report, ours = own_report(target), owned(target)
-    there = [path for path in (*map(target.with_name, names), _report_of(target)) if os.path.lexists(path)]
-    if odd := [path for path in there if os.path.exists(path) and not path.is_file()]:
-        raise OptionError(f"{odd[0]} is there already and is no file. Give another --out, or move it away.")
+    report_name = _report_path(target).name
+    existing = {name: target.parent / name for name in (*names, report_name)}
+    existing = {name: path for name, path in existing.items() if os.path.lexists(path)}
+    if odd := [path for path in existing.values() if os.path.exists(path) and not path.is_file()]:
+        raise OptionError(f"{odd[0]} exists and is not a file. Give another --out, or move it away.")
     if overwrite:
         return
-    picture = image_file["path"]
-    if foreign := [path for path in there if path.name not in ours]:
+    image = image_file["path"]
+    if foreign := [path for name, path in existing.items() if name not in ours]:
         raise OptionError(
-            f"{foreign[0]} is there already and was not made by this command; {picture} was left out. Give "
-            "another --out, or --force to overwrite."
+            f"{foreign[0]} exists and was not written by this command; {image} was left out. Give another --out, "
+            "or --force to overwrite."
         )
     before = report.get("image_file")
     if not isinstance(before, dict) or before.get("sha256") == image_file["sha256"]:
         return
-    # A file that was changed is still the same picture; what comes by standard input has no name.
-    if before.get("path") != picture or picture == "-":
+    # A file that was changed is still the same image to its owner; what comes by standard input has no name.
+    if before.get("path") != image or image == "-":
         raise OptionError(
-            f"{_report_of(target)} and the files beside it are the results of another picture "
-            f"({before.get('path')}); {picture} was left out. Give another --out, or --force to replace them."
+            f"{_report_path(target)} and its files are the results of another image ({before.get('path')}); {image} "
+            "was left out. Give another --out, or --force to replace them."
         )
+
+
+def replaced_prompts(target: Path, names: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    """Return the prompts of the results that these files would replace, if they are other prompts."""
+    report = own_report(target)
+    before = report.get("prompts")
+    if not isinstance(before, list) or before == list(prompts) or not set(names) & set(report.get("files", ())):
+        return []
+    return list(map(str, before))
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -104,97 +116,62 @@ def require_own(target: Path, names: Sequence[str], image_file: dict[str, str], 
 
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A folder inside of `folder` for results that are not whole yet; it goes however the block ends.
+    """Yield a temporary folder inside `folder` for results that are not complete; remove it at the end.
 
     Raises:
         ImageError: something could not be written.
     """
-    from ldznet.heads.weight_files import process_mark
-
-    made = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(".partial", f"{STAGING}{process_mark()}-", folder))
-        yield made
+        with temporary_folder(folder) as staged:
+            yield staged
     except OSError as why:
         raise ImageError(
             f"The results could not be written to {folder}: {why.strerror or why}. Check the disk and the "
             "permissions."
         ) from why
-    finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
 
 
-def remove_killed(folder: Path) -> None:
-    """Remove what processes that were killed have left in staging."""
-    from ldznet.heads.weight_files import remove_leftovers
-
-    remove_leftovers(folder, STAGING)
+def clean_folders(folders: set[Path]) -> None:
+    """Remove what killed processes have left in the folders of results."""
+    for folder in folders:
+        remove_leftovers(folder)
 
 
 def publish(
     target: Path, staged: Path, names: Sequence[str], report: dict[str, Any], *, overwrite: bool
 ) -> dict[str, Any]:
-    """Move results from the staging folder to their places, the report last; returns the whole report.
+    """Move results from the temporary folder to their places, the report last; return the complete report.
 
     Raises:
         OptionError: see `require_own`; another process may have written there meanwhile.
     """
-    with _locked(target.parent):
+    report_path = _report_path(target)
+    with locked(target.parent):
         require_own(target, names, report["image_file"], overwrite=overwrite)
-        mine = sorted(owned(target) | {*names, _report_of(target).name})
+        mine = sorted(owned(target) | {*names, report_path.name})
         whole = {"ldznet": __version__, **report, "files": list(names), "owned": mine}
         claim = {name: whole[name] for name in ("ldznet", "image", "image_file", "owned")}
-        _replace(staged, _report_of(target), claim)
+        write_text(report_path, json.dumps(claim, indent=2) + "\n")
         for name in names:
-            os.replace(staged / name, target.with_name(name))
-        _replace(staged, _report_of(target), whole)
+            place = target.parent / name
+            place.parent.mkdir(exist_ok=True)  # the folder of --save batch
+            os.replace(staged / name, place)
+        write_text(report_path, json.dumps(whole, indent=2) + "\n")
     return whole
 
 
-def _replace(staged: Path, path: Path, content: dict[str, Any]) -> None:
-    partial = staged / path.name
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time. The system takes the lock back when a process ends, however it does."""
-    if sys.platform == "win32":
-        flags, deadline = os.O_CREAT | os.O_EXCL | os.O_TEMPORARY, time.monotonic() + 60
-        while True:
-            try:
-                handle = os.open(folder / f"{STAGING}lock", flags)
-                break
-            except (FileExistsError, PermissionError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-    else:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
 def require_writable(folder: Path) -> None:
-    """Make a folder of results before long work.
+    """Create a folder of results before long work.
 
     Raises:
-        OptionError: it cannot be made, or nothing can be written to it.
+        OptionError: it cannot be created, or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as why:
         raise OptionError(
-            f"Nothing can be written to {folder} ({why.strerror or why}). Give another folder (--out), or mend "
+            f"Nothing can be written to {folder} ({why.strerror or why}). Give another folder (--out), or change "
             "its permissions."
         ) from why

@@ -1,16 +1,14 @@
 """python -m ldznet segment: image files and prompts in, masks out.
 
-Which images, and where their results go: inputs.py. Whose files the results are: results.py. All that can be
-wrong with the command itself is said before a model is loaded.
+Everything that can be wrong with the command line is reported before a model is loaded. One image that cannot be
+done does not stop the others. Which images there are: inputs.py. Whose files the results are: reports.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import io
-import json
 import os
 import sys
 import time
@@ -19,40 +17,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet import __version__
-from ldznet.cli.flags import (
-    EMBEDDED,
-    MODELS,
-    add_model,
-    add_options,
-    device_and_dtype,
-    load_model,
-    read_options,
-    require_model,
-)
-from ldznet.cli.inputs import Found, Job, Source, file_digest, find_jobs, read_source
+from ldznet.cli.flags import EMBEDDED, add_model, add_options, load_model
+from ldznet.cli.inputs import Inputs, Job, Source, find_inputs, read_source
 from ldznet.cli.launch import leave, process_of_launch
-from ldznet.cli.outputs import OUTPUTS, Drawing, known_files
+from ldznet.cli.outputs import OUTPUTS, ResultFiles, known_files
 from ldznet.cli.printing import Printer, item_bar, print_json, stop_code
 from ldznet.cli.reports import (
+    clean_folders,
     publish,
-    remove_killed,
+    replaced_prompts,
     report_if_done,
     require_folder,
     require_own,
     staging,
 )
+from ldznet.cli.segment_settings import Settings, read_settings, require_batch_names
 from ldznet.errors import ImageError, LdznetError, OptionError, PromptError
 from ldznet.options import MaskOptions, SegmentOptions
 
 if TYPE_CHECKING:
+    from ldznet.decision import Decision
     from ldznet.segmenter import Segmenter
+
+_MOST_NAMED = 5  # files that a note names; the report for programs has all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and add its arguments to its parser."""
     parser.description = (
-        "Find things in images by words and write masks. Without -p the last argument is the prompt."
+        "Find things in images by prompts and write masks. Without -p the last argument is the prompt."
     )
     parser.epilog = (
         "examples:\n"
@@ -67,7 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, folders, patterns such as '*.jpg', or - for standard input",
     )
     parser.add_argument(
-        "-p", "--prompt", action="append", default=[], metavar="TEXT", help="what to find; repeatable"
+        "-p",
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help='what to find; repeatable, and "dog | red car" are two prompts',
     )
     parser.add_argument(
         "-n", "--negative", action="append", default=[], metavar="TEXT", help="what not to select; repeatable"
@@ -84,8 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--save", default="mask,overlay,colors", metavar="LIST", help=f"{listed} (default: %(default)s)"
     )
-    group.add_argument("--recursive", "-r", action="store_true", help="look into folders of folders")
-    group.add_argument("--force", action="store_true", help="do again what is done, overwrite what is there")
+    group.add_argument("--recursive", "-r", action="store_true", help="search the folders in folders, too")
+    group.add_argument("--force", action="store_true", help="repeat what is done and overwrite existing files")
     group.add_argument(
         "--json",
         action="store_true",
@@ -96,41 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--brush-mask",
         type=Path,
         metavar="FILE",
-        help="a mask to combine with, as --brush says: add, subtract or intersect; white is selected, what is "
-        "transparent is not",
+        help="a mask to combine with, as --brush says. In a file with transparency the opaque part is selected, "
+        "else what is white; a mask of another size is scaled to the image",
     )
     add_model(parser)
     add_options(parser, MaskOptions, "from probabilities to the mask")
     add_options(parser, SegmentOptions, "from the image to probabilities")
-
-
-@dataclass(frozen=True)
-class Brush:
-    """A mask that was given."""
-
-    path: Path
-    sha256: str
-    values: Any  # (H, W) float32 in [0, 1]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is the same for all images of a command."""
-
-    prompts: tuple[str, ...]
-    negatives: tuple[str, ...]
-    segment: SegmentOptions
-    mask: MaskOptions
-    save: tuple[str, ...]
-    brush: Brush | None
-    model: Sequence[Any]  # tells the model and head from others
-
-    def key(self, source: Source) -> str:
-        """A digest of an image and of all that its results depend on."""
-        options = [dataclasses.asdict(self.segment), dataclasses.asdict(self.mask)]
-        brush = self.brush.sha256 if self.brush else None
-        content = [source.sha256, __version__, self.prompts, self.negatives, options, self.save, brush, self.model]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -143,21 +112,27 @@ class Work:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Segment all images; 1 when some of them could not be."""
+    """Segment all images; return 1 if some of them could not be done."""
     rank, world = process_of_launch()
-    inputs, prompts = list(parsed.inputs), list(parsed.prompt)
+    arguments, prompts = list(parsed.inputs), list(parsed.prompt)
     if not prompts:
-        if len(inputs) < 2:
+        if len(arguments) < 2:
             raise PromptError('There is no prompt. Give it last, as in: segment photo.jpg "bucket", or with -p.')
-        prompts = [inputs.pop()]
-    settings = _settings(parsed, prompts)
-    found = find_jobs(inputs, Path("." if parsed.out == "-" else parsed.out), parsed.recursive)
+        prompts = [arguments.pop()]
+    settings = read_settings(parsed, prompts)
+    inputs = find_inputs(arguments, Path("." if parsed.out == "-" else parsed.out), parsed.recursive)
+    if not inputs.jobs and inputs.unreadable:
+        raise ImageError(_unreadable_text(inputs.unreadable))
     if parsed.out == "-":
-        return 0 if rank else _to_standard_output(parsed, found, settings)
+        return 0 if rank else _write_to_standard_output(parsed, inputs, settings)
     require_folder(Path(parsed.out))
-    own = Found(found.jobs[rank::world], found.unreadable[rank::world], 0 if rank else found.passed_over)
+    if "batch" in settings.save:
+        require_batch_names(inputs.jobs)
+    own = Inputs(inputs.jobs[rank::world], inputs.closed_folders[rank::world])  # of several processes
+    if rank == 0:
+        own.unreadable, own.own_results = inputs.unreadable, inputs.own_results
     try:
-        code = _run_all(parsed, own, settings)
+        code = _Run(parsed, settings, own).run()
     except LdznetError:
         leave(failed=True)
         raise
@@ -169,203 +144,157 @@ def run(parsed: argparse.Namespace) -> int:
     return code
 
 
-def _run_all(parsed: argparse.Namespace, found: Found, settings: Settings) -> int:
-    printer = Printer(quiet=parsed.quiet, json=parsed.json)
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    total, stopped = len(found.jobs) + len(found.unreadable), 0
+class _Run:
+    """One command over its images: what is done, what failed, and what is printed about it."""
 
-    def fail(what: str, why: object) -> None:
-        failed.append({"image": what, "error": str(why)})
-        printer.error(f"error: {_named(what, str(why))}")
+    def __init__(self, parsed: argparse.Namespace, settings: Settings, inputs: Inputs) -> None:
+        self._parsed, self._settings, self._inputs = parsed, settings, inputs
+        self._printer = Printer(quiet=parsed.quiet, json=parsed.json)
+        self._done: list[dict[str, Any]] = []  # reports
+        self._failed: list[dict[str, str]] = []
+        self._total = len(inputs.jobs) + len(inputs.closed_folders)
 
-    if found.passed_over:
-        printer.note(f"note: {found.passed_over} files were left out, which are results of this command")
-    for folder, why in found.unreadable:
-        fail(folder, _closed(folder, why))
-    try:
-        todo = []
-        for place_of_results in {job.target.parent for job in found.jobs}:
-            remove_killed(place_of_results)
-        for job in found.jobs:
+    def run(self) -> int:
+        """Do all images and print the summary; return the exit code."""
+        stopped = 0
+        self._print_left_out()
+        try:
+            clean_folders({job.target.parent for job in self._inputs.jobs})
+            work = self._find_work()
+            if self._done:
+                self._printer.result(f"{len(self._done)} of {self._total} images are done already")
+            if work:
+                self._segment_all(work)
+        except KeyboardInterrupt as stop:
+            stopped = stop_code(stop)
+        self._print_end(stopped)
+        return stopped or int(bool(self._failed))
+
+    def _print_left_out(self) -> None:
+        if count := self._inputs.own_results:
+            self._printer.note(f"note: {count} files were left out, which are results of this command")
+        if self._inputs.unreadable:
+            self._printer.note(f"note: {_unreadable_text(self._inputs.unreadable)}")
+        for folder, why in self._inputs.closed_folders:
+            self._fail(folder, _closed_folder_text(folder, why))
+
+    def _find_work(self) -> list[Work]:
+        """Return the images that are still to be segmented."""
+        work = []
+        for job in self._inputs.jobs:
             try:
-                seen = _look(job, settings, overwrite=parsed.force)
-                todo.append(seen) if isinstance(seen, Work) else done.append(seen)
+                item = _look(job, self._settings, overwrite=self._parsed.force)
+                work.append(item) if isinstance(item, Work) else self._done.append(item)
             except LdznetError as error:
-                fail(job.source, error)
-        if done:
-            printer.result(f"{len(done)} of {total} images are done already")
-        if todo:
-            if parsed.random_weights:
-                printer.note("note: the weights are random, so the masks mean nothing")
-            segmenter, chosen = _segmenter(parsed, printer)
-            printer.bar = item_bar(total, "image", start=total - len(todo), quiet=parsed.quiet or total == 1)
-            for work in todo:
+                self._fail(job.source, error)
+        return work
+
+    def _segment_all(self, work: Sequence[Work]) -> None:
+        printer, parsed = self._printer, self._parsed
+        if parsed.random_weights:
+            printer.note("note: the weights are random, so the masks mean nothing")
+        segmenter, reason = _load_segmenter(parsed, printer)
+        origin = {"checkpoint": None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED)}
+        quiet = parsed.quiet or self._total == 1
+        printer.bar = item_bar(self._total, "image", start=self._total - len(work), quiet=quiet)
+        try:
+            for item in work:
                 try:
-                    report = _segment(segmenter, work, settings, {**chosen, **_origin(parsed)}, parsed.force)
-                    done.append(report)
-                    printer.result(_line(report))
+                    before = replaced_prompts(item.job.target, _names(item.job, self._settings), self._settings.prompts)
+                    report = _segment(segmenter, item, self._settings, {"reason": reason, **origin}, parsed.force)
+                    self._done.append(report)
+                    printer.result(_result_line(report))
+                    if before:
+                        printer.note(f"note: {item.job.target}: the results for {', '.join(before)} were replaced")
                 except LdznetError as error:
-                    fail(work.job.source, error)
+                    self._fail(item.job.source, error)
                 printer.bar.update()
-    except KeyboardInterrupt as stop:
-        stopped = stop_code(stop)
-    finally:
-        if printer.bar is not None:
+        finally:
             printer.bar.close()
-    printer.bar = None
-    if parsed.json:
-        print_json({"done": done, "failed": failed, "stopped": bool(stopped)})
-    if failed:
-        printer.error(f"{len(failed)} of {total} images could not be done; see the errors above")
-    if stopped:
-        left = total - len(done) - len(failed)
-        printer.error(f"stopped with {left} of {total} images left; the same command goes on there")
-    return stopped or int(bool(failed))
+            printer.bar = None
+
+    def _fail(self, what: str, why: object) -> None:
+        self._failed.append({"image": what, "error": str(why)})
+        self._printer.error(f"error: {_with_name(what, str(why))}")
+
+    def _print_end(self, stopped: int) -> None:
+        printer, done, failed = self._printer, self._done, self._failed
+        if done:
+            files = sum(len(report["files"]) for report in done)
+            images = "1 image" if len(done) == 1 else f"{len(done)} images"
+            printer.result(f"{files} files of {images} are in {self._parsed.out}")
+        if self._parsed.json:
+            answer = {"done": done, "failed": failed, "left_out": self._inputs.unreadable, "stopped": bool(stopped)}
+            print_json(answer)
+        if failed:
+            printer.error(f"{len(failed)} of {self._total} images could not be done; see the errors above")
+        if stopped:
+            rest = self._total - len(done) - len(failed)
+            printer.error(f"stopped with {rest} of {self._total} images left; the same command continues there")
 
 
-def _closed(folder: str, why: str) -> str:
-    return f"The folder {folder} cannot be read: {why}. Check its permissions."
-
-
-def _named(what: str, why: str) -> str:
-    """Why an image could not be done, with its name in front unless the reason tells it."""
-    from ldznet.images.reading import quote_path
-
-    name = "standard input" if what == "-" else what
-    told = (quote_path(what), os.path.abspath(what), f"folder {what} ")
-    if why.lower().startswith(f"{name} ".lower()) or any(each in why for each in told):
-        return why
-    return f"{name}: {why}"
-
-
-def _to_standard_output(parsed: argparse.Namespace, images: Found, settings: Settings) -> int:
+def _write_to_standard_output(parsed: argparse.Namespace, inputs: Inputs, settings: Settings) -> int:
+    """Segment one image and write its mask as PNG; return the exit code."""
     from PIL import Image
 
-    from ldznet.memory_errors import explain_out_of_memory
+    from ldznet.decision import decide, to_levels
+    from ldznet.memory_errors import memory_explained
 
-    jobs, printer = images.jobs, Printer(quiet=parsed.quiet, json=False)
-    for folder, why in images.unreadable:
-        printer.error(f"error: {_closed(folder, why)}")
+    jobs, printer = inputs.jobs, Printer(quiet=parsed.quiet, json=False)
+    for folder, why in inputs.closed_folders:
+        printer.error(f"error: {_closed_folder_text(folder, why)}")
     if len(jobs) != 1 or parsed.json:
         raise OptionError("--out - writes the mask of one image, so give one image and no --json.")
     if sys.stdout is None:
         raise OptionError("--out - writes to standard output, which is closed. Send it to a file or a program.")
     source = jobs[0].source
-    with explain_out_of_memory(source):
+    with memory_explained(source):
         data = read_source(source).data
-        segmenter, _ = _segmenter(parsed, printer)
+        segmenter, _ = _load_segmenter(parsed, printer)
         segmenter.set_image(source if data is None else data, settings.segment)
-        found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-        mask = found.mask(settings.mask, given_mask=_brush_values(settings, found.size))
+        result = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
+        given_mask = settings.given_mask.read(result.size) if settings.given_mask else None
+        decision = decide(result, settings.mask, given_mask)
         png = io.BytesIO()
-        Image.fromarray((mask * 255 + 0.5).astype("uint8")).save(png, "PNG")
+        Image.fromarray(to_levels(decision.mask)).save(png, "PNG")
+    if text := _decision_text(decision):
+        printer.note(f"note: {text}")
     sys.stdout.buffer.write(png.getbuffer())
-    return int(bool(images.unreadable))
+    return int(bool(inputs.closed_folders))
 
 
-def _segmenter(parsed: argparse.Namespace, printer: Printer) -> tuple[Segmenter, dict[str, Any]]:
-    """Load the model; return the segmenter, and why it uses its method for the report."""
+def _load_segmenter(parsed: argparse.Namespace, printer: Printer) -> tuple[Segmenter, str]:
+    """Load the model; return the segmenter, and why it uses its method."""
     from ldznet.segmenter import Segmenter
 
     host, choice = load_model(parsed)
     if not parsed.random_weights:
         printer.note(f"method: {choice.method.name} ({choice.reason})")
-    return Segmenter(host, choice.method), {"reason": choice.reason}
+    return Segmenter(host, choice.method), choice.reason
 
 
-# --- what is to be done --------------------------------------------------------------------------
+# --- one image -----------------------------------------------------------------------------------
 
 
-def _settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Settings:
-    """All that the command line says, checked.
-
-    Raises:
-        OptionError, PromptError: something in it is wrong.
-    """
-    from ldznet.inference.prompts import check_prompts
-
-    require_model(parsed)
-    texts, negatives = check_prompts(prompts, parsed.negative)
-    mask = read_options(parsed, MaskOptions)
-    if (parsed.brush_mask is None) != (mask.brush == "replace"):
-        raise OptionError(
-            "--brush-mask and --brush go together: the file of a mask, and whether to add to it, subtract from it "
-            "or intersect with it."
-        )
-    return Settings(
-        texts,
-        negatives,
-        read_options(parsed, SegmentOptions),
-        mask,
-        _save_list(parsed.save, len(texts)),
-        _brush(parsed.brush_mask) if parsed.brush_mask else None,
-        _model_key(parsed),
-    )
-
-
-def _save_list(text: str, prompts: int) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if unknown := [name for name in names if name not in OUTPUTS]:
-        raise OptionError(f"--save does not know {', '.join(unknown)}: give some of {', '.join(OUTPUTS)}.")
-    if not names:
-        raise OptionError(f"--save names nothing to write: give some of {', '.join(OUTPUTS)}.")
-    if prompts == 1 and set(names) == {"colors"}:
-        raise OptionError(
-            "--save colors draws a map of several prompts, but there is one. Give more, or save mask."
-        )
-    return names
-
-
-def _brush(path: Path) -> Brush:
-    import numpy as np
-
-    from ldznet.images.reading import load_image
-
-    try:
-        image = load_image(path, background=(0, 0, 0)).convert("L")
-        return Brush(path, file_digest(path), np.asarray(image, dtype=np.float32) / 255)
-    except LdznetError as why:
-        raise OptionError(f"--brush-mask cannot be used. {why}") from why
-
-
-def _model_key(parsed: argparse.Namespace) -> list[Any]:
-    """Tells one model, and the way it computes, from another without loading it."""
-    from ldznet.hosts.diffusers.files import model_files
-
-    device, dtype = device_and_dtype(parsed)
-    key: list[Any] = [parsed.random_weights, device.type, str(dtype), parsed.head_storage]
-    key += [parsed.prediction, parsed.method]
-    if parsed.random_weights:
-        return key
-    try:
-        heads = sorted(MODELS.glob("**/*.safetensors")) if parsed.head is None else [parsed.head]
-        for path in (*model_files(parsed.checkpoint or EMBEDDED), *heads):
-            found = path.stat()
-            key += ["/".join(path.parts[-2:]), found.st_size, found.st_mtime_ns]
-    except FileNotFoundError as why:
-        raise OptionError(f"{why.filename} does not exist. Check the path.") from why
-    except OSError as why:
-        raise OptionError(f"{why.filename} cannot be read: {why.strerror}. Check its permissions.") from why
-    return key
+def _names(job: Job, settings: Settings) -> list[str]:
+    return list(known_files(job, settings.save, settings.prompts).values())
 
 
 def _look(job: Job, settings: Settings, *, overwrite: bool) -> Work | dict[str, Any]:
-    """What is to be done for an image, or the report of it when it is done.
+    """Return what is to be done for an image, or its report if it is done.
 
     Raises:
         LdznetError: it cannot be done.
     """
-    from ldznet.memory_errors import explain_out_of_memory
+    from ldznet.memory_errors import memory_explained
 
-    with explain_out_of_memory(job.source):
+    with memory_explained(job.source):
         source = read_source(job.source)
     key = settings.key(source)
     report = None if overwrite else report_if_done(job.target, key)
     if report is not None:
         return report
-    names = list(known_files(job.target.name, settings.save, settings.prompts).values())
-    require_own(job.target, names, _image_file(source), overwrite=overwrite)
+    require_own(job.target, _names(job, settings), _image_file(source), overwrite=overwrite)
     return Work(job, source, key)
 
 
@@ -373,67 +302,91 @@ def _image_file(source: Source) -> dict[str, str]:
     return {"path": source.path, "sha256": source.sha256}
 
 
-# --- one image -----------------------------------------------------------------------------------
-
-
 def _segment(
-    segmenter: Segmenter, work: Work, settings: Settings, told: dict[str, Any], overwrite: bool
+    segmenter: Segmenter, work: Work, settings: Settings, more: dict[str, Any], overwrite: bool
 ) -> dict[str, Any]:
-    """Segment one image and write its results, the report last; `told` stands in it too."""
-    from ldznet.memory_errors import explain_out_of_memory
+    """Segment one image, write its results, and return its report, which has `more` in addition."""
+    from ldznet.memory_errors import memory_explained
 
     start = time.perf_counter()
-    job, source = work.job, work.source
-    with explain_out_of_memory(job.source):
+    job, source, given = work.job, work.source, settings.given_mask
+    with memory_explained(job.source):
         segmenter.set_image(job.source if source.data is None else source.data, settings.segment)
-        found = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-        drawing = Drawing(segmenter.image, found, settings.mask, settings.save)
-        brush = _brush_values(settings, found.size)
+        result = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
+        given_mask = given.read(result.size) if given else None
+        files = ResultFiles(segmenter.image, result, settings.mask, settings.save, given_mask)
         report = {
             "image": job.source,
             "image_file": _image_file(source),
-            "found": found.prompt_statistics(settings.mask),
-            **drawing.told,
-            "notes": list(found.notes),
-            **found.record,
+            **files.record,
+            "notes": [*result.notes, *filter(None, [_decision_text(files.decision)])],
+            **result.record,
             "mask_options": dataclasses.asdict(settings.mask),
-            "brush_mask": _brush_record(settings.brush),
-            **told,
+            "brush_mask": given.record if given else None,
+            **more,
             "key": work.key,
         }
         with staging(job.target.parent) as staged:
-            names = drawing.write(staged, job.target.name, brush)
+            names = files.write(staged, job)
             report["seconds"] = round(time.perf_counter() - start, 3)
             return publish(job.target, staged, names, report, overwrite=overwrite)
 
 
-def _origin(parsed: argparse.Namespace) -> dict[str, str | None]:
-    """Where the model came from."""
-    return {"checkpoint": None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED)}
+# --- texts ---------------------------------------------------------------------------------------
 
 
-def _brush_values(settings: Settings, size: tuple[int, int]) -> Any:
-    if settings.brush is None:
-        return None
-    height, width = settings.brush.values.shape
-    if (height, width) != size:
-        raise ImageError(
-            f"The mask {settings.brush.path} is {width} x {height}, but the image is {size[1]} x {size[0]}."
-            " Give a mask of the image's size."
-        )
-    return settings.brush.values
-
-
-def _brush_record(brush: Brush | None) -> dict[str, str] | None:
-    return {"path": str(brush.path), "sha256": brush.sha256} if brush else None
-
-
-def _line(report: dict[str, Any]) -> str:
-    things = []
+def _result_line(report: dict[str, Any]) -> str:
+    """Return the line for people about one image."""
+    parts = []
     for found in report["found"]:
         if found["box"] is None:
-            things.append(f"{found['prompt']}: nothing (highest {found['highest']:.2f})")
+            parts.append(f"{found['prompt']}: nothing (highest {found['highest']:.2f})")
         else:
             share = 100 * found["share"]
-            things.append(f"{found['prompt']}: {share:.1f} % at {found['box']}, p {found['probability']:.2f}")
-    return f"{report['image']}  {'; '.join(things)}"
+            parts.append(f"{found['prompt']}: {share:.1f} % at {found['box']}, p {found['probability']:.2f}")
+    # Where nothing was found and nothing else was asked for, the line says so already.
+    options = report["mask_options"]
+    if report["empty_reason"] and (report["empty_reason"] != "not found" or options["invert"]):
+        parts.append("nothing is selected")
+    return f"{report['image']}  {'; '.join(parts)}"
+
+
+def _decision_text(decision: Decision) -> str:
+    """Return why the mask is empty, or is the given one alone; nothing for any other mask."""
+    from ldznet.decision import Reason
+
+    if decision.only_given:
+        return "no prompt was found, so the mask is that of --brush-mask alone"
+    if decision.reason is None:
+        return ""
+    return {
+        Reason.NOT_FOUND: "no prompt was found, so nothing is selected, also with --invert; try a lower --threshold",
+        Reason.NOTHING_TO_SUBTRACT: "no prompt was found to subtract from --brush-mask, so nothing is selected; try "
+        "a lower --threshold",
+        Reason.OPTIONS: "a prompt was found, but the other options leave nothing selected; check --smallest-area, "
+        "--objects, --grow, --invert and --brush",
+        Reason.FAINT: "the mask is too faint to select anything",
+    }[decision.reason]
+
+
+def _unreadable_text(paths: Sequence[str]) -> str:
+    """Return how many images of kinds that cannot be read were left out, and their names."""
+    named = ", ".join(paths[:_MOST_NAMED]) + (", ..." if len(paths) > _MOST_NAMED else "")
+    kinds = ", ".join(sorted({Path(path).suffix[1:].upper() for path in paths}))
+    count = "1 file was" if len(paths) == 1 else f"{len(paths)} files were"
+    return f"{count} left out, because {kinds} cannot be read: {named}. Save them as PNG or JPEG."
+
+
+def _closed_folder_text(folder: str, why: str) -> str:
+    return f"The folder {folder} cannot be read: {why}. Check its permissions."
+
+
+def _with_name(what: str, why: str) -> str:
+    """Return why an image could not be done, after its name unless the text has it."""
+    from ldznet.images.reading import quoted
+
+    name = "standard input" if what == "-" else what
+    names = (quoted(what), os.path.abspath(what), f"folder {what} ")
+    if why.lower().startswith(f"{name} ".lower()) or any(each in why for each in names):
+        return why
+    return f"{name}: {why}"
