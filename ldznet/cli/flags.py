@@ -1,22 +1,25 @@
-"""What the commands share: options from dataclasses, progress bars, and choosing a model and a method."""
+"""Flags that the commands share: options from their classes, and the choice of a model, a head and a method."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ldznet.cli.launch import local_rank
 from ldznet.errors import OptionError
-from ldznet.options import Options
+from ldznet.options import Options, options_of
 
 if TYPE_CHECKING:
     import torch
 
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.methods.choose import MethodChoice
+
+log = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Options)
 
@@ -25,46 +28,49 @@ EMBEDDED = MODELS / "tiny" / "tiny.safetensors"
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str, *, unset: bool = False) -> None:
-    """One flag per field, with its range and default in the help; `unset` leaves what is not given at None."""
+    """Add one flag per field, with its range and default in the help.
+
+    With `unset`, flags that are not given are None, so that a preset can fill them.
+    """
     group = parser.add_argument_group(title)
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        flag = "--" + item.name.replace("_", "-")
-        text = item.metadata["help"].replace("%", "%%")
-        default: Any = item.default
+    for name, option in options_of(kind).items():
+        flag, text = "--" + name.replace("_", "-"), option.help.replace("%", "%%")
+        default: Any = option.default
         if isinstance(default, bool):
             group.add_argument(flag, action="store_true", default=None if unset else False, help=text)
             continue
-        low, high = item.metadata["low"], item.metadata["high"]
-        small = high is not None and high < 10**6
-        span = f", {low:g} to {high:g}" if small else ""
         several = isinstance(default, tuple)
-        element = item.metadata["kind"] or (type(default[0]) if several else type(default))
+        # A range up to 2**63 would tell a reader nothing.
+        span = f", {option.low:g} to {option.high:g}" if option.high is not None and option.high < 10**6 else ""
         shown = ",".join(map(str, default)) if several else default
-        said = "" if shown == "" else f" (default: {shown}{span})"
-        letter = {int: "N", float: "X", str: "TEXT"}[element]
+        letter = {int: "N", float: "X", str: "TEXT"}[option.item_kind]
         group.add_argument(
             flag,
-            type=_listed(element) if several else element,
+            type=_list_of(option.item_kind) if several else option.item_kind,
             default=None if unset else default,
-            choices=item.metadata["choices"] or None,
-            metavar=None if item.metadata["choices"] else f"{letter},..." if several else letter,
-            help=text + said,
+            choices=option.choices or None,
+            metavar=None if option.choices else f"{letter},..." if several else letter,
+            help=text if shown == "" else f"{text} (default: {shown}{span})",
         )
 
 
-def _listed(element: type) -> Callable[[str], tuple[Any, ...]]:
-    """Values with commas between them."""
+def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    """Return a function that reads values with commas between them."""
 
-    def parse(text: str) -> tuple[Any, ...]:
-        return tuple(element(part) for part in text.split(","))
+    def read(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part) for part in text.split(","))
 
-    parse.__name__ = f"list of {element.__name__}"  # as argparse says it
-    return parse
+    read.__name__ = f"list of {kind.__name__}"  # argparse has it in its error
+    return read
 
 
 def read_options(parsed: argparse.Namespace, kind: type[Kind]) -> Kind:
-    """The options that the flags of `add_options` gave; wrong values raise an OptionError."""
-    return kind(**{item.name: getattr(parsed, item.name) for item in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    """Return the options that the flags of `add_options` gave.
+
+    Raises:
+        OptionError: a value lies outside its range.
+    """
+    return kind(**{name: getattr(parsed, name) for name in options_of(kind)})
 
 
 def add_checkpoint(group: argparse._ArgumentGroup, default: str = "the small one in models/tiny") -> None:
@@ -88,7 +94,7 @@ def add_model(
         "--head",
         type=Path,
         metavar="PATH",
-        help="head, as `convert` or `train` wrote it (default: one in models/ that fits)",
+        help="head file, as `convert` or `train` wrote it (default: one in models/ that fits)",
     )
     group.add_argument(
         "--method",
@@ -114,16 +120,16 @@ def add_model(
     group.add_argument(
         "--head-storage",
         choices=("float16", "bfloat16"),
-        help="let the head's weights rest in half precision: half the memory on a CPU, somewhat slower",
+        help="keep the head's weights in half precision: half the memory on a CPU, somewhat slower",
     )
     group.add_argument(
-        "--prediction", choices=("noise", "v"), help="what the model predicts, if it is not found out rightly"
+        "--prediction", choices=("noise", "v"), help="what the model predicts (default: detected from its files)"
     )
     group.add_argument("--download", action="store_true", help="allow the tokenizer to be downloaded (2 MB)")
 
 
 def require_model(parsed: argparse.Namespace) -> None:
-    """Refuse at once what `load_model` could not do.
+    """Refuse flags with which `load_model` could not work, before anything is loaded.
 
     Raises:
         OptionError: files and --random-weights together; a head with a method that needs none; no model at all.
@@ -131,17 +137,19 @@ def require_model(parsed: argparse.Namespace) -> None:
     if parsed.random_weights and (parsed.checkpoint or parsed.head):
         raise OptionError("--random-weights needs no --checkpoint and no --head: give either it or them.")
     if parsed.head and parsed.method not in ("auto", "head"):
-        raise OptionError(f"The method {parsed.method} needs no --head: leave one of the two out.")
+        raise OptionError(f"The method {parsed.method} needs no --head: remove one of the two.")
     if not parsed.random_weights and not parsed.checkpoint and not EMBEDDED.exists():
         raise OptionError(
-            "No checkpoint was given, and the embedded model is not here: it comes with the repository, not "
-            "with an installed package. Give a Stable Diffusion model with --checkpoint, or try the program with "
+            "There is no --checkpoint, and the embedded model is missing: it comes with the repository, not with "
+            "an installed package. Give a Stable Diffusion model with --checkpoint, or try the program with "
             "--random-weights."
         )
 
 
 def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """The device and precision asked for, or the best that there is; a GPU without a number is this process's own.
+    """Return the device and precision of the flags, by default the best ones here.
+
+    A GPU without a number is that of this process in its launch.
 
     Raises:
         OptionError: there is no such device, or it computes nothing.
@@ -150,22 +158,21 @@ def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dt
 
     from ldznet.hosts.diffusers.host import default_device, default_dtype, own_device
 
-    asked = parsed.device or str(default_device())
+    name = parsed.device or str(default_device())
     try:
-        device = own_device(torch.device(asked), local_rank(), torch.cuda.device_count())
-        torch.empty(0, device=device).cpu()  # PyTorch's device "meta" has nothing to give back
+        device = own_device(torch.device(name), local_rank(), torch.cuda.device_count())
+        torch.empty(0, device=device).cpu()  # fails for PyTorch's device "meta", which holds no values
         if device.type == "cuda":
             torch.cuda.set_device(device)  # "cuda" alone means this one from now on, for accelerate as well
     except (RuntimeError, AssertionError, NotImplementedError) as why:
         raise OptionError(
-            f"The device {asked} cannot be used here ({str(why).splitlines()[0]}). Leave --device out, or "
-            "give cpu."
+            f"The device {name} cannot be used here ({str(why).splitlines()[0]}). Leave --device out, or give cpu."
         ) from why
     return device, getattr(torch, parsed.dtype) if parsed.dtype else default_dtype(device)
 
 
 def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, MethodChoice]:
-    """The model, and the method that the flags of `add_model` chose for it."""
+    """Load the model, and the method that the flags of `add_model` choose for it."""
     import torch
 
     from ldznet.hosts.diffusers.host import DiffusersHost
@@ -183,9 +190,9 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, MethodChoice]
         method.head.to(device, dtype)
         return host, MethodChoice(method, "random weights")
     storage = getattr(torch, parsed.head_storage) if parsed.head_storage else None
-    given = None
-    if parsed.head:  # first, since it is small to read and says at once when it is not one
-        given = LearnedHead.load(parsed.head, device=device, dtype=dtype, storage=storage)
+    head = None
+    if parsed.head:  # before the model: a wrong file is then reported at once
+        head = LearnedHead.load(parsed.head, device=device, dtype=dtype, storage=storage)
     host = DiffusersHost.load(
         parsed.checkpoint or EMBEDDED,
         device=device,
@@ -193,7 +200,50 @@ def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, MethodChoice]
         prediction=parsed.prediction,
         download=parsed.download,
     )
-    if given is not None:
-        return host, MethodChoice(given, "asked for")
-    wanted = find_heads([MODELS]) if parsed.method in ("auto", "head") else []
-    return host, choose_method(parsed.method, host.info, wanted, device=device, dtype=dtype, storage=storage)
+    if head is not None:
+        return host, MethodChoice(head, "asked for")
+    heads = find_heads([MODELS]) if parsed.method in ("auto", "head") else []
+    return host, choose_method(parsed.method, host.info, heads, device=device, dtype=dtype, storage=storage)
+
+
+# --- processes of one launch --------------------------------------------------------------------
+
+
+def process_of_launch() -> tuple[int, int]:
+    """Which of how many processes this is, as `accelerate launch` and torchrun say it.
+
+    Raises:
+        OptionError: the environment's RANK and WORLD_SIZE are no such numbers.
+    """
+    if "RANK" not in os.environ and "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True":
+        _say_one_process()
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
+        return int(texts[0]), int(texts[1])
+    raise OptionError(
+        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
+        "Unset both, or start with accelerate launch."
+    )
+
+
+def local_rank() -> int:
+    """Which of the processes of a launch on this machine this is.
+
+    Raises:
+        OptionError: the environment's LOCAL_RANK is no such number.
+    """
+    text = os.environ.get("LOCAL_RANK", "0")
+    if text.isdecimal():
+        return int(text)
+    raise OptionError(
+        f"LOCAL_RANK is {text!r} in the environment, which is no process of a launch. Unset it, or start with "
+        "accelerate launch."
+    )
+
+
+@functools.cache
+def _say_one_process() -> None:
+    log.warning(
+        "accelerate launch --cpu starts one process on a machine, however many are asked for. For several on a "
+        "CPU: torchrun --nproc_per_node N -m ldznet ..."
+    )

@@ -28,7 +28,7 @@ SUFFIXES = frozenset(
 # Images that Pillow does not read; they are named, since people expect a mask for them.
 UNREADABLE_SUFFIXES = frozenset(
     f".{name}"
-    for name in (
+    for name in (  # noqa: SIM905
         "heic heif hif jxl svg psd psb xcf kra exr hdr "
         "raw dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr iiq erf mrw rwl"
     ).split()
@@ -251,7 +251,7 @@ def _read_standard_input() -> bytes:
         raise ImageError(f"Standard input cannot be read: {why.strerror}. Pipe an image into it.") from why
     if len(data) > LARGEST_PIPED:
         raise ImageError(
-            f"Standard input holds more than {LARGEST_PIPED >> 20:,} MB, which is no image file. Pipe a single one "
-            "into it."
+            f"Standard input holds more than {LARGEST_PIPED >> 20:,} MB, which is no image file. Pipe in a single "
+            "image."
         )
     return data

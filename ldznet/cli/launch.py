@@ -6,55 +6,12 @@ waits for the others before it says so; they meet in the store that torchrun kee
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
 import time
 from datetime import timedelta
 
+from ldznet.cli.flags import process_of_launch
 from ldznet.errors import OptionError
-
-log = logging.getLogger(__name__)
-
-
-def process_of_launch() -> tuple[int, int]:
-    """Which of how many processes this is, as `accelerate launch` and torchrun say it.
-
-    Raises:
-        OptionError: the environment's RANK and WORLD_SIZE are no such numbers.
-    """
-    if "RANK" not in os.environ and "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True":
-        _say_one_process()
-    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
-        return int(texts[0]), int(texts[1])
-    raise OptionError(
-        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
-        "Unset both, or start with accelerate launch."
-    )
-
-
-def local_rank() -> int:
-    """Which of the processes of a launch on this machine this is.
-
-    Raises:
-        OptionError: the environment's LOCAL_RANK is no such number.
-    """
-    text = os.environ.get("LOCAL_RANK", "0")
-    if text.isdecimal():
-        return int(text)
-    raise OptionError(
-        f"LOCAL_RANK is {text!r} in the environment, which is no process of a launch. Unset it, or start with "
-        "accelerate launch."
-    )
-
-
-@functools.cache
-def _say_one_process() -> None:
-    log.warning(
-        "accelerate launch --cpu starts one process on a machine, however many are asked for. For several on a "
-        "CPU: torchrun --nproc_per_node N -m ldznet ..."
-    )
 
 
 def require_own_gpus(asked: str | None, gpus: int) -> None:

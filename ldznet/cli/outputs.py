@@ -31,8 +31,8 @@ OUTPUTS = {
     "candidates": "masks at up to three thresholds, to choose from",
     "heat": "a heat map for every prompt",
     "npz": "the probabilities, float32, before negative prompts",
-    "batch": "the mask in a folder of its own, batch/, named as the image: give that folder to the webui's Batch tab "
-    "as inpaint batch mask directory",
+    "batch": "the mask in the folder batch/, named as the image: the webui's Batch tab takes that folder as its "
+    "inpaint batch mask directory",
 }
 
 
@@ -124,11 +124,14 @@ class ResultFiles:
 
         options, result = self._options, self._result
         if name == "object":
-            return finish_mask(grow(self._objects.chosen((int(which),)), options.grow), options)
+            return finish_mask(grow(self._objects.select((int(which),)), options.grow), options)
         if name == "candidate":
             return decide(result, dataclasses.replace(options, threshold=float(which), objects=())).mask
         mask = result.mask(options, only=int(which) - 1)
-        if options.invert and not result.mask(dataclasses.replace(options, invert=False), only=int(which) - 1).any():
+        if (
+            options.invert
+            and not result.mask(dataclasses.replace(options, invert=False), only=int(which) - 1).any()
+        ):
             mask[:] = 0  # a prompt that was not found never selects everything
         return mask
 

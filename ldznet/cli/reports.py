@@ -97,8 +97,8 @@ def require_own(target: Path, names: Sequence[str], image_file: dict[str, str], 
     # A file that was changed is still the same image to its owner; what comes by standard input has no name.
     if before.get("path") != image or image == "-":
         raise OptionError(
-            f"{_report_path(target)} and its files are the results of another image ({before.get('path')}); {image} "
-            "was left out. Give another --out, or --force to replace them."
+            f"{_report_path(target)} and its files are the results of another image ({before.get('path')}), so "
+            f"{image} was left out. Give another --out, or --force to replace them."
         )
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,17 @@ def read_settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Setting
 
 def _split(prompts: Sequence[str]) -> list[str]:
     """Split each text at | into prompts, as the panel does; a text without any words is left for the check."""
+    prompts = list(map(_decode, prompts))
     parts = ([part for part in text.split("|") if part.strip()] or [text.strip("|")] for text in prompts)
     return [part for several in parts for part in several]
+
+
+def _decode(text: str) -> str:
+    """Return an argument as the user typed it, also where the locale is ASCII and Python could not decode it."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text  # not UTF-8 either: check_prompts says so
 
 
 def _read_save(text: str, prompts: int) -> tuple[str, ...]:

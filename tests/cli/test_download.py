@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_head_file import CHECKPOINT
+from conftest import CHECKPOINT
 
 from ldznet.__main__ import main
 from ldznet.cli import fetching

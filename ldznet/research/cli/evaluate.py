@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import add_model, load_model
-from ldznet.cli.launch import process_of_launch
+from ldznet.cli.flags import add_model, load_model, process_of_launch
 from ldznet.cli.printing import item_bar
 from ldznet.cli.reports import require_writable
 from ldznet.errors import OptionError

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import EMBEDDED, add_options, device_and_dtype
-from ldznet.cli.launch import process_of_launch, require_own_gpus
+from ldznet.cli.flags import EMBEDDED, add_options, device_and_dtype, process_of_launch
+from ldznet.cli.launch import require_own_gpus
 from ldznet.errors import OptionError
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut
 

@@ -1,0 +1,295 @@
+"""Segment the images of one command: what is done, what failed, and what is printed about it.
+
+One image that cannot be done does not stop the others. What is done already, by the same command before, is not
+done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldznet.cli.flags import EMBEDDED, load_model
+from ldznet.cli.inputs import Inputs, Job, Source, read_source
+from ldznet.cli.outputs import ResultFiles, known_files
+from ldznet.cli.printing import Printer, item_bar, print_json, stop_code
+from ldznet.cli.reports import clean_folders, publish, replaced_prompts, report_if_done, require_own, staging
+from ldznet.cli.segment_settings import Settings
+from ldznet.errors import LdznetError, OptionError
+
+if TYPE_CHECKING:
+    from ldznet.decision import Decision
+    from ldznet.segmenter import Segmenter
+
+_MOST_NAMED = 5  # files that a note names; the report for programs has all
+
+
+@dataclass(frozen=True)
+class Work:
+    """An image that is still to be segmented."""
+
+    job: Job
+    source: Source
+    key: str
+
+
+class SegmentRun:
+    """One command over its images: what is done, what failed, and what is printed about it."""
+
+    def __init__(self, parsed: argparse.Namespace, settings: Settings, inputs: Inputs) -> None:
+        self._parsed, self._settings, self._inputs = parsed, settings, inputs
+        self._printer = Printer(quiet=parsed.quiet, json=parsed.json)
+        self._done: list[dict[str, Any]] = []  # reports
+        self._failed: list[dict[str, str]] = []
+        self._total = len(inputs.jobs) + len(inputs.closed_folders)
+
+    def run(self) -> int:
+        """Do all images and print the summary; return the exit code."""
+        stopped = 0
+        self._print_left_out()
+        try:
+            clean_folders({job.target.parent for job in self._inputs.jobs})
+            work = self._find_work()
+            if self._done:
+                self._printer.result(f"{len(self._done)} of {self._total} images are done already")
+            if work:
+                self._segment_all(work)
+        except KeyboardInterrupt as stop:
+            stopped = stop_code(stop)
+        self._print_end(stopped)
+        return stopped or int(bool(self._failed))
+
+    def _print_left_out(self) -> None:
+        if count := self._inputs.own_results:
+            self._printer.note(f"note: {count} files were left out, which are results of this command")
+        if self._inputs.unreadable:
+            self._printer.note(f"note: {unreadable_text(self._inputs.unreadable)}")
+        for folder, why in self._inputs.closed_folders:
+            self._fail(folder, _closed_folder_text(folder, why))
+
+    def _find_work(self) -> list[Work]:
+        """Return the images that are still to be segmented."""
+        work = []
+        for job in self._inputs.jobs:
+            try:
+                item = _look(job, self._settings, overwrite=self._parsed.force)
+                work.append(item) if isinstance(item, Work) else self._done.append(item)
+            except LdznetError as error:
+                self._fail(job.source, error)
+        return work
+
+    def _segment_all(self, work: Sequence[Work]) -> None:
+        printer, parsed = self._printer, self._parsed
+        if parsed.random_weights:
+            printer.note("note: the weights are random, so the masks mean nothing")
+        segmenter, reason = _load_segmenter(parsed, printer)
+        checkpoint = None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED)
+        origin = {"reason": reason, "checkpoint": checkpoint}
+        quiet = parsed.quiet or self._total == 1
+        printer.bar = item_bar(self._total, "image", start=self._total - len(work), quiet=quiet)
+        try:
+            for item in work:
+                try:
+                    report = self._segment(segmenter, item, origin)
+                    self._done.append(report)
+                    printer.result(_result_line(report))
+                except LdznetError as error:
+                    self._fail(item.job.source, error)
+                printer.bar.update()
+        finally:
+            printer.bar.close()
+            printer.bar = None
+
+    def _segment(self, segmenter: Segmenter, work: Work, origin: dict[str, Any]) -> dict[str, Any]:
+        """Segment one image, write its results, and return its report."""
+        from ldznet.memory_errors import explain_out_of_memory
+
+        start = time.perf_counter()
+        job, source, settings = work.job, work.source, self._settings
+        given = settings.given_mask
+        with explain_out_of_memory(job.source):
+            segmenter.set_image(job.source if source.data is None else source.data, settings.segment)
+            result = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
+            given_mask = given.read(result.size) if given else None
+            files = ResultFiles(segmenter.image, result, settings.mask, settings.save, given_mask)
+            text = _decision_text(files.decision)
+            report = {
+                "image": job.source,
+                "image_file": _image_file(source),
+                **files.record,
+                "notes": [*result.notes, *([text] if text else [])],
+                **result.record,
+                "mask_options": dataclasses.asdict(settings.mask),
+                "brush_mask": given.record if given else None,
+                **origin,
+                "key": work.key,
+            }
+            with staging(job.target.parent) as staged:
+                names = files.write(staged, job)
+                report["seconds"] = round(time.perf_counter() - start, 3)
+                before = replaced_prompts(job.target, names, settings.prompts)
+                report = publish(job.target, staged, names, report, overwrite=self._parsed.force)
+        if before:
+            self._printer.note(f"note: {job.target}.*: the results for {', '.join(before)} were replaced")
+        if text and (given or settings.mask.invert):  # else the line of the image says as much
+            self._printer.note(f"note: {job.source}: {text}")
+        return report
+
+    def _fail(self, what: str, why: object) -> None:
+        self._failed.append({"image": what, "error": str(why)})
+        self._printer.error(f"error: {_with_name(what, str(why))}")
+
+    def _print_end(self, stopped: int) -> None:
+        printer, done, failed = self._printer, self._done, self._failed
+        if done:
+            files = sum(len(report["files"]) for report in done)
+            images = "1 image" if len(done) == 1 else f"{len(done)} images"
+            printer.result(f"{files} files of {images} are in {self._parsed.out}")
+        if self._parsed.json:
+            answer = {
+                "done": done,
+                "failed": failed,
+                "left_out": self._inputs.unreadable,
+                "stopped": bool(stopped),
+            }
+            print_json(answer)
+        if failed:
+            printer.error(f"{len(failed)} of {self._total} images could not be done; see the errors above")
+        if stopped:
+            rest = self._total - len(done) - len(failed)
+            printer.error(f"stopped with {rest} of {self._total} images left; the same command continues there")
+
+
+def write_to_standard_output(parsed: argparse.Namespace, inputs: Inputs, settings: Settings) -> int:
+    """Segment one image and write its mask as PNG; return the exit code."""
+    from PIL import Image
+
+    from ldznet.decision import decide, to_levels
+    from ldznet.memory_errors import explain_out_of_memory
+
+    jobs, printer = inputs.jobs, Printer(quiet=parsed.quiet, json=False)
+    for folder, why in inputs.closed_folders:
+        printer.error(f"error: {_closed_folder_text(folder, why)}")
+    if len(jobs) != 1 or parsed.json:
+        raise OptionError("--out - writes the mask of one image, so give one image and no --json.")
+    if sys.stdout is None:
+        raise OptionError("--out - writes to standard output, which is closed. Send it to a file or a program.")
+    source = jobs[0].source
+    with explain_out_of_memory(source):
+        data = read_source(source).data
+        segmenter, _ = _load_segmenter(parsed, printer)
+        segmenter.set_image(source if data is None else data, settings.segment)
+        result = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
+        given_mask = settings.given_mask.read(result.size) if settings.given_mask else None
+        decision = decide(result, settings.mask, given_mask)
+        png = io.BytesIO()
+        Image.fromarray(to_levels(decision.mask)).save(png, "PNG")
+    if text := _decision_text(decision):
+        printer.note(f"note: {text}")
+    sys.stdout.buffer.write(png.getbuffer())
+    return int(bool(inputs.closed_folders))
+
+
+def _load_segmenter(parsed: argparse.Namespace, printer: Printer) -> tuple[Segmenter, str]:
+    """Load the model; return the segmenter, and why it uses its method."""
+    from ldznet.segmenter import Segmenter
+
+    host, choice = load_model(parsed)
+    if not parsed.random_weights:
+        printer.note(f"method: {choice.method.name} ({choice.reason})")
+    return Segmenter(host, choice.method), choice.reason
+
+
+# --- one image -----------------------------------------------------------------------------------
+
+
+def _names(job: Job, settings: Settings) -> list[str]:
+    return list(known_files(job, settings.save, settings.prompts).values())
+
+
+def _look(job: Job, settings: Settings, *, overwrite: bool) -> Work | dict[str, Any]:
+    """Return what is to be done for an image, or its report if it is done.
+
+    Raises:
+        LdznetError: it cannot be done.
+    """
+    from ldznet.memory_errors import explain_out_of_memory
+
+    with explain_out_of_memory(job.source):
+        source = read_source(job.source)
+    key = settings.key(source)
+    report = None if overwrite else report_if_done(job.target, key)
+    if report is not None:
+        return report
+    require_own(job.target, _names(job, settings), _image_file(source), overwrite=overwrite)
+    return Work(job, source, key)
+
+
+def _image_file(source: Source) -> dict[str, str]:
+    return {"path": source.path, "sha256": source.sha256}
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+def _result_line(report: dict[str, Any]) -> str:
+    """Return the line for people about one image."""
+    parts = []
+    for found in report["found"]:
+        if found["box"] is None:
+            parts.append(f"{found['prompt']}: nothing (highest {found['highest']:.2f})")
+        else:
+            share = 100 * found["share"]
+            parts.append(f"{found['prompt']}: {share:.1f} % at {found['box']}, p {found['probability']:.2f}")
+    if report["empty_reason"]:
+        parts.append("nothing is selected")
+    return f"{report['image']}  {'; '.join(parts)}"
+
+
+def _decision_text(decision: Decision) -> str:
+    """Return why the mask is empty, or is the given one alone; nothing for any other mask."""
+    from ldznet.decision import Reason
+
+    if decision.only_given:
+        return "no prompt was found, so the mask is that of --brush-mask alone"
+    if decision.reason is None:
+        return ""
+    return {
+        Reason.NOT_FOUND: "no prompt was found, so nothing is selected. A lower --threshold finds more",
+        Reason.NOTHING_TO_SUBTRACT: "no prompt was found to subtract from --brush-mask, so nothing is selected. A "
+        "lower --threshold finds more",
+        Reason.OPTIONS: "a prompt was found, but the other options leave nothing selected. Check --smallest-area, "
+        "--objects, --grow, --invert and --brush",
+        Reason.FAINT: "the mask is too faint to select anything",
+    }[decision.reason]
+
+
+def unreadable_text(paths: Sequence[str]) -> str:
+    """Return how many images of kinds that cannot be read were left out, and their names."""
+    named = ", ".join(paths[:_MOST_NAMED]) + (", ..." if len(paths) > _MOST_NAMED else "")
+    kinds = ", ".join(sorted({Path(path).suffix[1:].upper() for path in paths}))
+    count = "1 file was" if len(paths) == 1 else f"{len(paths)} files were"
+    return f"{count} left out, because {kinds} cannot be read: {named}. Save them as PNG or JPEG."
+
+
+def _closed_folder_text(folder: str, why: str) -> str:
+    return f"The folder {folder} cannot be read: {why}. Check its permissions."
+
+
+def _with_name(what: str, why: str) -> str:
+    """Return why an image could not be done, after its name unless the text has it."""
+    from ldznet.images.reading import quote_path
+
+    name = "standard input" if what == "-" else what
+    names = (quote_path(what), os.path.abspath(what), f"folder {what} ")
+    if why.lower().startswith(f"{name} ".lower()) or any(each in why for each in names):
+        return why
+    return f"{name}: {why}"
