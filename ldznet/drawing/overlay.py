@@ -1,13 +1,13 @@
-"""Pictures that a person looks at: a mask over its image, one probability, several prompts or objects in colours.
+"""Images that a person looks at: a mask over its image, one probability, several prompts or objects in colours.
 
 Plain numpy, OpenCV and Pillow: nothing here knows of models, files or the UI.
 
     image        (H, W, 3)  uint8 RGB, in and out
-    probability  (H, W)     float in [0, 1]; several as in `ldznet.mask`: (P, H, W), or one at a time
+    probability  (H, W)     float in [0, 1]; several as in masks/pipeline.py: (P, H, W), or one at a time
     mask         (H, W)     bool or soft
 
-Colours mean the same in every picture: nothing is rescaled to the values that one picture happens to
-have. A legend stands on a panel below (legend.py); the image stays at the top left, pixel for pixel.
+Colours mean the same in every image: nothing is rescaled to the values that one image happens to have. A legend
+stands on a panel below (legend.py); the image stays at the top left, pixel for pixel.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldznet.drawing.colors import BLACK, WHITE, Color, RgbImage, Shape, blend, cell_width, ink, look, paint_numbers
-from ldznet.drawing.legend import draw_legend, draw_scale, stack, text_size
-from ldznet.drawing.lettering import draw_text, fonts_for, write
+from ldznet.drawing.colors import BLACK, PALETTE, WHITE, Color, RgbImage, Shape, blend, color_of, paint_numbers
+from ldznet.drawing.legend import draw_chip, draw_legend, draw_scale, stack, text_size
 from ldznet.errors import OptionError, ShapeError
 from ldznet.masks.objects import Objects
 from ldznet.masks.pipeline import Maps, as_probability, as_soft_mask, each_probability, grow, threshold
@@ -31,17 +30,17 @@ MAGENTA = (230, 0, 130)  # rare in photographs
 
 
 class ColorMap(NamedTuple):
-    """Several prompts in one picture."""
+    """Several prompts in one image."""
 
-    picture: RgbImage  # with the legend, if one was asked for
+    picture: RgbImage  # with the legend, unless it was switched off
     numbers: NDArray[np.uint16]  # (H, W): 0 is background, 1 the first prompt, 2 the second, ...
 
 
 def overlay(image: RgbImage, mask: NDArray[Any], *, color: Color = MAGENTA, opacity: float = 0.5) -> RgbImage:
-    """The image with what is selected tinted, and a contour along 0.5 -> the image's size.
+    """Return the image with the selected part tinted, and a contour along 0.5.
 
-    The contour is a light line inside and a dark one outside, so that it shows on every background; its
-    width goes with the picture's size.
+    The contour is a light line inside and a dark one outside, so that it shows on every background; its width
+    goes with the size of the image.
     """
     soft = as_soft_mask(mask)
     _check_image(image, soft.shape)
@@ -57,10 +56,10 @@ def overlay(image: RgbImage, mask: NDArray[Any], *, color: Color = MAGENTA, opac
 def heat_map(
     probability: NDArray[Any], image: RgbImage | None = None, *, opacity: float = 0.6, legend: bool = False
 ) -> RgbImage:
-    """The probability as colour, from dark 0 to bright 1 -> the image's size, and the legend's panel below.
+    """Return the probability as colour, from dark 0 to bright 1, with a legend below if asked for.
 
-    The colour map is Inferno: perceptually uniform, also for colour-blind eyes and in grey. Over an image
-    it is mixed with a flat grey version of that by `opacity`; the legend's bar shows the mix with middle grey.
+    The colour map is Inferno: perceptually uniform, also for colour-blind eyes and in grey. Over an image it is
+    mixed with a flat grey version of it by `opacity`; the bar of the legend shows the mix with middle grey.
     """
     values = as_probability(probability)
     _check_fraction("opacity", opacity)
@@ -82,18 +81,20 @@ def color_map(
     opacity: float = 0.6,
     legend: bool = True,
 ) -> ColorMap:
-    """Each pixel in the colour of its most probable prompt, if that reaches `background`.
+    """Return an image with each pixel in the colour of its most probable prompt, if that reaches `background`.
 
-    Of equals, the first prompt has it; a probability of 0 is always background. Colours suit colour-blind
-    eyes; after the seventh prompt they return with hatching, after the 42nd in other tones as well, so that
-    126 prompts look different. The legend gives each its number. Over an image, colours are mixed by
-    `opacity` with a flat grey version of that; the legend's are mixed with middle grey.
+    Of equals, the first prompt has the pixel; a probability of 0 is always background. With more prompts than
+    colours, each region has the number of its prompt drawn into it; the legend lists all numbers. Over an image,
+    colours are mixed by `opacity` with a flat grey version of it; those of the legend with middle grey.
     """
     _check_fraction("background", background)
     _check_fraction("opacity", opacity)
     _check_labels(labels)
     numbers = _most_probable(probabilities, labels, background)
-    picture = _painted(numbers, image, (numbers > 0) * np.float32(opacity))
+    picture = _paint_regions(numbers, image, (numbers > 0) * np.float32(opacity))
+    if len(labels) > len(PALETTE):
+        for number in range(1, len(labels) + 1):
+            _number_regions(picture, numbers == number, number)
     if legend:
         picture = stack(picture, draw_legend(labels, numbers.shape, 1 if image is None else opacity))
     return ColorMap(picture, numbers)
@@ -108,7 +109,7 @@ def object_map(
     opacity: float = 0.6,
     legend: bool = True,
 ) -> RgbImage:
-    """The image with each object in a colour, its number on it -> the image's size, and the legend's panel below.
+    """Return the image with each object in a colour, its number on it, and the legend below.
 
     If some are `chosen`, by their numbers, the others are faint. Colours and legend are those of `color_map`.
     """
@@ -121,16 +122,17 @@ def object_map(
             f"There are {len(objects)} objects and {len(labels)} labels, but each object needs its label: give as "
             "many labels as objects."
         )
-    shown = np.full(len(objects) + 1, 0.25 * opacity if chosen else opacity, np.float32)
-    shown[[number for number in chosen if number < len(shown)]] = opacity
-    shown[0] = 0
-    picture = _painted(numbers.astype(np.uint16), image, shown[numbers])
-    for number, box in enumerate(objects.boxes, start=1):
-        _write_number(picture, number, numbers, box)
+    alphas = np.full(len(objects) + 1, 0.25 * opacity if chosen else opacity, np.float32)
+    alphas[[number for number in chosen if number < len(alphas)]] = opacity
+    alphas[0] = 0
+    picture = _paint_regions(numbers.astype(np.uint16), image, alphas[numbers])
+    for number, (x0, y0, x1, y1) in enumerate(objects.boxes, start=1):
+        _write_number(picture, number, numbers[y0:y1, x0:x1] == number, x0, y0)
     return stack(picture, draw_legend(labels, numbers.shape, opacity)) if legend and labels else picture
 
 
 def _most_probable(probabilities: Maps, labels: Sequence[str], background: float) -> NDArray[np.uint16]:
+    """Return the number of the most probable prompt at each pixel; 0 is background."""
     count, best, numbers = 0, None, np.zeros((0, 0), np.uint16)
     for count, probability in enumerate(each_probability(probabilities), start=1):
         if best is None:
@@ -146,9 +148,9 @@ def _most_probable(probabilities: Maps, labels: Sequence[str], background: float
     return numbers
 
 
-def _painted(numbers: NDArray[np.uint16], image: RgbImage | None, alpha: NDArray[np.float32]) -> RgbImage:
-    """Everything in the look of its number, with lines around it; over an image, mixed with a grey one."""
-    picture = paint_numbers(numbers, cell_width(numbers.shape))
+def _paint_regions(numbers: NDArray[np.uint16], image: RgbImage | None, alpha: NDArray[np.float32]) -> RgbImage:
+    """Return all regions in their colours with lines around them; over an image, mixed with a grey one."""
+    picture = paint_numbers(numbers)
     if image is not None:
         _check_image(image, numbers.shape)
         picture = blend(_backdrop(image), picture, alpha)
@@ -157,34 +159,40 @@ def _painted(numbers: NDArray[np.uint16], image: RgbImage | None, alpha: NDArray
 
 
 def _borders(numbers: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Lines around the prompts: on the background, and of two prompts on the first one's pixels."""
-    # Cross and square in turn grow a point to an octagon, nearly a disc.
+    """Return the lines around the regions; between two regions, the line lies on the first one's pixels."""
+    # Cross and square alternately grow a point to an octagon, nearly a disc.
     shapes = (cv2.MORPH_CROSS, cv2.MORPH_RECT)
-    spread = numbers
+    grown = numbers
     for step in range(_line_width(numbers.shape)):
-        spread = cv2.dilate(spread, cv2.getStructuringElement(shapes[step % 2], (3, 3)))
-    return spread > numbers
+        grown = cv2.dilate(grown, cv2.getStructuringElement(shapes[step % 2], (3, 3)))
+    return grown > numbers
 
 
 def _line_width(shape: Shape) -> int:
     return max(1, round(sqrt(shape[0] * shape[1]) / 400))
 
 
-def _write_number(picture: RgbImage, number: int, numbers: NDArray[Any], box: tuple[int, int, int, int]) -> None:
-    """Put the number on its own colour where the object is thickest; whole, wherever that is."""
-    x0, y0, x1, y1 = box
-    inside = np.pad(numbers[y0:y1, x0:x1] == number, 1)
-    depth = cv2.distanceTransform(inside.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+def _number_regions(picture: RgbImage, region: NDArray[np.bool_], number: int) -> None:
+    """Write the number on each connected part with room for it, and on the largest part in any case."""
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(region.view(np.uint8), connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    room = 4 * text_size(region.shape) ** 2  # a chip and a half, so that the colour stays visible around it
+    for part in range(1, count):
+        if areas[part - 1] >= min(room, areas.max()):
+            x, y, width, height = (int(value) for value in statistics[part, :4])
+            _write_number(picture, number, labels[y : y + height, x : x + width] == part, x, y)
+
+
+def _write_number(picture: RgbImage, number: int, inside: NDArray[np.bool_], left: int, top: int) -> None:
+    """Put the number where a part is thickest; `inside` is the box of the part, which begins at left and top."""
+    padded = np.pad(inside, 1).view(np.uint8)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     height, width = picture.shape[:2]
-    em = text_size((height, width))
-    text = draw_text(str(number), em, fonts_for("0123456789"))
-    chip = np.full((text.shape[0], text.shape[1] + em // 2, 3), look(number)[0], np.uint8)
-    write(chip, text, em // 4, 0, ink(look(number)[0]))
-    chip = chip[:height, :width]
-    top = min(max(0, y0 + int(row) - chip.shape[0] // 2), height - chip.shape[0])
-    left = min(max(0, x0 + int(column) - chip.shape[1] // 2), width - chip.shape[1])
-    picture[top : top + chip.shape[0], left : left + chip.shape[1]] = chip
+    chip = draw_chip(number, text_size((height, width)), color_of(number))[:height, :width]
+    y = min(max(0, top + int(row) - chip.shape[0] // 2), height - chip.shape[0])
+    x = min(max(0, left + int(column) - chip.shape[1] // 2), width - chip.shape[1])
+    picture[y : y + chip.shape[0], x : x + chip.shape[1]] = chip
 
 
 def _inferno(values: NDArray[np.float32]) -> RgbImage:
@@ -193,7 +201,7 @@ def _inferno(values: NDArray[np.float32]) -> RgbImage:
 
 
 def _backdrop(image: RgbImage) -> RgbImage:
-    """The image in grey and with half its contrast, so that colours keep their look on dark and on light."""
+    """Return the image in grey with half its contrast, so that colours look the same on dark and on light."""
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     return cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=0.5, beta=64), cv2.COLOR_GRAY2RGB)
 
@@ -203,21 +211,21 @@ def _backdrop(image: RgbImage) -> RgbImage:
 
 def _check_image(image: RgbImage, shape: Shape) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ShapeError(
-            f"The image is {found}, but it must be a numpy array of uint8 (height, width, 3), red, green and "
+            f"The image is {kind}, but it must be a numpy array of uint8 (height, width, 3), red, green and "
             'blue: convert it first, for example numpy.asarray(image.convert("RGB")).'
         )
     if image.shape[:2] != shape:
         raise ShapeError(
             f"The image is {image.shape[0]} x {image.shape[1]}, but what is drawn on it is "
-            f"{shape[0]} x {shape[1]} (height x width). They belong to one picture: scale one to the other's size."
+            f"{shape[0]} x {shape[1]} (height x width). They belong to one image: scale one to the other's size."
         )
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    listed = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str)
-    wrong = [label for label in labels if not isinstance(label, str)] if listed else [labels]
+    is_list = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str)
+    wrong = [label for label in labels if not isinstance(label, str)] if is_list else [labels]
     if wrong:
         raise OptionError(f"labels holds {wrong[0]!r}, but it must be a sequence of texts: give one for each map.")
 

@@ -11,7 +11,7 @@ from ldznet.drawing.overlay import color_map
 @pytest.fixture
 def fonts_forgotten():
     """Each test that changes the fonts starts and ends without remembered ones."""
-    remembering = (lettering._font, lettering._installed, lettering._covers)
+    remembering = (lettering._load_font, lettering._has_letter)
     for function in remembering:
         function.cache_clear()
     yield
@@ -21,7 +21,7 @@ def fonts_forgotten():
 
 @pytest.fixture
 def no_system_fonts(monkeypatch, fonts_forgotten):
-    monkeypatch.setattr(lettering, "FONT_FILES", ())
+    monkeypatch.setattr(lettering, "FONT_FILES", ("",))
 
 
 @pytest.fixture
@@ -43,24 +43,23 @@ def entries(picture, height):
 
 def test_a_long_label_is_cut_in_its_middle_and_fits():
     text = "a photograph of a very old bicycle leaning against the wall of a house"
-    fonts = lettering.fonts_for(text)
 
-    cut = lettering.elide(text, 14, 200, fonts)
+    cut = lettering.elide(text, 14, 200)
     start, end = cut.split("...")
 
     assert text.startswith(start)
     assert text.endswith(end)
     assert 0 <= len(start) - len(end) <= 1
-    assert 150 < lettering.draw_text(cut, 14, fonts).shape[1] <= 200
-    assert lettering.elide("a short one", 14, 200, fonts) == "a short one"
+    assert 150 < lettering.draw_text(cut, 14).shape[1] <= 200
+    assert lettering.elide("a short one", 14, 200) == "a short one"
 
 
 def test_a_label_of_a_million_letters_is_cut_without_being_drawn(monkeypatch):
     drawn = []
     real = lettering.draw_text
-    monkeypatch.setattr(lettering, "draw_text", lambda text, *others: drawn.append(text) or real(text, *others))
+    monkeypatch.setattr(lettering, "draw_text", lambda text, size: drawn.append(text) or real(text, size))
 
-    cut = lettering.elide("x" * 1_000_000, 14, 200, [""])
+    cut = lettering.elide("x" * 1_000_000, 14, 200)
 
     assert 10 < len(cut) < 100
     assert max(map(len, drawn)) <= 403
@@ -126,69 +125,40 @@ def test_an_old_pillow_writes_labels_in_its_bitmap_font():
 
 @pytest.mark.usefixtures("old_pillow")
 def test_the_bitmap_font_grows_with_the_picture():
-    small, large = (lettering.draw_text("cat", size, [""]) for size in (14, 36))
+    small, large = (lettering.draw_text("cat", size) for size in (14, 36))
 
     assert small.shape[0] == 12
     assert (large == small.repeat(3, axis=0).repeat(3, axis=1)).all()
 
 
-@scalable_default
-def test_a_system_font_serves_letters_that_pillows_own_lacks(monkeypatch, fonts_forgotten):
-    asked = []
-    real = ImageFont.truetype
+@pytest.mark.usefixtures("fonts_forgotten")
+def test_the_first_installed_font_with_all_letters_draws(monkeypatch):
+    installed = {"Latin.ttf": "catdog", "Chinese.ttf": "catdog猫", "": "catdogé"}
+    monkeypatch.setattr(lettering, "FONT_FILES", ("Missing.ttf", *installed))
+    monkeypatch.setattr(lettering, "_load_font", lambda name, _size: name if name in installed else None)
+    monkeypatch.setattr(lettering, "_has_letter", lambda name, letter: letter in installed[name])
 
-    def truetype(font, size=10, *arguments, **options):
-        if not isinstance(font, str):
-            return real(font, size, *arguments, **options)  # Pillow's own, from memory
-        asked.append(font)
-        if font != "Known.ttf":
-            raise OSError("cannot open resource")
-        return ImageFont.load_default(size)
+    assert lettering.font_for("cat", 14) == "Latin.ttf"
+    assert lettering.font_for("cat猫", 14) == "Chinese.ttf"
+    assert lettering.font_for("é", 14) == ""
+    assert lettering.font_for("dog高", 14) == "Latin.ttf"  # none has all: the first of those with most
 
-    monkeypatch.setattr(lettering, "FONT_FILES", ("Missing.ttf", "Known.ttf"))
-    monkeypatch.setattr(ImageFont, "truetype", truetype)
 
-    plain = lettering.fonts_for("cat")
-    assert (plain, asked) == ([""], [])  # no disk is searched for a label that Pillow can write
-    assert lettering.fonts_for("猫") == ["", "Known.ttf"]
-    assert set(asked) == {"Missing.ttf", "Known.ttf"}
+def test_a_missing_font_is_passed_over_and_pillows_own_is_always_there(fonts_forgotten):
+    assert lettering._load_font("no such font.ttf", 16) is None
+    assert lettering._load_font("", 16) is not None
 
 
 @scalable_default
-def test_the_font_that_knows_most_of_the_letters_comes_first(monkeypatch):
-    monkeypatch.setattr(lettering, "FONT_FILES", ("Greek.ttf", "French.ttf"))
-    monkeypatch.setattr(lettering, "_installed", lambda name: True)
-    known = {"": "acf", "Greek.ttf": "αβγ", "French.ttf": "acfé"}
-    monkeypatch.setattr(lettering, "_covers", lambda name, letter: letter in known[name])
-
-    assert lettering.fonts_for("caf") == [""]
-    assert lettering.fonts_for("café") == ["French.ttf", "", "Greek.ttf"]
-    runs = [
-        (name, "".join(letters)) for name, letters in lettering._runs("caféβ?", ["French.ttf", "", "Greek.ttf"])
-    ]
-    assert runs == [("French.ttf", "café"), ("Greek.ttf", "β"), ("French.ttf", "?")]
-
-
-@pytest.mark.usefixtures("old_pillow")
-def test_an_old_pillow_names_emoji_too():
-    assert lettering.spelled("🐈 café", lettering.fonts_for("🐈 café")) == "[cat] café"
-
-
-@pytest.mark.usefixtures("no_system_fonts")
-def test_emoji_that_no_font_has_are_named():
-    assert lettering.spelled("a 🐈 and 👩‍🚀 👍🏽", [""]) == "a [cat] and [woman][rocket] [thumbs up sign]"
-
-
 @pytest.mark.usefixtures("no_system_fonts")
 def test_letters_that_no_font_has_are_boxes_of_the_same_number():
-    one, three = lettering.draw_text("猫", 20, [""]), lettering.draw_text("猫猫猫", 20, [""])
+    one, three = lettering.draw_text("猫", 20), lettering.draw_text("猫猫猫", 20)
 
     assert one.any()
     assert three.shape[1] == pytest.approx(3 * one.shape[1], abs=4)
 
 
 def test_a_label_is_one_line_of_text():
-    assert lettering.readable("  a\n cat\t") == "a cat"
-    assert lettering.readable("cafe\u0301") == "caf\u00e9"
-    assert lettering.readable("\ud83d") == "?"
-    assert lettering.readable(" ") == "(empty)"
+    assert lettering.one_line("  a\n cat\t") == "a cat"
+    assert lettering.one_line("\ud83d") == "?"
+    assert lettering.one_line(" ") == "(empty)"

@@ -215,7 +215,7 @@ def test_passes_that_infotext_asks_for_are_limited(client, method):
     answer = run(client, infotext=f"{OF_A_PICTURE}, LD-ZNet timesteps: {steps}, LD-ZNet seeds: 1 2")
 
     assert answer.status_code == 422
-    assert "make up to 2000 passes" in answer.json()["detail"]
+    assert "make up to 170000 passes" in answer.json()["detail"]
     assert method.calls == 0
 
 

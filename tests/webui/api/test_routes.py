@@ -314,6 +314,7 @@ CANNOT = [
     ({"prompt": "a|b", "timesteps": list(range(501))}, f"{PASSES} 1002 passes"),
     ({"timesteps": list(range(77)), "refine": True}, f"{PASSES} 1001 passes"),
     ({"timesteps": list(range(9)), "refine": True, "average_templates": True}, f"{PASSES} 1053 passes"),
+    # ten noises, with the prompt and without
     (
         {"timesteps": list(range(101)), "method": "difference"},
         f"{PASSES} 2020 passes",
