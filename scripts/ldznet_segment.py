@@ -1,4 +1,7 @@
-"""The script that the webui loads: its hooks go to ldznet.webui; what is broken there breaks nothing here."""
+"""The script that the webui loads. It hands the webui's hooks to ldznet.webui; "Reload UI" runs it again.
+
+If ldznet cannot be imported, the script does nothing and says why.
+"""
 
 import logging
 
@@ -6,35 +9,42 @@ import gradio as gr
 from modules import script_callbacks, scripts
 
 try:
-    from ldznet.webui import infotext, session, settings_page
+    from ldznet.webui import infotext, settings_page
     from ldznet.webui.api import routes
     from ldznet.webui.controls import TITLE
     from ldznet.webui.panel import layout
     from ldznet.webui.run import axes, hooks
+    from ldznet.webui.session import webui_app, webui_session
 except Exception as why:
     logging.getLogger(__name__).exception("ldznet cannot be loaded")
-    # Under its own name the API would take it for a script without arguments, and repaint the whole picture.
-    layout, TITLE, BROKEN = None, "LD-ZNet segment cannot be loaded", f"{type(why).__name__}: {why}"
+    # Under its own name the API would take it for a script without arguments, and repaint the whole image.
+    SESSION, TITLE, BROKEN = None, "LD-ZNet segment cannot be loaded", f"{type(why).__name__}: {why}"
+else:
+    APP, SESSION = webui_app(), webui_session()  # the same ones after "Reload UI"
+    HOOKS = hooks.RunHooks(SESSION, APP)
 
 
 class LdznetSegment(scripts.Script):
     """Masks from words, in img2img."""
 
-    section = "inpaint"  # right below the picture
+    section = "inpaint"  # right below the image
 
     def title(self):
-        """The name under alwayson_scripts as well."""
+        """Return the name, which programs give under alwayson_scripts."""
         return TITLE
 
     def show(self, is_img2img):
-        """In img2img only. With --nowebui the plot's page is built before any callback, but behind this."""
-        if layout is not None:
-            axes.add()
+        """Return where the script is shown: in img2img only.
+
+        With --nowebui the plot is built before any callback, but after this.
+        """
+        if SESSION is not None:
+            axes.add_axes(APP, SESSION.head_files)
         return scripts.AlwaysVisible if is_img2img else False
 
     def ui(self, is_img2img):
-        """The page's controls, and a throw-away set for the API's defaults."""
-        if layout is None:
+        """Build the controls, for the page and again in throw-away Blocks for the API's defaults."""
+        if SESSION is None:
             with gr.Accordion(TITLE, open=False):
                 gr.HTML(f"ldznet cannot be loaded: {BROKEN}. The log has the whole story.")
             return []
@@ -43,24 +53,24 @@ class LdznetSegment(scripts.Script):
         return components
 
     def setup(self, p, *args):
-        """Before there are pictures."""
-        if layout is not None:
-            hooks.prepare(p)
+        """Prepare a run that has no image yet."""
+        if SESSION is not None:
+            HOOKS.prepare(p)
 
     def process(self, p, *args):
-        """The model is the right one, and the mask has not been read yet."""
-        if layout is not None:
-            hooks.apply(p, args)
+        """Give the run its mask: the model is the right one, and the mask has not been read yet."""
+        if SESSION is not None:
+            HOOKS.apply(p, args)
 
     def postprocess(self, p, processed, *args):
-        """The results are there."""
-        if layout is not None:
-            hooks.finish(p, processed)
+        """Add to the results."""
+        if SESSION is not None:
+            HOOKS.finish(p, processed)
 
 
-if layout is not None:
+if SESSION is not None:
     script_callbacks.on_after_component(layout.remember)
-    script_callbacks.on_ui_settings(settings_page.declare)
+    script_callbacks.on_ui_settings(lambda: settings_page.declare_settings(APP))
     script_callbacks.on_infotext_pasted(infotext.complete)
-    script_callbacks.on_app_started(lambda _demo, app: routes.register(app))
-    script_callbacks.on_model_loaded(lambda _model: session.RUNS.forget_model())
+    script_callbacks.on_app_started(lambda _demo, fastapi_app: routes.register(fastapi_app, SESSION, APP))
+    script_callbacks.on_model_loaded(lambda _model: SESSION.forget_model())

@@ -20,7 +20,7 @@ from ldznet.methods.method import Defaults
 from ldznet.research.datasets.samples import usable
 from ldznet.research.datasets.skip_report import Report
 from ldznet.webui import session
-from ldznet.webui.run import hooks
+from ldznet.webui.run.hooks import RunHooks
 
 PARITY = Path(__file__).parent / "parity"
 CASES = ("48x48_b1", "40x56_b1", "64x48_b1")
@@ -143,7 +143,10 @@ def webui(monkeypatch, tmp_path):
     """The stand-in, with a model, an empty folder of heads, and nothing found yet."""
     found = Webui(monkeypatch)
     furnish(found, monkeypatch, tmp_path)
-    monkeypatch.setattr(session, "RUNS", session.Runs())
+    session.webui_session.cache_clear()  # in a webui it stays; a test has its own
+    found.session = session.webui_session()
+    found.hooks = RunHooks(found.session, session.webui_app())
+    monkeypatch.setattr(session, "RUNS", found.session)
     return found
 
 
@@ -154,9 +157,9 @@ def method(monkeypatch, webui):
 
 
 @pytest.fixture
-def run(method):
+def run(method, webui):
     """The hooks of our script."""
-    return Run(hooks)
+    return Run(webui.hooks)
 
 
 @pytest.fixture

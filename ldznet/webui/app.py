@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from ldznet.errors import HostError
-from ldznet.hosts.a1111.neutral import Webui
+from ldznet.hosts.a1111.neutral import WebuiModules
 from ldznet.inference.passes import Progress
 
 Result = TypeVar("Result")
@@ -224,7 +224,7 @@ class A1111App:
         send_everything_to_cpu: Callable[[], None] = lowvram.send_everything_to_cpu
         return send_everything_to_cpu
 
-    def webui_modules(self) -> Webui:
+    def webui_modules(self) -> WebuiModules:
         """Return the modules of the webui that a host works with.
 
         Raises:
@@ -246,7 +246,7 @@ class A1111App:
         networks = sys.modules.get("networks")  # the folder of the built-in Lora extension is on the webui's path
         networks = networks if hasattr(networks, "loaded_networks") else None
         tokenizer = sd_hijack_open_clip.tokenizer
-        return Webui(devices, lowvram, sd_hijack, sd_models, sd_unet, shared, tokenizer, networks)
+        return WebuiModules(devices, lowvram, sd_hijack, sd_models, sd_unet, shared, tokenizer, networks)
 
     # --- options -------------------------------------------------------------------------------------
 
@@ -341,4 +341,4 @@ class A1111App:
         from modules import scripts
 
         scripts_data = [data for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"]
-        return [data.module for data in scripts_data if hasattr(data.module, "axis_options")]
+        return [data.module for data in scripts_data if hasattr(data.module, "AxisOptionImg2Img")]

@@ -1,7 +1,7 @@
-"""The files of heads that the webui knows: where they lie, how the panel calls them, how they are converted.
+"""The heads that the webui offers: their folders, their names in the panel, and their conversion.
 
-A checkpoint in the released layout (.ckpt) that lies beside them is offered too; when it is chosen it is
-converted, once, and the file that comes out is used from then on.
+A checkpoint in the released layout (.ckpt) in one of the folders is offered too. When it is chosen it is
+converted, once, and the resulting file is used from then on.
 """
 
 from __future__ import annotations
@@ -19,37 +19,92 @@ from ldznet.heads.weight_files import open_tensors
 from ldznet.hosts.host import HostInfo
 from ldznet.inference.passes import Progress
 from ldznet.methods.choose import find_heads
-from ldznet.webui import settings_page
+from ldznet.webui.app import A1111App
 from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
+from ldznet.webui.settings_page import SettingsPage
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
 TO_CONVERT = " (to be converted)"
 _CONVERTED = "-ema.safetensors"
+_RELEASED_WIDTH = 320
 _converting = threading.Lock()
 
 
-def head_folders() -> list[Path]:
-    """Where heads are looked for: in the extension, in the webui, and where the command line or the page says.
+class HeadFiles:
+    """The heads in the folder of the extension, in that of the webui, and in the one that the settings name."""
+
+    def __init__(self, settings_page: SettingsPage) -> None:
+        self._settings_page = settings_page
+
+    def folders(self) -> list[Path]:
+        """Return the folders in which heads are looked for.
+
+        Raises:
+            OptionError: the settings name an impossible folder.
+        """
+        extra = self._settings_page.heads_folder()
+        folders = [ROOT / "models", self._settings_page.app.models_folder() / "ldznet"]
+        return [*folders, _checked_folder(extra)] if extra else folders
+
+    def names(self) -> list[str]:
+        """Return the choices for the drop-down."""
+        folders = self.folders()
+        names = [info.path.name for info in find_heads(folders)]
+        names += [path.name + TO_CONVERT for path in unconverted(folders)]
+        return [AUTOMATIC, *dict.fromkeys(names)]
+
+    def candidates(self, settings: Settings) -> list[HeadInfo]:
+        """Return the heads to choose from: all of them, or the one that the settings name.
+
+        Raises:
+            HeadError: no head has this name. CheckpointError: the head of this name cannot be read.
+        """
+        folders = self.folders()
+        heads = find_heads(folders)
+        if settings.head == AUTOMATIC:
+            return heads
+        name = chosen_name(settings.head)
+        named = [info for info in heads if info.path.name == name]
+        if not named:
+            # Names are compared with the files of the folders; a name itself is never opened as a path.
+            for path in _files(folders):
+                if path.name == name:
+                    with paths_hidden(path):
+                        read_head_info(path)  # raises an error that says what is wrong with the file
+            raise _unknown_head(settings.head, [info.path.name for info in heads])
+        return named[:1]
+
+    def require_name(self, name: str) -> None:
+        """Refuse a name that `names` does not have, nor had before a conversion.
+
+        Raises:
+            HeadError: no head has this name.
+        """
+        known = self.names()
+        if not {name, chosen_name(name), name + TO_CONVERT} & set(known):
+            raise _unknown_head(name, known[1:])
+
+    def waiting_checkpoint(self, settings: Settings) -> Path | None:
+        """Return the checkpoint that is chosen and has not been converted yet."""
+        name = settings.head.removesuffix(TO_CONVERT)
+        if settings.method not in ("auto", "head") or not name.endswith(".ckpt"):
+            return None
+        return next((path for path in unconverted(self.folders()) if path.name == name), None)
+
+
+def _checked_folder(text: str) -> Path:
+    """Return the folder that the settings name; it need not exist yet.
 
     Raises:
-        OptionError: what is said is no folder that there can be.
+        OptionError: the path cannot be opened.
     """
-    from modules import paths  # type: ignore[import-not-found]
-
-    given = settings_page.folder()
-    folders = [ROOT / "models", Path(paths.models_path) / "ldznet"]
-    return [*folders, _openable(given)] if given else folders
-
-
-def _openable(given: str) -> Path:
-    """One that is not there yet will do."""
-    shown = given if len(given) <= 200 else f"{given[:200]} ..."
+    shown = text if len(text) <= 200 else f"{text[:200]} ..."
     where = f'in Settings, section "{TITLE}", or to --ldznet-heads'
     try:
-        folder = Path(given).expanduser()
-        folder.is_dir()  # false is no refusal, an error is one
+        folder = Path(text).expanduser()
+        folder.is_dir()  # its answer does not matter, but its error does
     except RuntimeError as why:
         raise OptionError(
             f"The folder of heads is {shown!r}, but there is no such user. Give a path without ~, {where}."
@@ -62,60 +117,20 @@ def _openable(given: str) -> Path:
     return folder
 
 
-def head_names() -> list[str]:
-    """Choices for the drop-down."""
-    folders = head_folders()
-    names = [info.path.name for info in find_heads(folders)]
-    names += [path.name + TO_CONVERT for path in unconverted(folders)]
-    return [AUTOMATIC, *dict.fromkeys(names)]
-
-
 def unconverted(folders: Sequence[Path]) -> list[Path]:
-    """Checkpoints that may be released ones; what is in them is seen when they are converted."""
-    found = [path for folder in folders for path in sorted(folder.glob("*.ckpt"))]
-    return [path for path in found if not _converted(path).exists()]
+    """Return checkpoints that may be released ones; their content is checked when they are converted."""
+    paths = [path for folder in folders for path in sorted(folder.glob("*.ckpt"))]
+    return [path for path in paths if not _converted(path).exists()]
 
 
 def _converted(path: Path) -> Path:
-    """The name that `convert` gives by default."""
+    """Return the path that `convert` writes to by default."""
     return path.with_name(path.stem + _CONVERTED)
 
 
-def wanted_heads(settings: Settings) -> list[HeadInfo]:
-    """The heads to choose from: all, or the one that is asked for.
-
-    Raises:
-        HeadError: there is none of this name. CheckpointError: there is, but it cannot be read.
-    """
-    folders = head_folders()
-    heads = find_heads(folders)
-    if settings.head == AUTOMATIC:
-        return heads
-    name = chosen_name(settings.head)
-    chosen = [info for info in heads if info.path.name == name]
-    if not chosen:
-        for path in _files(folders):
-            if path.name == name:
-                with without_folders(path):
-                    read_head_info(path)  # raises, and says what is wrong with it
-        raise _unknown(settings.head, [info.path.name for info in heads])
-    return chosen[:1]
-
-
-def require_head(name: str) -> None:
-    """Refuse a choice that `head_names` does not have, nor has had before a conversion.
-
-    Raises:
-        HeadError: there is none of this name.
-    """
-    known = head_names()
-    if not {name, chosen_name(name), name + TO_CONVERT} & set(known):
-        raise _unknown(name, known[1:])
-
-
 @contextmanager
-def without_folders(*paths: Path) -> Iterator[None]:
-    """A refusal names files as the panel does: programs need not know where they lie."""
+def paths_hidden(*paths: Path) -> Iterator[None]:
+    """Name files in errors as the panel does: programs need not know where the files lie."""
     try:
         yield
     except CheckpointError as why:
@@ -125,7 +140,7 @@ def without_folders(*paths: Path) -> Iterator[None]:
         raise type(why)(text) from why
 
 
-def _unknown(name: str, known: Sequence[str]) -> HeadError:
+def _unknown_head(name: str, known: Sequence[str]) -> HeadError:
     return HeadError(
         f"There is no head {name!r} (there: {', '.join(known) or 'none'}). Put the file into models/ldznet of the "
         f'webui, or choose "{AUTOMATIC}".'
@@ -133,44 +148,36 @@ def _unknown(name: str, known: Sequence[str]) -> HeadError:
 
 
 def _files(folders: Sequence[Path]) -> Iterator[Path]:
-    """All that there is to choose from: names are compared with these, and open no path themselves."""
+    """Yield all files in the folders and one level below."""
     for folder in folders:
         yield from (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
 
 
 def chosen_name(head: str) -> str:
-    """The name of the file that a choice stands for: of a checkpoint, of what it was or will be converted to."""
+    """Return the name of the file that a choice stands for; for a checkpoint, the name after its conversion."""
     name = head.removesuffix(TO_CONVERT)
     return f"{name.removesuffix('.ckpt')}{_CONVERTED}" if name.endswith(".ckpt") else name
 
 
-def waiting_checkpoint(settings: Settings) -> Path | None:
-    """The checkpoint that is chosen and has not been converted yet."""
-    if settings.method not in ("auto", "head") or not settings.head.removesuffix(TO_CONVERT).endswith(".ckpt"):
-        return None
-    name = settings.head.removesuffix(TO_CONVERT)
-    return next((path for path in unconverted(head_folders()) if path.name == name), None)
-
-
 def convert_checkpoint(path: Path, host: HostInfo, progress: Progress) -> None:
-    """Make a head's file of a checkpoint, beside it; whoever comes meanwhile waits and finds it done.
+    """Convert a checkpoint to a head file beside it; a second caller waits for the first one's file.
 
     Raises:
-        CheckpointError: it is none, is damaged, or there is no room; nothing is left behind.
+        CheckpointError: the file is not a checkpoint, is damaged, or the disk is full; nothing is left behind.
     """
     with _converting:
         if _converted(path).exists():
             return
         log.info("Converting %s; this is done once.", path)
-        with without_folders(path, _converted(path)):
+        with paths_hidden(path, _converted(path)):
             report = convert(path, heads=_attention_heads(path, host), progress=progress)
         log.info("%s is converted to %s (%.0f MB).", path.name, report.path, report.bytes / 1e6)
 
 
 def _attention_heads(path: Path, host: HostInfo) -> int | None:
-    """What no file tells of a head that is as wide as the loaded model: it has the model's own number of them.
+    """Return the number of attention heads, which no file says: that of the model, for a head as wide as it.
 
-    The released width, 320, is known to `convert`.
+    None leaves it to `convert`, which knows the released width.
     """
     with open_tensors(path, scratch=path.parent) as tensors:
         width = next(
@@ -179,6 +186,11 @@ def _attention_heads(path: Path, host: HostInfo) -> int | None:
                 for name, shape in tensors.shapes.items()
                 if name.replace(".", "").endswith("diffusion_modelinput_blocks00weight")
             ),
-            320,
+            _RELEASED_WIDTH,
         )
-    return host.unet.heads if width == host.unet.model_channels != 320 else None
+    return host.unet.heads if width == host.unet.model_channels != _RELEASED_WIDTH else None
+
+
+# Until the panel has its session.
+head_names = HeadFiles(SettingsPage(A1111App())).names
+waiting_checkpoint = HeadFiles(SettingsPage(A1111App())).waiting_checkpoint

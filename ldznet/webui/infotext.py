@@ -1,8 +1,8 @@
-"""The panel's settings in the text below a picture ("LD-ZNet threshold: 0.3"), and back into the panel.
+"""Write the panel's settings into the text below an image ("LD-ZNet threshold: 0.3"), and read them back.
 
-Only what is not the control's own default is written. The webui quotes a value that has a comma, a colon or a
-new line in it (infotext_utils.py:57), and what would not come back from it as it was, such as a text in quotes or
-3x4, is written as a JSON list of one text.
+Only values that differ from the control's default are written. The webui quotes a value with a comma, a colon or
+a new line in it (infotext_utils.py:57). A value that the webui would not read back as it was, such as a text in
+quotes or 3x4, is written as a JSON list of one text.
 """
 
 from __future__ import annotations
@@ -21,56 +21,58 @@ from ldznet.webui.settings_page import TEMPLATE_KEY
 log = logging.getLogger(__name__)
 
 PREFIX = "LD-ZNet "
-FOUND = "LD-ZNet found"  # what was found, for programs; in no text
-_WRITTEN = tuple(control for control in CONTROLS if control.name != "enabled")  # any key says that
+FOUND = "LD-ZNet found"  # the report for programs; it is not in the text
+_WRITTEN = tuple(control for control in CONTROLS if control.name != "enabled")  # any of our keys says "enabled"
 
 
-class Answer(dict[str, Any]):
-    """Goes to programs with the results' `info`, and stays out of the text below the pictures.
+class ReportForPrograms(dict[str, Any]):
+    """A report that programs get in the `info` of the results, and that is not in the text below the images.
 
-    The webui writes what is in `p.extra_generation_params` into both. A value that can be called is asked for its
-    text, and None is no text (processing.py:790).
+    The webui writes `p.extra_generation_params` into both. For the text it calls a value that can be called, and
+    leaves out None (processing.py:790).
     """
 
     def __call__(self, **_: object) -> None:
-        """Nothing for the text."""
+        """Return None: no text."""
 
 
 def key(name: str) -> str:
-    """ "negative_prompt" -> "LD-ZNet negative prompt"."""
+    """Return the key of a control: "LD-ZNet negative prompt" for "negative_prompt"."""
     return PREFIX + name.replace("_", " ")
 
 
 def written(values: Mapping[str, Any], template: str = "") -> dict[str, str]:
-    """Checked values of all controls -> what goes into the text below the picture."""
+    """Return what is written into the text below an image, from the checked values of all controls."""
     texts = {
         key(control.name): _encoded(control, values[control.name])
         for control in _WRITTEN
         if values[control.name] != control.default
     }
-    return {**texts, TEMPLATE_KEY: _listed(template) if template[0] in '"[' else template} if template else texts
+    if template:
+        texts[TEMPLATE_KEY] = _listed(template) if template[0] in '"[' else template
+    return texts
 
 
 def clear(params: dict[str, Any]) -> None:
-    """Take away what an earlier file of a batch, or cell of a plot, has left."""
+    """Remove our parameters, which an earlier file of Batch, or cell of a plot, has left."""
     for name in [name for name in params if name.startswith(PREFIX)]:
         del params[name]
 
 
 def ours(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a picture's parameters is ours."""
+    """Return our own among the parameters of an image."""
     return {name: value for name, value in params.items() if name.startswith(PREFIX)}
 
 
 def is_ours(params: Mapping[str, Any]) -> bool:
-    """Whether a picture with these parameters was made with the panel."""
+    """Return whether an image with these parameters was made with the panel."""
     return any(name.startswith(PREFIX) for name in params)
 
 
 def read_back(name: str, params: Mapping[str, Any]) -> Any:
-    """A control's value by the parameters of a picture; None leaves it as it is.
+    """Return a control's value by the parameters of an image; None leaves the control as it is.
 
-    Of a picture that was made without the panel, nothing is known but that it was off.
+    For an image that was made without the panel, the panel is switched off and nothing else changes.
     """
     if name == "enabled":
         return is_ours(params)
@@ -84,7 +86,7 @@ def read_back(name: str, params: Mapping[str, Any]) -> Any:
 
 
 def require_readable(params: Mapping[str, Any]) -> None:
-    """Refuse what `read_back` would take the default for.
+    """Refuse values for which `read_back` would take the default.
 
     Raises:
         OptionError: a value cannot be used; the text says which.
@@ -103,21 +105,22 @@ def _written_value(control: Control, params: Mapping[str, Any]) -> Any:
 
 
 def fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
-    """For the script's `infotext_fields`: components, in the order of CONTROLS, with what reads their values.
+    """Return the script's `infotext_fields`: components in the order of CONTROLS, each with its reader.
 
-    What comes behind these is the page's own: a picture's numbers of objects were chosen in nothing that is shown.
+    The components after these say in which result the page's objects were chosen. The objects of an image's
+    parameters were chosen in none that is shown, so these components become empty.
     """
     names = [control.name for control in CONTROLS]
     return [
         *((component, partial(read_back, name)) for name, component in zip(names, components, strict=False)),
-        *((own, lambda params: "" if is_ours(params) else None) for own in components[len(names) :]),
+        *((extra, lambda params: "" if is_ours(params) else None) for extra in components[len(names) :]),
     ]
 
 
 def complete(_text: str, params: dict[str, Any]) -> None:
-    """The work of the callback `on_infotext_pasted`: a sentence that a picture does not name is the default one.
+    """Do the work of the callback `on_infotext_pasted`: an image that names no sentence had the default one.
 
-    It has no control; the webui overrides the setting for the next runs.
+    The sentence has no control; the webui overrides the setting for the next runs.
     """
     if is_ours(params):
         params.setdefault(TEMPLATE_KEY, "")
@@ -136,14 +139,14 @@ def _listed(text: str) -> str:
 
 
 def _is_difficult(control: Control, text: str) -> bool:
-    """Whether the webui would read another text back."""
+    """Return whether the webui would read another text back."""
     return (
         not text
         or text.strip() != text
         or text[:1] in ('"', "[")
         or text == key(control.name)  # it would write the key alone
         or re.fullmatch(r"\d+x\d+", text) is not None  # it would make two keys of it
-        or not text.replace("\n", "").isprintable()  # a carriage return, above all
+        or not text.replace("\n", "").isprintable()  # such as a carriage return
     )
 
 

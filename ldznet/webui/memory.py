@@ -1,4 +1,4 @@
-"""What a run takes of the device's memory, and what it leaves there."""
+"""Measure what a run takes of the device's memory, and what it leaves there."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MB = 2**20
 
 
 @dataclass
-class Usage:
-    """Of one run; bytes that PyTorch has handed out on the device, None where it does not count them."""
+class MemoryUse:
+    """Time and memory of one run, in bytes that PyTorch has allocated; None where PyTorch does not count."""
 
     seconds: float = 0.0
     before: int | None = None
@@ -24,7 +24,7 @@ class Usage:
     after: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """In seconds and MB."""
+        """Return seconds and MB, fit for JSON."""
         return {
             "seconds": round(self.seconds, 3),
             "before_mb": megabytes(self.before),
@@ -42,38 +42,36 @@ class Usage:
 
 
 @contextmanager
-def measured(device: torch.device) -> Iterator[Usage]:
-    """Fill in a Usage while the block runs, also when it raises.
-
-    PyTorch's peak begins anew with the block. What the webui shows of it after a run begins there as well, and
-    since nothing is painted before, it misses no more than what loading a checkpoint took.
-    """
-    usage, counts = Usage(), device.type == "cuda"
+def measure_memory(device: torch.device) -> Iterator[MemoryUse]:
+    """Fill in a MemoryUse while the block runs, also when the block raises."""
+    use, is_counted = MemoryUse(), device.type == "cuda"
     start = time.perf_counter()
-    if counts:
+    if is_counted:
+        # The webui shows PyTorch's peak after a run, too. Since nothing is painted before the mask is made, its
+        # number loses only what loading a checkpoint took.
         torch.cuda.reset_peak_memory_stats(device)
-        usage.before = torch.cuda.memory_allocated(device)
+        use.before = torch.cuda.memory_allocated(device)
     try:
-        yield usage
+        yield use
     finally:
-        usage.seconds = time.perf_counter() - start
-        if counts:
-            usage.peak, usage.after = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+        use.seconds = time.perf_counter() - start
+        if is_counted:
+            use.peak, use.after = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
 
 
 def device_memory(device: torch.device) -> dict[str, float | None]:
-    """MB that are free, by all programs on the device, and that there are; None where PyTorch cannot say."""
+    """Return the free and the total memory of the device in MB, for all programs; None where it is unknown."""
     if device.type != "cuda":
         return {"free_mb": None, "total_mb": None}
     free, total = torch.cuda.mem_get_info(device)
     return {"free_mb": megabytes(free), "total_mb": megabytes(total)}
 
 
-def bytes_of(module: nn.Module) -> int:
-    """Of all its weights."""
+def weight_bytes(module: nn.Module) -> int:
+    """Return the size of all weights of a module in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
 
 
 def megabytes(count: int | None) -> float | None:
-    """For people and JSON."""
+    """Return bytes as MB with one decimal place; None stays None."""
     return None if count is None else round(count / MB, 1)

@@ -7,36 +7,36 @@ from ldznet.hosts.host import HostInfo
 from ldznet.inference.passes import count_passes
 from ldznet.methods.choose import best_head
 from ldznet.methods.registry import AUTO
-from ldznet.webui import head_files
 from ldznet.webui.controls import Settings
+from ldznet.webui.head_files import HeadFiles
 from ldznet.webui.limits import MOST_PASSES, MOST_PROMPTS, MOST_SMALL_PASSES
 
 
-def require_passes(settings: Settings, info: HostInfo | None = None) -> None:
+def require_passes(settings: Settings, heads: HeadFiles, info: HostInfo | None = None) -> None:
     """Refuse a request that would keep all others waiting.
 
     Before the model is known, without `info`, a head for a full-size model is assumed: the fewest passes.
 
     Raises:
-        OptionError: there are too many prompts, or passes; the text says how many, and how many may be.
+        OptionError: there are too many prompts, or passes; the text says how many, and how many are allowed.
     """
     prompts = len(settings.prompts) + len(settings.negatives)
     if prompts > MOST_PROMPTS:
         raise OptionError(
-            f"prompt and negative_prompt have {prompts} parts together, but at most {MOST_PROMPTS} are taken. Ask "
-            "several times."
+            f"prompt and negative_prompt have {prompts} parts together, but at most {MOST_PROMPTS} are allowed. "
+            "Send several requests."
         )
-    passes = count_passes(_method(settings, info), settings.segment, prompts, info)
+    passes = count_passes(_running_method(settings, heads, info), settings.segment, prompts, info)
     most = MOST_SMALL_PASSES if info is not None and info.is_small else MOST_PASSES
     if passes > most:
         raise OptionError(
-            f"Prompts, timesteps, seeds, noises, sentences and second looks make up to {passes} passes through "
-            f"the network, but at most {most} are made at once. Give fewer of them."
+            f"Prompts, timesteps, seeds, noises, sentences and refined parts make up to {passes} passes through "
+            f"the network, but at most {most} are allowed in one request. Ask for fewer of them."
         )
 
 
-def _method(settings: Settings, info: HostInfo | None) -> str:
-    """Return the method that runs; auto is attention where the model is known and no head fits it."""
+def _running_method(settings: Settings, heads: HeadFiles, info: HostInfo | None) -> str:
+    """Return the method that runs; auto is attention if the model is known and no head fits it."""
     if settings.method != AUTO:
         return settings.method
-    return "head" if info is None or best_head(head_files.wanted_heads(settings), info) else "attention"
+    return "head" if info is None or best_head(heads.candidates(settings), info) else "attention"

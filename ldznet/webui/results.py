@@ -1,6 +1,6 @@
-"""What was found in a picture, and the words that are said of it. What the panel draws of it: panel/preview.py.
+"""A cached segmentation, and what panel, runs and API say about it. What the panel draws of it: panel/preview.py.
 
-Plain arrays and Pillow, from the kept probabilities: nothing here runs a network. Sizes of pictures are Pillow's,
+Plain arrays and Pillow, from the kept probabilities: nothing here runs a network. Sizes of Pillow's images are
 (width, height); masks are (H, W).
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
+from ldznet.decision import Decision, Reason, to_levels
 from ldznet.drawing.colors import RgbImage
 from ldznet.errors import ImageError
 from ldznet.masks.pipeline import SoftMask, area, bounding_box
@@ -24,19 +25,19 @@ from ldznet.webui.preview_scale import reduce_picture, reduce_segmentation, show
 
 
 @dataclass(frozen=True)
-class Found:
-    """A segmentation, and what its pictures are made of."""
+class SegmentResult:
+    """A segmentation, the image that it is of, and how it was made."""
 
     key: str
     segmentation: Segmentation
     image: RgbImage
-    reason: str  # which method ran, and why
-    encoding: float = 0.0  # seconds that encoding the image took; 0 where it was encoded before
+    method_reason: str  # the method, and why it was chosen
+    encoding: float = 0.0  # seconds that encoding the image took; 0 if it was encoded before
     digest: str = ""  # of the image
 
     @cached_property
-    def shown(self) -> Found:
-        """The same at the size that it is shown at: itself, unless the picture is large."""
+    def shown(self) -> SegmentResult:
+        """Return the result at the size at which the page shows it: itself, unless the image is large."""
         size = shown_size(self.segmentation.size)
         if size == self.segmentation.size:
             return self
@@ -45,116 +46,98 @@ class Found:
 
     @property
     def scale(self) -> float:
-        """The shown size by the picture's own."""
+        """Return the shown size divided by the image's own."""
         return max(self.shown.segmentation.size) / max(self.segmentation.size)
 
 
-def are_meant(found: Found, chosen_in: str) -> bool:
-    """Whether numbers of objects that were chosen in what has this key mean something here.
-
-    Numbers without one do everywhere: they come with a picture's parameters, or from a program.
-    """
-    return chosen_in in ("", found.key)
+# --- texts for panel and run -------------------------------------------------------------------------
 
 
-def let_go(numbers: Sequence[int]) -> str:
-    """What to tell where they do not."""
-    chosen = ", ".join(map(str, sorted(set(numbers))))
-    return f"Objects {chosen} were chosen in another picture or with other words: all that is found is selected."
-
-
-def is_something(found: Found, options: MaskOptions, brush: SoftMask | None = None) -> bool:
-    """Whether there is anything to inpaint: the words select something, or add to a mask that is painted.
-
-    A painted mask of which they take something away does not do: who names what to keep does not want it repainted
-    because it is not found.
-    """
-    return _is_added_to(options, brush) or _select(found, options)
-
-
-def only_painted(found: Found, options: MaskOptions, brush: SoftMask | None) -> str:
-    """What to tell where the words add nothing to a painted mask; empty where they do, or where there is none."""
-    if not _is_added_to(options, brush) or _select(found, options):
-        return ""
-    return f"{_heights(found)[0]}, and the threshold is {options.threshold:.2f}: only what is painted is masked."
-
-
-def _is_added_to(options: MaskOptions, brush: SoftMask | None) -> bool:
-    """Inverted, words that are not found would add everything."""
-    return options.brush == "add" and not options.invert and brush is not None and bool(brush.any())
-
-
-def _select(found: Found, options: MaskOptions) -> bool:
-    """Whether the words select anything; inverted, nothing would be everything."""
-    # What grows is there before; and growing takes a while with a large picture.
-    plain = dataclasses.replace(options, invert=False, feather=0.0, grow=min(0, options.grow))
-    return bool(found.segmentation.mask(plain).any())
-
-
-def _heights(found: Found) -> tuple[str, float]:
-    """How probable each prompt is at most, in words, and the most probable one."""
-    highest = [float(wanted.max()) for wanted in found.segmentation.each_net_probability()]
-    each = zip(found.segmentation.prompts, highest, strict=True)
-    return "; ".join(f'"{prompt}" reaches {level:.2f}' for prompt, level in each), max(highest)
-
-
-def nothing(found: Found, options: MaskOptions, brush: SoftMask | None = None) -> str:
-    """What to tell where there is nothing to inpaint."""
-    seen, highest = _heights(found)
-    if highest > 0 and highest >= np.float32(options.threshold):
+def explain_reason(result: SegmentResult, options: MaskOptions, reason: Reason) -> str:
+    """Return why there is nothing to inpaint, and what to do about it, for people at the page."""
+    levels = list_highest(result)
+    if reason is Reason.FAINT:
         return (
-            f"Nothing to inpaint: {seen} and would be masked, but the other options leave nothing of it. Look at "
-            "how prompts are combined, smallest area, objects, shrink, feather, mask blur, and the painted mask."
+            f'Nothing to inpaint: {levels}, but "Mask mode" and mask blur of the webui leave nothing of the mask. '
+            "Make feather and mask blur smaller, or let the mask grow."
         )
-    why = f"{seen}, and the threshold is {options.threshold:.2f}"
-    if options.brush == "subtract" and brush is not None and brush.any():
+    if reason is Reason.OPTIONS:
         return (
-            f"Nothing to inpaint: {why}, so that nothing can be taken away from the painted mask. Lower the "
-            "threshold, use other words, or close the panel to repaint all that is painted."
+            f"Nothing to inpaint: {levels} and would be masked, but the other options leave nothing of it. Look "
+            "at how prompts are combined, smallest area, objects, shrink, feather, and the painted mask."
         )
-    return f"Nothing to inpaint: {why}. Lower the threshold, or use other words."
+    why = f"{levels}, and the threshold is {options.threshold:.2f}"
+    if reason is Reason.NOTHING_TO_SUBTRACT:
+        return (
+            f"Nothing to inpaint: {why}, so that nothing can be subtracted from the painted mask. Lower the "
+            "threshold, use another prompt, or close the panel to repaint all that is painted."
+        )
+    return f"Nothing to inpaint: {why}. Lower the threshold, or use another prompt."
 
 
-def answer(found: Found, options: MaskOptions, mask: SoftMask | None = None) -> dict[str, Any]:
-    """For programs, fit for JSON: by which method, of each prompt and object area and box, and the mask's."""
-    height, width = found.segmentation.size
-    told: dict[str, Any] = {
-        "method": found.reason,
+def explain_only_given(result: SegmentResult, options: MaskOptions) -> str:
+    """Return a note for a mask that is the painted one alone, because the prompts add nothing to it."""
+    levels = list_highest(result)
+    return f"{levels}, and the threshold is {options.threshold:.2f}: only what is painted is masked."
+
+
+def list_highest(result: SegmentResult) -> str:
+    """Return the highest probability of each prompt as text."""
+    each = zip(result.segmentation.prompts, result.segmentation.highest_probabilities(), strict=True)
+    return "; ".join(f'"{prompt}" reaches {highest:.2f}' for prompt, highest in each)
+
+
+# --- the numbers of objects --------------------------------------------------------------------------
+
+
+def numbers_apply(result: SegmentResult, chosen_in: str) -> bool:
+    """Return whether numbers of objects that were chosen in the result with the key `chosen_in` apply to this one.
+
+    Numbers with an empty key apply everywhere: they come from an image's parameters, or from a program.
+    """
+    return chosen_in in ("", result.key)
+
+
+def explain_dropped_numbers(numbers: Sequence[int]) -> str:
+    """Return a note for numbers of objects that do not apply."""
+    listed = ", ".join(map(str, sorted(set(numbers))))
+    return (
+        f"Objects {listed} were chosen in another picture or with another prompt: all that is found is selected."
+    )
+
+
+# --- for programs ------------------------------------------------------------------------------------
+
+
+def report(result: SegmentResult, options: MaskOptions, decision: Decision) -> dict[str, Any]:
+    """Return method, area and box of each prompt and object, and those of the mask, fit for JSON."""
+    height, width = result.segmentation.size
+    return {
+        "method": result.method_reason,
         "size": [width, height],
-        "prompts": found.segmentation.prompt_statistics(dataclasses.replace(options, invert=False)),
-        "objects": found.segmentation.object_statistics(found.segmentation.objects(options), options.objects),
+        # Inverted, each prompt would be described by all that it is not.
+        "prompts": result.segmentation.prompt_statistics(dataclasses.replace(options, invert=False)),
+        "objects": result.segmentation.object_statistics(decision.objects, options.objects),
+        "mask": {"area": area(decision.mask), "box": bounding_box(decision.mask)},
     }
-    if mask is not None:
-        told["mask"] = {"area": area(mask), "box": bounding_box(mask)}
-    return told
 
 
-def to_picture(mask: SoftMask) -> Image.Image:
-    """(H, W) in [0, 1] -> a picture of mode L; white is selected."""
-    return Image.fromarray(np.round(mask * 255).astype(np.uint8))
+# --- images ------------------------------------------------------------------------------------------
 
 
-def flattened(image: Image.Image | None) -> Image.Image:
-    """RGB as the webui makes it of an init image (images.flatten): no other background, no turning by EXIF."""
+def mask_image(mask: SoftMask) -> Image.Image:
+    """Return a mask (H, W) in [0, 1] as an image of mode L; white is selected."""
+    return Image.fromarray(to_levels(mask))
+
+
+def flatten_image(image: Image.Image | None, background: str) -> Image.Image:
+    """Return RGB as the webui makes it of an init image (images.flatten): `background` shows through, no EXIF."""
     if image is None:
         raise ImageError("There is no picture. Put one into the open tab of img2img.")
-    from modules import shared  # type: ignore[import-not-found]
-
     if image.mode == "RGBA":
         try:
-            color = ImageColor.getcolor(shared.opts.img2img_background_color, "RGBA")
-        except (ValueError, AttributeError):
+            color = ImageColor.getcolor(background, "RGBA")
+        except (ValueError, AttributeError):  # the setting is a free text
             color = (255, 255, 255, 255)
         image = Image.alpha_composite(Image.new("RGBA", image.size, color), image)
     return Image.fromarray(np.asarray(image.convert("RGB")))
-
-
-def brush_of(mask: Image.Image, size: tuple[int, int]) -> SoftMask:
-    """A painted or uploaded mask as the webui reads it, at the picture's size (width, height) -> (H, W)."""
-    if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
-        mask = mask.getchannel("A").point([255 * (level > 128) for level in range(256)])
-    else:
-        mask = mask.convert("L")
-    if mask.size != size:
-        mask = mask.resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(mask, np.float32) / np.float32(255)

@@ -1,21 +1,21 @@
-"""Finding, with the model that the webui has loaded: once for the same question.
+"""Segment with the model that the webui has loaded, once for the same request.
 
-    found = RUNS.find(sd_model, image, settings)     # the networks run
-    look = show(found, settings.mask)                # found.py: heat map, mask, overlay; nothing runs again
+    session = webui_session()
+    result = session.segment_image(sd_model, image, settings)     # the networks run
+    decision = decide(result.segmentation, settings.mask)         # decision.py: nothing runs again
 
-The caller holds the webui's `queue_lock` around `find` and `unload`. Whatever goes wrong in `find`, the next one
-works. `modules` is the webui's, and is imported when something is done.
+The caller is inside of `app.run_exclusively`, or of a run of the webui, when it calls `segment_image` or `unload`.
+Whatever goes wrong in `segment_image`, the next call works.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from ldznet.errors import LdznetError, OptionError, OutOfMemoryError, PromptError
+from ldznet.files import LruCache
 from ldznet.heads.head_file import HeadInfo
 from ldznet.hosts.a1111.host import A1111Host
 from ldznet.images.reading import image_digest
@@ -30,49 +31,53 @@ from ldznet.inference.passes import Progress
 from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.choose import best_head, choose_method
 from ldznet.methods.learned_head import LearnedHead
-from ldznet.result import Segmentation
 from ldznet.segmenter import Segmenter
-from ldznet.webui import head_files, settings_page
+from ldznet.webui import head_files
+from ldznet.webui.app import A1111App, App
 from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
-from ldznet.webui.memory import Usage, bytes_of, device_memory, measured, megabytes
-from ldznet.webui.progress import StoppedError, shown, stop_if_asked
-from ldznet.webui.results import Found, flattened
+from ldznet.webui.head_files import HeadFiles
+from ldznet.webui.memory import MemoryUse, device_memory, measure_memory, megabytes, weight_bytes
+from ldznet.webui.progress import StoppedError, progress_shown, stop_if_requested
+from ldznet.webui.results import SegmentResult, flatten_image
+from ldznet.webui.settings_page import SettingsPage
 
-__all__ = ["RUNS", "Runs", "StoppedError", "UnforeseenError"]
+__all__ = ["Session", "StoppedError", "UnforeseenError", "webui_session"]
 
 log = logging.getLogger(__name__)
 
-# Segmentations that stay at hand for the sliders of all who have the page open; of large ones fewer, but the last.
-KEPT = 8
-MOST_KEPT = 2**29  # bytes of their maps and pictures
+# Results that stay for the sliders of everybody who has the page open; fewer of large images, but always the last.
+MOST_RESULTS = 8
+MOST_RESULT_BYTES = 2**29
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class UnforeseenError(LdznetError):
-    """What is no fault of the user's, such as another extension's exception in the model."""
+    """A fault that the user has not caused, such as another extension's exception in the model."""
 
 
-class Runs:
-    """Keeps the segmenter of the loaded model, and the last segmentations."""
+class Session:
+    """The segmenter of the loaded model, and the last results; made once and handed to panel, runs and API."""
 
-    def __init__(self) -> None:
-        # what is loaded -> a host with `borrowed` and `is_current`, which calls `before_pass`
-        self.make_host: Callable[[Any], Any] = A1111Host
+    def __init__(self, app: App, make_host: Callable[[Any], Any]) -> None:
+        """`make_host` returns a Host for the loaded model, which has `borrowed` and `is_current` too."""
+        self.app = app
+        self.make_host = make_host
+        self.settings_page = SettingsPage(app)
+        self.head_files = HeadFiles(self.settings_page)
         self._host: Any = None
         self._model: Any = None
         self._segmenter: Segmenter | None = None
-        self._chosen: tuple[Any, ...] = ()
-        self._reason = ""
-        self._head = ""  # the name of its file
-        self._image = ""
-        self._last: Usage | None = None
-        self._found: OrderedDict[str, Found] = OrderedDict()
-        self._lock = threading.Lock()
+        self._choice: tuple[Any, ...] = ()  # of method and head, for which the segmenter was made
+        self._reason = ""  # why it is this method
+        self._head_name = ""
+        self._encoded_image = ""  # the digest of the image whose latent the segmenter has
+        self._last_use: MemoryUse | None = None
+        self._results: LruCache[str, SegmentResult] = LruCache(MOST_RESULTS, MOST_RESULT_BYTES, _result_bytes)
 
-    def find(
+    def segment_image(
         self, sd_model: Any, image: Image.Image, settings: Settings, progress: Progress | None = None
-    ) -> Found:
-        """What is asked for in the image, by the loaded model; what was found before is not looked for again.
+    ) -> SegmentResult:
+        """Segment the image with the loaded model; return an earlier result of the same request if it is kept.
 
         Raises:
             LdznetError: it cannot be done; the text says why, and what to do.
@@ -82,55 +87,61 @@ class Runs:
                 f'There is no prompt. Type what to select into "What to select" of {TITLE}, such as: bucket. '
                 f"Or close {TITLE}, which switches it off."
             )
-        picture = flattened(image)
+        flat = flatten_image(image, self.app.option("img2img_background_color", "#ffffff"))
         host = self._host_for(sd_model)
-        if checkpoint := head_files.waiting_checkpoint(settings):
-            with shown(f"converting {checkpoint.name}, once") as report:
+        if checkpoint := self.head_files.waiting_checkpoint(settings):
+            with progress_shown(self.app, f"converting {checkpoint.name}, once") as report:
                 head_files.convert_checkpoint(checkpoint, host.info, report)
-        heads, rest, (device, dtype) = head_files.wanted_heads(settings), settings_page.setting("rest"), _where()
-        chosen = (settings.method, head_files.chosen_name(settings.head), _identities(heads), str(device), dtype)
-        digest = image_digest(picture)
-        words = (settings.prompts, settings.negatives, settings.segment)
-        question = (digest, *words, chosen, host.info.fingerprint)
-        key = hashlib.sha256(repr(question).encode()).hexdigest()[:32]
-        if known := self._look_up(key):
-            self._rest(host, device, rest)
+        heads, rest = self.head_files.candidates(settings), self.settings_page.value("rest")
+        device, dtype = self._head_device()
+        files = tuple((str(info.path), info.sha256) for info in heads)
+        choice = (settings.method, head_files.chosen_name(settings.head), files, str(device), dtype)
+        digest = image_digest(flat)
+        request = (digest, settings.prompts, settings.negatives, settings.segment, choice, host.info.fingerprint)
+        key = hashlib.sha256(repr(request).encode()).hexdigest()[:32]
+        if known := self._results.get(key):
+            self._apply_rest(host, device, rest)
             return known
-        said, encoding = ", ".join(settings.prompts), 0.0
-        with measured(host.device) as usage, self._survived(host, rest), shown(said, progress) as report:
-            segmenter = self._segmenter_for(host, settings, heads, chosen)
-            self._settle(segmenter.method, device, rest)
+        prompts, encoding = ", ".join(settings.prompts), 0.0
+        with (
+            measure_memory(host.device) as use,
+            self._recover_from_errors(host, rest),
+            progress_shown(self.app, prompts, progress) as report,
+        ):
+            segmenter = self._segmenter_for(host, settings, heads, choice)
+            self._place_head(segmenter.method, device, rest)
             with host.borrowed():
-                if self._image != digest:
-                    self._image = ""
+                if self._encoded_image != digest:
+                    self._encoded_image = ""
                     start = time.perf_counter()
-                    segmenter.set_image(picture, settings.segment)
-                    self._image, encoding = digest, time.perf_counter() - start
-                    stop_if_asked()
+                    segmenter.set_image(flat, settings.segment)
+                    self._encoded_image, encoding = digest, time.perf_counter() - start
+                    stop_if_requested(self.app)
                 segmentation = segmenter.segment(
                     settings.prompts,
                     settings.segment,
                     negative_prompts=settings.negatives,
                     progress=report,
                 )
-        self._last = usage
-        log.info("%s in %s by %s: %s.", said, host.info.name, self._reason, usage)
-        return self._keep(key, segmentation, digest, picture, encoding)
+        self._last_use = use
+        log.info("%s in %s by %s: %s.", prompts, host.info.name, self._reason, use)
+        pixels = self._shared_pixels(digest, flat)
+        return self._results.put(key, SegmentResult(key, segmentation, pixels, self._reason, encoding, digest))
 
-    def kept(self, key: str) -> Found | None:
-        """What was found before under this key, if it is still there."""
-        return self._look_up(key)
+    def kept_result(self, key: str) -> SegmentResult | None:
+        """Return an earlier result by its key, if it is still kept."""
+        return self._results.get(key)
 
-    def why_not(self, sd_model: Any, settings: Settings) -> str:
-        """Why the chosen method and head cannot run with the loaded checkpoint; empty if they can."""
+    def obstacle(self, sd_model: Any, settings: Settings) -> str:
+        """Return why the chosen method and head cannot run with a checkpoint; empty if they can."""
         try:
             info = self.make_host(sd_model).info
-            if head_files.waiting_checkpoint(settings):
+            if self.head_files.waiting_checkpoint(settings):
                 return ""
-            heads = head_files.wanted_heads(settings)
-            asked_for = settings.method == "head" or (settings.method == "auto" and settings.head != AUTOMATIC)
-            if asked_for and best_head(heads, info) is None:
-                choose_method("head", info, heads)  # says why, and loads none
+            heads = self.head_files.candidates(settings)
+            needs_head = settings.method == "head" or (settings.method == "auto" and settings.head != AUTOMATIC)
+            if needs_head and best_head(heads, info) is None:
+                choose_method("head", info, heads)  # raises the error that says why, and loads nothing
         except LdznetError as why:
             return str(why)
         return ""
@@ -138,183 +149,156 @@ class Runs:
     # --- memory --------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """What is loaded and where, fit for JSON; sizes in MB, None where there is nothing or nobody counts."""
-        segmenter, host, last = self._segmenter, self._host, self._last
-        method = None if segmenter is None else segmenter.method
+        """Return what is loaded and where, fit for JSON; sizes in MB, None where there is nothing to count."""
+        host, method = self._host, None if self._segmenter is None else self._segmenter.method
         head = method if isinstance(method, LearnedHead) else None
-        device = _webuis_device()
+        device = self.app.device()
         return {
             "model": None if host is None else host.info.name,
             "method": None if method is None else method.name,
-            "head": None if head is None else self._head,
+            "head": None if head is None else self._head_name,
             "head_device": None if head is None else str(head.device),
             "head_dtype": None if head is None else str(head.head.dtype).removeprefix("torch."),
-            "head_mb": None if head is None else megabytes(bytes_of(head.head)),
-            "rest": settings_page.first_value("rest"),
-            "kept": len(self._found),
-            "last_run": None if last is None else last.as_dict(),
+            "head_mb": None if head is None else megabytes(weight_bytes(head.head)),
+            "rest": self.settings_page.first_value("rest"),
+            "kept": len(self._results),
+            "last_run": None if self._last_use is None else self._last_use.as_dict(),
             "device": str(device),
             **device_memory(device),
         }
 
     def unload(self) -> dict[str, Any]:
-        """Let go of all that is ours: head, contexts, the picture's latent, what was found; -> `status`."""
+        """Free the head, the encoded prompts and image, and all results; return the `status` after it."""
         host = self._host
         self.forget_model()
-        with self._lock:
-            self._found.clear()
+        self._results.clear()
         if host is not None:
             host.clear_memory()
         return self.status()
 
     def forget_model(self) -> None:
-        """The webui has loaded another one: let go of the head, and of what the one before has encoded."""
-        self._forget()
+        """Free the head and what the model has encoded, because the webui has loaded another model."""
+        self._forget_segmenter()
         self._host = self._model = None
 
-    def _forget(self) -> None:
-        self._segmenter, self._chosen, self._image, self._head = None, (), "", ""
+    def _forget_segmenter(self) -> None:
+        self._segmenter, self._choice, self._encoded_image, self._head_name = None, (), "", ""
 
     @contextmanager
-    def _survived(self, host: Any, rest: str) -> Iterator[None]:
-        """Whatever happens inside, the next run works; and what shall not stay does not."""
-        keep = rest != "unloaded"
+    def _recover_from_errors(self, host: Any, rest: str) -> Iterator[None]:
+        """Leave a state in which the next run works, whatever the block raises; unload what should not stay."""
+        stays = rest != "unloaded"
         try:
             with explain_out_of_memory("The segmentation"):
                 yield
         except OutOfMemoryError:
-            keep = False
+            stays = False
             raise
         except LdznetError:
             raise
         except Exception as why:
-            keep = False
+            stays = False
             log.exception("The segmentation broke off")
             raise UnforeseenError(
                 f"The segmentation broke off ({type(why).__name__}: {why}). Another extension that works on the "
                 "model may be the cause. Switch other extensions off and try again; the log has the whole story."
             ) from why
         finally:
-            if not keep:
-                self._forget()
+            if not stays:
+                self._forget_segmenter()
                 host.clear_memory()
 
-    # --- what was found ------------------------------------------------------------------------------
-
-    def _look_up(self, key: str) -> Found | None:
-        with self._lock:
-            found = self._found.get(key)
-            if found is not None:
-                self._found.move_to_end(key)
-            return found
-
-    def _keep(
-        self, key: str, segmentation: Segmentation, digest: str, picture: Image.Image, encoding: float
-    ) -> Found:
-        with self._lock:
-            same = (found.image for found in self._found.values() if found.digest == digest)
-            pixels = next(same, None)  # one array for all that was found in a picture
-            pixels = np.asarray(picture) if pixels is None else pixels
-            found = Found(key, segmentation, pixels, self._reason, encoding, digest)
-            self._found[key] = found
-            while len(self._found) > KEPT or (len(self._found) > 1 and self._kept_bytes() > MOST_KEPT):
-                self._found.popitem(last=False)
-        return found
-
-    def _kept_bytes(self) -> int:
-        pictures = {id(found.image): found.image.nbytes for found in self._found.values()}
-        return sum(pictures.values()) + sum(found.segmentation.nbytes for found in self._found.values())
+    def _shared_pixels(self, digest: str, image: Image.Image) -> np.ndarray[Any, Any]:
+        """Return the image as an array, the same one for all results of an image."""
+        same = (result.image for result in self._results.values() if result.digest == digest)
+        pixels = next(same, None)
+        return np.asarray(image) if pixels is None else pixels
 
     # --- the model and the method --------------------------------------------------------------------
 
     def _host_for(self, sd_model: Any) -> Any:
         if self._host is None or not self._host.is_current or self._model is not sd_model:
-            self._forget()
+            self._forget_segmenter()
             self._host, self._model = self.make_host(sd_model), sd_model
-            self._host.before_pass = stop_if_asked
+            self._host.before_pass = partial(stop_if_requested, self.app)
         return self._host
 
     def _segmenter_for(
-        self, host: Any, settings: Settings, heads: Sequence[HeadInfo], chosen: tuple[Any, ...]
+        self, host: Any, settings: Settings, heads: Sequence[HeadInfo], choice: tuple[Any, ...]
     ) -> Segmenter:
-        """The one there is, as long as the webui's model, the method and the files of heads are the same."""
-        if self._segmenter is None or chosen != self._chosen:
-            self._forget()
-            wanted = "head" if settings.head != AUTOMATIC and settings.method == "auto" else settings.method
-            with head_files.without_folders(*(info.path for info in heads)):
-                choice = choose_method(wanted, host.info, heads, dtype=chosen[-1])
-            reason = f"{choice.method.name}, {choice.reason}"
-            if isinstance(choice.method, LearnedHead):
-                self._head = next(i.path.name for i in heads if i.sha256 == choice.method.record["head"])
-            elif wanted == "auto" and (waiting := head_files.unconverted(head_files.head_folders())):
+        """Return the segmenter, a new one if the model, the method or the head files have changed."""
+        if self._segmenter is None or choice != self._choice:
+            self._forget_segmenter()
+            name = "head" if settings.head != AUTOMATIC and settings.method == "auto" else settings.method
+            with head_files.paths_hidden(*(info.path for info in heads)):
+                chosen = choose_method(name, host.info, heads, dtype=choice[-1])
+            reason = f"{chosen.method.name}, {chosen.reason}"
+            if isinstance(chosen.method, LearnedHead):
+                digest = chosen.method.record["head"]
+                self._head_name = next(info.path.name for info in heads if info.sha256 == digest)
+            elif name == "auto" and (waiting := head_files.unconverted(self.head_files.folders())):
                 reason += f"; {waiting[0].name} can be converted to one: choose it as the head"
-            self._segmenter = Segmenter(host, choice.method)
-            self._chosen, self._reason = chosen, reason
+            self._segmenter = Segmenter(host, chosen.method)
+            self._choice, self._reason = choice, reason
         return self._segmenter
 
-    def _rest(self, host: Any, device: torch.device, rest: str) -> None:
-        """What the settings say of the head holds where nothing has to run, too; all is known without it."""
+    def _apply_rest(self, host: Any, device: torch.device, rest: str) -> None:
+        """Move or free the head as the settings say, in a request for which no network runs."""
         if self._segmenter is None:
             return
         if rest != "unloaded":
             try:
-                self._settle(self._segmenter.method, device, rest)
+                self._place_head(self._segmenter.method, device, rest)
                 return
             except Exception:
-                log.warning("The head could not go to where it rests; the next run loads it again.", exc_info=True)
-        self._forget()
+                log.warning("The head could not be moved; the next run loads it again.", exc_info=True)
+        self._forget_segmenter()
         host.clear_memory()
 
-    def _settle(self, head: Any, device: torch.device, rest: str) -> None:
-        """Where a head lives, by the settings, and with --medvram and --lowvram never beside the UNet."""
-        if not isinstance(head, LearnedHead):
+    def _place_head(self, method: Any, device: torch.device, rest: str) -> None:
+        """Move a head to where the settings want it; with --medvram and --lowvram never beside the UNet."""
+        if not isinstance(method, LearnedHead):
             return
-        saving = bool(getattr(self._model, "lowvram", False))
-        if device.type == "cpu" or (rest == "GPU" and not saving):
-            head.to(device)
-        elif saving:
-            from modules import lowvram  # type: ignore[import-not-found,unused-ignore]
-
-            head.visit(device, lowvram.send_everything_to_cpu)
+        make_room = self.app.room_maker(self._model)
+        if device.type == "cpu" or (rest == "GPU" and make_room is None):
+            method.to(device)
+        elif make_room is None:
+            method.visit(device)
         else:
-            head.visit(device)
+            method.visit(device, make_room)
+
+    def _head_device(self) -> tuple[torch.device, torch.dtype | None]:
+        """Return device and precision of heads; None is the precision of the head's file."""
+        flag = self.app.flag("ldznet_device")
+        try:
+            device = self.app.device() if flag is None else torch.device(flag)
+        except RuntimeError as why:
+            raise OptionError(f"--ldznet-device is {flag!r}, which PyTorch does not know ({why}).") from why
+        precision = self.settings_page.precision()
+        if precision == "auto" and device.type == "cpu":
+            return device, torch.float32  # half precision is slow on a CPU
+        return device, DTYPES.get(precision)
 
 
-RUNS = Runs()
+@cache
+def webui_app() -> A1111App:
+    """Return the door to the webui in which this process runs, always the same one."""
+    return A1111App()
 
 
-def loaded_model() -> Any:
-    """The model that the webui's page names; the caller holds `queue_lock`.
-
-    A run with another checkpoint of its own leaves that one loaded until the next run begins as this does.
-    """
-    from modules import sd_models, shared  # type: ignore[import-not-found,unused-ignore]
-
-    _ = shared.sd_model  # while the webui loads its first one, this waits; the next line would load a second
-    sd_models.reload_model_weights()
-    return shared.sd_model
+@cache
+def webui_session() -> Session:
+    """Return the webui's session, always the same one: "Reload UI" runs the script's file again."""
+    app = webui_app()
+    return Session(app, lambda sd_model: A1111Host(app.webui_modules(), sd_model))
 
 
-def _identities(heads: Sequence[HeadInfo]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(info.path), info.sha256) for info in heads)
+def _result_bytes(results: Collection[SegmentResult]) -> int:
+    """Return the memory of results, of which those of one image share its array."""
+    images = {id(result.image): result.image.nbytes for result in results}
+    return sum(images.values()) + sum(result.segmentation.nbytes for result in results)
 
 
-def _webuis_device() -> torch.device:
-    from modules import devices  # type: ignore[import-not-found,unused-ignore]
-
-    return torch.device(devices.device)
-
-
-def _where() -> tuple[torch.device, torch.dtype | None]:
-    """Device and precision of heads; a CPU computes in float32 unless it is told otherwise."""
-    from modules import shared  # type: ignore[import-not-found,unused-ignore]
-
-    given = getattr(shared.cmd_opts, "ldznet_device", None)
-    try:
-        device = _webuis_device() if given is None else torch.device(given)
-    except RuntimeError as why:
-        raise OptionError(f"--ldznet-device is {given!r}, which PyTorch does not know ({why}).") from why
-    precision = settings_page.precision()
-    if precision == "auto" and device.type == "cpu":
-        return device, torch.float32
-    return device, DTYPES.get(precision)
+# Until the panel has its session.
+RUNS = webui_session()
+loaded_model = RUNS.app.load_model

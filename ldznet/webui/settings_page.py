@@ -1,8 +1,8 @@
-"""The section "LD-ZNet segment" of the webui's settings page: what holds for every run.
+"""The section "LD-ZNet segment" of the webui's settings page: options that hold for every run.
 
-Values are read whenever something is done, so that a change acts at once. A flag of the command line wins over the
-setting of the same thing. What stands here as a default of a control is what the panel starts with, and what a
-call of the API gets that does not give the control.
+Values are read whenever something is done, so that a change acts at once. A command-line flag wins over the
+setting of the same name. A setting that is the default of a control is what the panel starts with, and what a
+request of the API gets that leaves the control out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from ldznet.errors import OptionError
 from ldznet.options import SegmentOptions
 from ldznet.webui import controls
+from ldznet.webui.app import A1111App, App, GeneratingApp
 from ldznet.webui.controls import BY_NAME, TITLE, Settings
 
 log = logging.getLogger(__name__)
@@ -37,19 +38,20 @@ class Setting:
     default: Any
     help: str = ""
     choices: tuple[str, ...] = ()
-    infotext: str | None = None  # a picture's parameters with this key override the setting
-    of_the_page_alone: bool = False  # no program may change it
+    infotext: str | None = None  # the key in an image's parameters that overrides the setting
+    restrict_api: bool = False  # no program may change it
 
 
-def _of_control(name: str, label: str) -> Setting:
+def _default_of(name: str, label: str) -> Setting:
+    """Return the setting that is the default of a control."""
     control = BY_NAME[name]
     return Setting(name, label, control.default, control.help, control.choices)
 
 
 SETTINGS: tuple[Setting, ...] = (
-    _of_control("method", "Method that the panel starts with"),
-    # What names a folder to open is left to whoever has the page.
-    Setting("heads", "Another folder with heads", "", "the flag --ldznet-heads wins", of_the_page_alone=True),
+    _default_of("method", "Method that the panel starts with"),
+    # It names a folder to open, so only the person at the page may set it.
+    Setting("heads", "Another folder with heads", "", "the flag --ldznet-heads wins", restrict_api=True),
     Setting(
         "precision",
         "Precision of heads",
@@ -72,9 +74,9 @@ SETTINGS: tuple[Setting, ...] = (
         "{} stands for the prompt; empty: what the head was trained with",
         infotext=TEMPLATE_KEY,
     ),
-    _of_control("average_templates", "Average nine sentences instead, unless the panel says otherwise"),
-    _of_control("on_nothing", "If nothing is found, the panel starts with"),
-    _of_control("append", "Append mask and overlay to the results, unless the panel says otherwise"),
+    _default_of("average_templates", "Average nine sentences instead, unless the panel says otherwise"),
+    _default_of("on_nothing", "If nothing is found, the panel starts with"),
+    _default_of("append", "Append mask and overlay to the results, unless the panel says otherwise"),
     Setting(
         "save",
         "Save mask and overlay beside the picture",
@@ -83,119 +85,121 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-OF_CONTROLS = tuple(name for name in _BY_NAME if name in BY_NAME)  # what the panel starts with
-
-
-def declare() -> None:
-    """The work of the callback `on_ui_settings`: put the section on the page."""
-    import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    from modules import shared  # type: ignore[import-not-found]
-
-    for setting in SETTINGS:
-        more: dict[str, Any] = {"infotext": setting.infotext} if setting.infotext else {}
-        more |= {"restrict_api": True} if setting.of_the_page_alone else {}
-        if setting.choices:
-            more |= {"component": gr.Radio, "component_args": {"choices": list(setting.choices)}}
-        option = shared.OptionInfo(setting.default, setting.label, section=("ldznet", TITLE), **more)
-        shared.opts.add_option(PREFIX + setting.name, option.info(setting.help) if setting.help else option)
-
-
-def setting(name: str) -> Any:
-    """What the page says now.
-
-    Raises:
-        OptionError: it cannot be used, as when a program has set it.
-    """
-    from modules import shared
-
-    known = _BY_NAME[name]
-    value = getattr(shared.opts, PREFIX + name, known.default)
-    if type(value) is not type(known.default) or (known.choices and value not in known.choices):
-        wanted = f"one of {', '.join(known.choices)}" if known.choices else f"a {_KINDS[type(known.default)]}"
-        raise OptionError(
-            f"The setting {PREFIX}{name} is {value!r}, but it must be {wanted} (default {known.default!r}). "
-            f'Choose it in Settings, section "{TITLE}".'
-        )
-    return value
-
-
+OF_CONTROLS = tuple(name for name in _BY_NAME if name in BY_NAME)  # the controls that have a setting
 _KINDS = {str: "text", bool: "switch, true or false"}
 
 
-def unpacked(text: str) -> str:
-    """A sentence that a picture names; one that the webui would not read back is in a JSON list (infotext.py)."""
+def declare_settings(app: GeneratingApp) -> None:
+    """Put the section on the page: the work of the callback `on_ui_settings`."""
+    for setting in SETTINGS:
+        app.declare_setting(
+            PREFIX + setting.name,
+            setting.label,
+            setting.default,
+            section=("ldznet", TITLE),
+            help=setting.help,
+            choices=setting.choices,
+            infotext=setting.infotext,
+            restrict_api=setting.restrict_api,
+        )
+
+
+class SettingsPage:
+    """Reads the settings of an app, checked."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    def value(self, name: str) -> Any:
+        """Return the value of a setting.
+
+        Raises:
+            OptionError: the value cannot be used, such as one that a program has set.
+        """
+        setting = _BY_NAME[name]
+        value = self.app.option(PREFIX + name, setting.default)
+        if type(value) is not type(setting.default) or (setting.choices and value not in setting.choices):
+            kinds = (
+                f"one of {', '.join(setting.choices)}" if setting.choices else f"a {_KINDS[type(setting.default)]}"
+            )
+            raise OptionError(
+                f"The setting {PREFIX}{name} is {value!r}, but it must be {kinds} (default {setting.default!r}). "
+                f'Choose it in Settings, section "{TITLE}".'
+            )
+        return value
+
+    def first_value(self, name: str) -> Any:
+        """Return what a control shows when the page opens; its default if the setting cannot be used.
+
+        The error is shown when something is done with the setting.
+        """
+        if name not in _BY_NAME:
+            return BY_NAME[name].default
+        try:
+            return self.value(name)
+        except OptionError as why:
+            log.warning("%s", why)
+            return _BY_NAME[name].default
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the value of each setting that is the default of a control, by name.
+
+        Raises:
+            OptionError: a value cannot be used.
+        """
+        return {name: self.value(name) for name in OF_CONTROLS}
+
+    def template(self) -> str:
+        """Return the sentence around the prompt; empty for the one that suits the method.
+
+        Raises:
+            OptionError: the sentence has no place for the prompt.
+        """
+        text = decode_template(self.value("template").strip())
+        try:
+            SegmentOptions(template=text)
+        except OptionError as why:
+            raise OptionError(f'Settings, section "{TITLE}", "{_BY_NAME["template"].label}": {why}') from why
+        return text
+
+    def precision(self) -> str:
+        """Return the precision of heads: by the flag, else by the page."""
+        flag: str = self.app.flag("ldznet_precision") or "auto"
+        return self.value("precision") if flag == "auto" else flag
+
+    def heads_folder(self) -> str:
+        """Return another folder with heads: by the flag, else by the page; empty if none is set."""
+        flag: str = self.app.flag("ldznet_heads") or ""
+        return flag or self.value("heads").strip()
+
+    def read(
+        self, args: Sequence[Any], changes: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], Settings]:
+        """Return the value of every control, and the Settings that these values and the page make together.
+
+        `args` are the script's arguments. `changes` are values of single controls that win over the arguments,
+        such as those of an X/Y/Z plot.
+
+        Raises:
+            OptionError: a value cannot be used; the text says which.
+        """
+        values = controls.read_values(args, self.defaults())
+        for name, value in (changes or {}).items():
+            values[name] = controls.read_value(name, value)
+        settings = controls.settings_of(values, template=self.template())
+        return values, dataclasses.replace(settings, enabled=settings.enabled or bool(changes))
+
+
+def decode_template(text: str) -> str:
+    """Return a sentence as it was before it was written into an image's parameters.
+
+    A sentence that the webui would not read back is written as a JSON list (infotext.py).
+    """
     if text.startswith('["'):
         with contextlib.suppress(ValueError):
             text = str(json.loads(text)[0])
     return text
 
 
-def template() -> str:
-    """The sentence around the prompt; empty for what the method was made with.
-
-    Raises:
-        OptionError: it has no place for the prompt.
-    """
-    text: str = unpacked(setting("template").strip())
-    try:
-        SegmentOptions(template=text)
-    except OptionError as why:
-        raise OptionError(f'Settings, section "{TITLE}", "{_BY_NAME["template"].label}": {why}') from why
-    return text
-
-
-def defaults() -> dict[str, Any]:
-    """Of the controls that the page has a setting for: name -> value.
-
-    Raises:
-        OptionError: see `setting`.
-    """
-    return {name: setting(name) for name in OF_CONTROLS}
-
-
-def first_value(name: str) -> Any:
-    """What is shown of a setting, or by a control when the page opens: its default if it cannot be used.
-
-    That is told when something is done.
-    """
-    if name not in _BY_NAME:
-        return BY_NAME[name].default
-    try:
-        return setting(name)
-    except OptionError as why:
-        log.warning("%s", why)
-        return _BY_NAME[name].default
-
-
-def read(args: Sequence[Any], changes: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Settings]:
-    """The script's arguments -> the value of every control, and Settings; with what the page says of the rest.
-
-    `changes` are values of single controls that stand above the arguments, as of an X/Y/Z plot.
-
-    Raises:
-        OptionError: a value cannot be used; the text says which.
-    """
-    values = controls.read_values(args, defaults())
-    for name, value in (changes or {}).items():
-        values[name] = controls.read_value(name, value)
-    found = controls.settings_of(values, template=template())
-    return values, dataclasses.replace(found, enabled=found.enabled or bool(changes))
-
-
-# --- what the command line may have said too ---------------------------------------------------------
-
-
-def precision() -> str:
-    """By the flag, else by the page."""
-    from modules import shared
-
-    given: str = getattr(shared.cmd_opts, "ldznet_precision", None) or "auto"
-    return setting("precision") if given == "auto" else given
-
-
-def folder() -> str:
-    """Another folder with heads, by the flag, else by the page; empty if there is none."""
-    from modules import shared
-
-    given: str = getattr(shared.cmd_opts, "ldznet_heads", None) or ""
-    return given or setting("heads").strip()
+# Until the panel has its session.
+read, first_value = SettingsPage(A1111App()).read, SettingsPage(A1111App()).first_value

@@ -131,7 +131,7 @@ def test_the_limits_are_those_of_the_code():
     assert said == {
         limits.MOST_PIXELS,
         MAX_SIDE,
-        limits.LONGEST_PICTURE,
+        limits.LONGEST_IMAGE,
         limits.LONGEST_BODY,
         limits.MOST_PROMPTS,
         LONGEST_PROMPT,

@@ -22,7 +22,6 @@ from ldznet.webui import infotext
 from ldznet.webui.api import routes
 from ldznet.webui.api.guard import authorize
 from ldznet.webui.controls import CONTROLS
-from ldznet.webui.run import hooks
 
 
 class Img2Img(BaseModel):
@@ -45,7 +44,7 @@ def application(webui, *, api_auth=None, with_api=True):
         return JSONResponse(body, why.status_code, headers=why.headers)
 
     def allowed(request: Request):
-        authorize(request.headers.get("authorization", ""))
+        authorize(webui.shared.cmd_opts.api_auth, request.headers.get("authorization", ""))
 
     fields = infotext.fields([SimpleNamespace(value=control.default) for control in CONTROLS])
     asked = [Depends(allowed), Depends(HTTPBasic(auto_error=False))] if api_auth else []
@@ -74,14 +73,14 @@ def application(webui, *, api_auth=None, with_api=True):
             before = dict(opts)
             opts |= override  # for all who read them meanwhile
             try:
-                processed = Run(hooks).once(p, args)
+                processed = Run(webui.hooks).once(p, args)
             finally:
                 opts.clear()
                 opts |= before
         info = {"extra_generation_params": processed.extra_generation_params, "infotexts": processed.infotexts}
         return {"images": [base64_of(one) for one in processed.images], "parameters": {}, "info": json.dumps(info)}
 
-    routes.register(app)
+    routes.register(app, webui.session, webui.session.app)
     return app
 
 

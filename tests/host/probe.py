@@ -18,11 +18,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host")]
 
 from state import changes, state_of  # noqa: E402
 
-from ldznet.hosts.a1111.host import A1111Host  # noqa: E402
 from ldznet.methods.attention import AttentionMethod, AttentionOptions  # noqa: E402
 from ldznet.methods.learned_head import random_head  # noqa: E402
 from ldznet.options import SegmentOptions  # noqa: E402
 from ldznet.segmenter import Segmenter  # noqa: E402
+from ldznet.webui.session import webui_session  # noqa: E402
 
 
 def methods(unet):
@@ -45,7 +45,7 @@ def watched(model):
 
 
 def work(p, job):
-    host = A1111Host(p.sd_model)
+    host = webui_session().make_host(p.sd_model)
     before = watched(p.sd_model)
     options = SegmentOptions(resolution=job["resolution"])
     start = time.perf_counter()

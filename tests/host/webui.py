@@ -14,6 +14,8 @@ from torch import nn
 from host.model import WIDTH, LatentDiffusion
 from host.state import state_of
 from ldznet.heads import layers
+from ldznet.hosts.a1111.host import A1111Host
+from ldznet.webui.app import A1111App
 
 PLAIN = {"CLIP_stop_at_last_layers": 1, "emphasis": "None", "use_old_emphasis_implementation": False}
 
@@ -276,6 +278,12 @@ class Webui:
             track(self.unet.time_embed)
         else:
             track(model.model)
+
+
+def make_host(model=None):
+    """Return a host for the loaded model, or for another one, as the webui's session makes it."""
+    modules = A1111App().webui_modules()
+    return A1111Host(modules, modules.shared.sd_model if model is None else model)
 
 
 def merging(parent, ratio):

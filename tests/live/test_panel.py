@@ -302,7 +302,7 @@ def test_keys_move_the_threshold(seen):
 def test_numbers_of_objects_belong_to_the_picture_that_they_were_chosen_in(seen):
     same, other, box = seen["numbers"]
     assert "were chosen in another picture" not in same
-    assert "Objects 1 were chosen in another picture or with other words" in other
+    assert "Objects 1 were chosen in another picture or with another prompt" in other
     assert box == ""
 
 

@@ -129,7 +129,7 @@ def test_what_cannot_be_used_is_the_default_and_told(fields, caplog):
 
 
 def test_what_was_found_goes_to_programs_and_in_no_text():
-    found = infotext.Answer({"prompts": [{"prompt": "bucket", "box": (1, 2, 3, 4)}]})
+    found = infotext.ReportForPrograms({"prompts": [{"prompt": "bucket", "box": (1, 2, 3, 4)}]})
     params = {"LD-ZNet prompt": "bucket", infotext.FOUND: found}
 
     assert "found" not in host.write(params)
@@ -151,7 +151,7 @@ def test_a_sentence_of_the_settings_page_is_written_and_its_absence_is_the_defau
 
 
 def test_the_texts_of_an_earlier_picture_are_taken_away():
-    params = {"Denoising strength": 0.5, "LD-ZNet prompt": "bucket", "LD-ZNet found": infotext.Answer()}
+    params = {"Denoising strength": 0.5, "LD-ZNet prompt": "bucket", "LD-ZNet found": infotext.ReportForPrograms()}
 
     infotext.clear(params)
 

@@ -18,10 +18,10 @@ from ldznet.errors import CheckpointError, HeadError, HostError, LdznetError, Ou
 from ldznet.heads.head_file import save_head
 from ldznet.methods.learned_head import LearnedHead, random_head
 from ldznet.webui import head_files, progress, session
+from ldznet.webui.app import A1111App
 from ldznet.webui.controls import read_settings
-from ldznet.webui.memory import Usage, device_memory, measured
+from ldznet.webui.memory import MemoryUse, device_memory, measure_memory
 from ldznet.webui.panel import preview
-from ldznet.webui.run import hooks
 
 MB = 2**20
 
@@ -40,7 +40,9 @@ def folder(webui, tmp_path):
     """models/ldznet of the webui, with a head that fits."""
     folder = tmp_path / "ldznet"
     folder.mkdir()
-    save_head(random_head(session.A1111Host(webui.model).info.unet).head, folder / "one.safetensors", source={})
+    save_head(
+        random_head(webui.session.make_host(webui.model).info.unet).head, folder / "one.safetensors", source={}
+    )
     return folder
 
 
@@ -67,7 +69,7 @@ def events(webui, monkeypatch):
         visit(self, at(device, "visits"), make_room)
         self._visits = torch.device("cpu", 0), make_room
 
-    monkeypatch.setattr(session, "_where", lambda: (torch.device("cuda"), torch.float32))
+    monkeypatch.setattr(session.Session, "_head_device", lambda _self: (torch.device("cuda"), torch.float32))
     monkeypatch.setattr(LearnedHead, "to", lambda self, device: stay(self, at(device, "stays on")))
     monkeypatch.setattr(LearnedHead, "visit", visiting)
     monkeypatch.setattr(LearnedHead, "load", loaded)
@@ -126,50 +128,50 @@ def test_a_head_that_did_not_fit_is_not_left_behind_half(monkeypatch):
 def test_the_head_stays_where_the_settings_say(webui, folder, events, rest, expected):
     webui.shared.opts.ldznet_rest = rest
 
-    session.RUNS.find(webui.model, half(), asked())
+    webui.session.segment_image(webui.model, half(), asked())
 
     assert events == expected
-    assert session.RUNS.status()["head"] == (None if rest == "unloaded" else "one.safetensors")
+    assert webui.session.status()["head"] == (None if rest == "unloaded" else "one.safetensors")
 
 
 @pytest.mark.parametrize(("rest", "head"), [("CPU", "one.safetensors"), ("unloaded", None)])
 def test_a_changed_setting_acts_where_all_is_known_already_too(webui, folder, events, rest, head):
-    session.RUNS.find(webui.model, half(), asked())
+    webui.session.segment_image(webui.model, half(), asked())
     webui.shared.opts.ldznet_rest = rest
     del events[:]
 
-    session.RUNS.find(webui.model, half(), asked())
+    webui.session.segment_image(webui.model, half(), asked())
 
     assert events == (["visits cuda", "leaves"] if head else [])
-    assert session.RUNS.status()["head"] == head
+    assert webui.session.status()["head"] == head
 
 
 def test_what_is_known_is_answered_where_the_head_does_not_fit_back(webui, folder, monkeypatch, caplog):
-    known = session.RUNS.find(webui.model, half(), asked())
+    known = webui.session.segment_image(webui.model, half(), asked())
 
     def full(*_given):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as short:
         short.setattr(LearnedHead, "to", full)
-        again = session.RUNS.find(webui.model, half(), asked())
+        again = webui.session.segment_image(webui.model, half(), asked())
 
     assert again is known
-    assert session.RUNS.status()["head"] is None
-    assert "The head could not go to where it rests" in caplog.text
-    assert session.RUNS.find(webui.model, half(), asked("dark")).reason.startswith("ld-znet")
+    assert webui.session.status()["head"] is None
+    assert "The head could not be moved" in caplog.text
+    assert webui.session.segment_image(webui.model, half(), asked("dark")).method_reason.startswith("ld-znet")
 
 
 def test_a_changed_setting_acts_with_the_next_run_and_nothing_is_loaded_again(webui, folder, events):
-    session.RUNS.find(webui.model, half(), asked())
-    before = session.RUNS._segmenter.method
+    webui.session.segment_image(webui.model, half(), asked())
+    before = webui.session._segmenter.method
     webui.shared.opts.ldznet_rest = "CPU"
     del events[:]
 
-    session.RUNS.find(webui.model, half(), asked("dark"))
+    webui.session.segment_image(webui.model, half(), asked("dark"))
 
     assert events == ["visits cuda", "leaves", "UNet", "comes, beside it None", "leaves"]
-    assert session.RUNS._segmenter.method is before
+    assert webui.session._segmenter.method is before
 
 
 @pytest.mark.parametrize("low", [True, False])
@@ -177,7 +179,7 @@ def test_with_little_memory_never_more_than_one_of_unet_and_head_is_on_the_devic
     webui.save_memory(low=low)
     before = webui.state()
 
-    session.RUNS.find(webui.model, half(), asked(timesteps="300 400"))
+    webui.session.segment_image(webui.model, half(), asked(timesteps="300 400"))
 
     step = ["UNet", "comes, beside it None", "leaves"]
     assert [event for event in events if event != "visits cuda"] == ["leaves", *step, *step]
@@ -189,15 +191,15 @@ def test_with_little_memory_never_more_than_one_of_unet_and_head_is_on_the_devic
 
 
 def test_the_status_says_what_is_loaded_and_where_and_fits_json(webui, folder):
-    empty = session.RUNS.status()
-    session.RUNS.find(webui.model, half(), asked())
-    status = json.loads(json.dumps(session.RUNS.status()))
+    empty = webui.session.status()
+    webui.session.segment_image(webui.model, half(), asked())
+    status = json.loads(json.dumps(webui.session.status()))
 
     assert (empty["model"], empty["head"], empty["kept"], empty["last_run"]) == (None, None, 0, None)
     assert status["model"] == "sd1.safetensors [0123456789]"
     assert (status["method"], status["head"], status["head_device"]) == ("ld-znet", "one.safetensors", "cpu")
     assert status["head_dtype"] == "float32"
-    weights = sum(tensor.numel() for tensor in session.RUNS._segmenter.method.head.state_dict().values())
+    weights = sum(tensor.numel() for tensor in webui.session._segmenter.method.head.state_dict().values())
     assert status["head_mb"] == round(4 * weights / MB, 1)
     assert (status["rest"], status["kept"], status["device"]) == ("GPU", 1, "cpu")
     assert status["last_run"]["seconds"] > 0
@@ -208,15 +210,15 @@ def test_the_status_says_what_is_loaded_and_where_and_fits_json(webui, folder):
 def test_a_run_is_logged_with_its_time_and_memory(webui, folder, caplog):
     caplog.set_level("INFO")
 
-    session.RUNS.find(webui.model, half(), asked("a bucket"))
+    webui.session.segment_image(webui.model, half(), asked("a bucket"))
 
     assert (
         "a bucket in sd1.safetensors [0123456789] by ld-znet, one.safetensors fits sd1.safetensors" in caplog.text
     )
-    assert str(Usage(1.5, 100 * MB, 300 * MB, 200 * MB)) == (
+    assert str(MemoryUse(1.5, 100 * MB, 300 * MB, 200 * MB)) == (
         "1.50 s, memory of the GPU 100 MB before, 300 MB at most, 200 MB after"
     )
-    assert str(Usage(0.25)) == "0.25 s"
+    assert str(MemoryUse(0.25)) == "0.25 s"
 
 
 @pytest.fixture
@@ -237,7 +239,7 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_memory_of_a_run_on_a_gpu_is_counted_from_its_beginning_however_it_ends(gpu, fails):
-    with contextlib.suppress(MemoryError), measured(torch.device("cuda", 1)) as usage:
+    with contextlib.suppress(MemoryError), measure_memory(torch.device("cuda", 1)) as usage:
         gpu.now = gpu.peak = 300 * MB
         gpu.now = 120 * MB
         if fails:
@@ -251,12 +253,12 @@ def test_the_memory_of_a_run_on_a_gpu_is_counted_from_its_beginning_however_it_e
 
 def test_the_status_has_the_memory_of_the_last_run_on_a_gpu(webui, folder, gpu, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(session, "measured", lambda _device: measured(torch.device("cuda")))
+    monkeypatch.setattr(session, "measure_memory", lambda _device: measure_memory(torch.device("cuda")))
     webui.unet.register_forward_pre_hook(lambda *_: setattr(gpu, "peak", 400 * MB))
 
-    session.RUNS.find(webui.model, half(), asked())
-    monkeypatch.setattr(session, "_webuis_device", lambda: torch.device("cuda"))
-    status = session.RUNS.status()
+    webui.session.segment_image(webui.model, half(), asked())
+    monkeypatch.setattr(A1111App, "device", lambda _self: torch.device("cuda"))
+    status = webui.session.status()
 
     assert {name: status["last_run"][name] for name in ("before_mb", "peak_mb", "after_mb")} == {
         "before_mb": 100,
@@ -268,20 +270,20 @@ def test_the_status_has_the_memory_of_the_last_run_on_a_gpu(webui, folder, gpu, 
 
 
 def test_after_unloading_nothing_of_ours_is_left_and_the_next_run_works(webui, folder):
-    session.RUNS.find(webui.model, half(), asked())  # what is made once and stays, such as tables
-    session.RUNS.unload()
+    webui.session.segment_image(webui.model, half(), asked())  # what is made once and stays, such as tables
+    webui.session.unload()
     before = tensors()
-    found = session.RUNS.find(webui.model, half(), asked())
+    found = webui.session.segment_image(webui.model, half(), asked())
     key, collected = found.key, webui.devices.collected
     del found
 
-    status = session.RUNS.unload()
+    status = webui.session.unload()
 
     assert tensors() == before
-    assert session.RUNS.kept(key) is None
+    assert webui.session.kept_result(key) is None
     assert (status["model"], status["head"], status["kept"]) == (None, None, 0)
     assert webui.devices.collected > collected
-    assert session.RUNS.find(webui.model, half(), asked()).key == key
+    assert webui.session.segment_image(webui.model, half(), asked()).key == key
 
 
 def tensors():
@@ -294,15 +296,15 @@ def tensors():
 
 
 def test_a_model_that_was_switched_is_let_go_of_and_the_next_run_has_the_other(webui, folder, monkeypatch):
-    first = session.RUNS.find(webui.model, half(), asked())
+    first = webui.session.segment_image(webui.model, half(), asked())
     webui.model.sd_model_checkpoint, webui.model.sd_model_hash = "/models/other.safetensors", "9876543210"
     webui.model.sd_checkpoint_info = SimpleNamespace(
         title="other.safetensors [9876543210]", sha256="98765" * 12 + "abcd", shorthash="9876543210"
     )
-    session.RUNS.forget_model()
-    assert session.RUNS.status()["head"] is None
+    webui.session.forget_model()
+    assert webui.session.status()["head"] is None
 
-    second = session.RUNS.find(webui.model, half(), asked())
+    second = webui.session.segment_image(webui.model, half(), asked())
 
     assert second.key != first.key
     assert second.segmentation.record["model"] == "other.safetensors [9876543210]"
@@ -321,7 +323,7 @@ def test_the_checkpoint_that_the_webui_still_loads_is_waited_for_and_not_loaded_
     webui.shared.__class__ = Shared
     webui.sd_models.reload_model_weights = lambda: order.append("loaded")
 
-    assert session.loaded_model() is webui.model
+    assert webui.session.app.load_model() is webui.model
     assert order == ["waited for", "loaded", "waited for"]
 
 
@@ -330,20 +332,22 @@ def test_an_unloaded_checkpoint_is_told_and_when_it_is_back_all_works(webui, fol
     webui.model.to("meta")  # what the webui does with a model that it throws away
 
     with pytest.raises(HostError, match=r"has unloaded it\. Choose a checkpoint"):
-        session.RUNS.find(webui.model, half(), asked())
+        webui.session.segment_image(webui.model, half(), asked())
     webui.model.to_empty(device="cpu")
     webui.model.load_state_dict(weights)
 
-    assert session.RUNS.find(webui.model, half(), asked()).reason.startswith("ld-znet")
+    assert webui.session.segment_image(webui.model, half(), asked()).method_reason.startswith("ld-znet")
 
 
 def test_a_vanished_file_is_told_by_name_and_automatic_goes_on_without(webui, folder):
-    session.RUNS.find(webui.model, half(), asked())
+    webui.session.segment_image(webui.model, half(), asked())
     (folder / "one.safetensors").unlink()
 
     with pytest.raises(HeadError, match=r"There is no head 'one.safetensors' \(there: none\)"):
-        session.RUNS.find(webui.model, half(), asked(head="one.safetensors"))
-    assert session.RUNS.find(webui.model, half(), asked()).reason.startswith("attention, there is no head for sd1")
+        webui.session.segment_image(webui.model, half(), asked(head="one.safetensors"))
+    assert webui.session.segment_image(webui.model, half(), asked()).method_reason.startswith(
+        "attention, there is no head for sd1"
+    )
 
 
 @pytest.mark.parametrize("place", [100, -5000])
@@ -354,9 +358,12 @@ def test_a_damaged_head_is_told_and_the_next_run_without_it_works(webui, folder,
     path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match="damaged"):
-        session.RUNS.find(webui.model, half(), asked(head="one.safetensors"))
+        webui.session.segment_image(webui.model, half(), asked(head="one.safetensors"))
 
-    assert session.RUNS.find(webui.model, half(), asked(method="attention")).reason == "attention, asked for"
+    assert (
+        webui.session.segment_image(webui.model, half(), asked(method="attention")).method_reason
+        == "attention, asked for"
+    )
 
 
 def test_a_head_for_another_model_is_told(webui, folder):
@@ -364,7 +371,7 @@ def test_a_head_for_another_model_is_told(webui, folder):
     save_head(random_head(other).head, folder / "other.safetensors", source={})
 
     with pytest.raises(HeadError, match="prompts of width 48, not 32"):
-        session.RUNS.find(webui.model, half(), asked(head="other.safetensors"))
+        webui.session.segment_image(webui.model, half(), asked(head="other.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["../one.safetensors", "/etc/passwd", "a**b", "\0", "*", "one.safetensors/.."])
@@ -372,7 +379,7 @@ def test_no_path_is_opened_by_a_heads_name(webui, folder, tmp_path, name):
     (folder / "one.safetensors").rename(tmp_path / "one.safetensors")
 
     with pytest.raises(HeadError, match="There is no head"):
-        session.RUNS.find(webui.model, half(), asked(head=name))
+        webui.session.segment_image(webui.model, half(), asked(head=name))
 
 
 # --- faults in the middle --------------------------------------------------------------------------------
@@ -395,9 +402,9 @@ BROKEN_OFF = r"broke off \(RuntimeError: other_extension: tensor sizes differ\).
     ],
 )
 def test_a_fault_in_the_middle_is_told_and_the_next_run_works(webui, folder, part, fault, kind, said):
-    run, args = Run(hooks), [{"prompt": "bright", "resolution": 64, "threshold": 0.0}]
+    run, args = Run(webui.hooks), [{"prompt": "bright", "resolution": 64, "threshold": 0.0}]
     run.once(Processing(webui.model, [half()]), args)
-    session.RUNS.unload()
+    webui.session.unload()
     before, p = webui.state(), Processing(webui.model, [half()])
     picture = p.init_images[0].tobytes()
 
@@ -418,7 +425,7 @@ def test_a_fault_in_the_middle_is_told_and_the_next_run_works(webui, folder, par
     with pytest.raises(LdznetError, match=said):
         run.once(p, args)
     with pytest.raises(kind, match=said):
-        session.RUNS.find(webui.model, half(), asked())
+        webui.session.segment_image(webui.model, half(), asked())
     hook.remove()
 
     assert p.image_mask is None
@@ -435,7 +442,7 @@ def test_the_bar_shows_how_far_it_is_and_the_webuis_state_is_as_it_was(webui, fo
     state.job_count, state.textinfo, state.sampling_step = -1, None, 3
     webui.unet.time_embed.register_forward_hook(lambda *_: seen.append(dict(vars(state))))
 
-    session.RUNS.find(webui.model, half(), asked("a\nbucket | dog", timesteps="300 400"))
+    webui.session.segment_image(webui.model, half(), asked("a\nbucket | dog", timesteps="300 400"))
 
     first, last = seen[0], seen[-1]
     assert (first["job_count"], first["sampling_step"], first["sampling_steps"]) == (1, 0, 1)
@@ -447,7 +454,7 @@ def test_the_bar_shows_how_far_it_is_and_the_webuis_state_is_as_it_was(webui, fo
 def test_a_plots_own_count_of_jobs_stays(webui):
     webui.shared.state.job_count = 12
 
-    with progress.shown("converting") as report:
+    with progress.progress_shown(webui.session.app, "converting") as report:
         report(3_000_000, 9_000_000)
         assert webui.shared.state.job_count == 12
         assert (webui.shared.state.sampling_step, webui.shared.state.sampling_steps) == (333, 1000)
@@ -467,7 +474,7 @@ def test_interrupt_and_skip_end_it_between_two_steps(webui, folder, name, after)
         webui.unet.time_embed.register_forward_hook(press)
 
     with pytest.raises(session.StoppedError, match="interrupted"):
-        session.RUNS.find(webui.model, half(), asked(timesteps="300 400 500"))
+        webui.session.segment_image(webui.model, half(), asked(timesteps="300 400 500"))
 
     assert len(passes) == (1 if after == "one pass" else 0)
     assert state.skipped is False  # like the webui, which skips one thing
@@ -485,13 +492,13 @@ def test_with_every_method_no_pass_of_the_unet_comes_after_interrupt(webui, fold
     webui.unet.time_embed.register_forward_hook(press)
 
     with pytest.raises(session.StoppedError, match="interrupted"):
-        session.RUNS.find(webui.model, half(), asked(method=method, timesteps="300 400"))
+        webui.session.segment_image(webui.model, half(), asked(method=method, timesteps="300 400"))
 
     assert len(passes) == 1
 
 
 def test_skip_leaves_one_file_of_a_batch_out(webui, folder):
-    run, p, passes = Run(hooks), Processing(webui.model, [half()]), []
+    run, p, passes = Run(webui.hooks), Processing(webui.model, [half()]), []
 
     def press(*_given):
         passes.append(1)
@@ -510,7 +517,7 @@ def test_skip_leaves_one_file_of_a_batch_out(webui, folder):
 @pytest.fixture
 def released(webui, tmp_path):
     """A checkpoint in the released layout, of a head that fits the loaded model."""
-    state = random_head(session.A1111Host(webui.model).info.unet).head.state_dict()
+    state = random_head(webui.session.make_host(webui.model).info.unet).head.state_dict()
     raw = {f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}
     averaged = {f"model_ema.diffusion_model{name.replace('.', '')}": tensor for name, tensor in state.items()}
     (tmp_path / "ldznet").mkdir()
@@ -521,21 +528,23 @@ def released(webui, tmp_path):
 
 def test_a_released_checkpoint_is_offered_converted_once_and_used(webui, released, caplog):
     caplog.set_level("INFO")
-    plain = session.RUNS.find(webui.model, half(), asked())
+    plain = webui.session.segment_image(webui.model, half(), asked())
 
-    assert head_files.head_names() == ["automatic", "released.ckpt (to be converted)"]
-    assert plain.reason.endswith("; released.ckpt can be converted to one: choose it as the head")
-    assert session.RUNS.why_not(webui.model, asked(head="released.ckpt (to be converted)")) == ""
+    assert webui.session.head_files.names() == ["automatic", "released.ckpt (to be converted)"]
+    assert plain.method_reason.endswith("; released.ckpt can be converted to one: choose it as the head")
+    assert webui.session.obstacle(webui.model, asked(head="released.ckpt (to be converted)")) == ""
 
-    first = session.RUNS.find(webui.model, half(), asked(head="released.ckpt (to be converted)"))
+    first = webui.session.segment_image(webui.model, half(), asked(head="released.ckpt (to be converted)"))
     written = (released.parent / "released-ema.safetensors").stat().st_mtime_ns
-    by_old_name = session.RUNS.find(webui.model, half(), asked("dark", head="released.ckpt (to be converted)"))
-    by_name = session.RUNS.find(webui.model, half(), asked("dark", head="released-ema.safetensors"))
+    by_old_name = webui.session.segment_image(
+        webui.model, half(), asked("dark", head="released.ckpt (to be converted)")
+    )
+    by_name = webui.session.segment_image(webui.model, half(), asked("dark", head="released-ema.safetensors"))
 
-    assert first.reason == "ld-znet, released-ema.safetensors fits sd1.safetensors [0123456789]"
-    assert head_files.head_names() == ["automatic", "released-ema.safetensors"]
+    assert first.method_reason == "ld-znet, released-ema.safetensors fits sd1.safetensors [0123456789]"
+    assert webui.session.head_files.names() == ["automatic", "released-ema.safetensors"]
     assert (released.parent / "released-ema.safetensors").stat().st_mtime_ns == written
-    assert by_old_name.reason == by_name.reason
+    assert by_old_name.method_reason == by_name.method_reason
     assert caplog.text.count("this is done once") == 1
 
 
@@ -553,13 +562,13 @@ def test_the_bar_shows_the_conversion_and_interrupt_leaves_nothing_behind(webui,
     monkeypatch.setattr(head_files, "convert", convert)
 
     with pytest.raises(session.StoppedError):
-        session.RUNS.find(webui.model, half(), asked(head="released.ckpt"))
+        webui.session.segment_image(webui.model, half(), asked(head="released.ckpt"))
 
     assert seen[0] == ("LD-ZNet segment: converting released.ckpt, once", True)
     assert len(seen) == 3
     assert [path.name for path in released.parent.iterdir()] == ["released.ckpt"]
     state.interrupted = False
-    assert session.RUNS.find(webui.model, half(), asked(head="released.ckpt")).reason.startswith(
+    assert webui.session.segment_image(webui.model, half(), asked(head="released.ckpt")).method_reason.startswith(
         "ld-znet, released-ema"
     )
 
@@ -567,9 +576,9 @@ def test_the_bar_shows_the_conversion_and_interrupt_leaves_nothing_behind(webui,
 def test_the_webuis_own_way_to_read_pickles_is_not_asked(webui, released, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *_given, **_more: None)  # its answer to files that it does not know
 
-    found = session.RUNS.find(webui.model, half(), asked(head="released.ckpt"))
+    found = webui.session.segment_image(webui.model, half(), asked(head="released.ckpt"))
 
-    assert found.reason.startswith("ld-znet, released-ema.safetensors")
+    assert found.method_reason.startswith("ld-znet, released-ema.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 broken"])
@@ -577,7 +586,7 @@ def test_a_file_that_is_no_released_checkpoint_says_what_it_is(webui, released, 
     released.write_bytes(content)
 
     with pytest.raises(CheckpointError):
-        session.RUNS.find(webui.model, half(), asked(head="released.ckpt (to be converted)"))
+        webui.session.segment_image(webui.model, half(), asked(head="released.ckpt (to be converted)"))
 
     assert [path.name for path in released.parent.iterdir()] == ["released.ckpt"]
 
@@ -586,7 +595,7 @@ def test_without_room_for_the_head_nothing_is_written(webui, released, monkeypat
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
 
     with pytest.raises(CheckpointError, match=r"has 0\.00 GB left\. Make room there"):
-        session.RUNS.find(webui.model, half(), asked(head="released.ckpt"))
+        webui.session.segment_image(webui.model, half(), asked(head="released.ckpt"))
 
     assert [path.name for path in released.parent.iterdir()] == ["released.ckpt"]
 
@@ -600,7 +609,7 @@ def test_two_hundred_mixed_requests_leave_memory_flat(webui, folder):
         some_request(webui, draw, number)
         state.interrupted = state.skipped = False
         if number % 50 == 49:
-            session.RUNS.unload()
+            webui.session.unload()
             counts.append(tensors())
 
     assert len(set(counts[1:])) == 1, counts  # the first ones make what is made once
@@ -618,12 +627,12 @@ def some_request(webui, draw, number):
     webui.shared.state.interrupted = draw.random() < 0.1
     try:
         if number % 3 == 0:
-            found = session.RUNS.find(webui.model, image, read_settings([given]))
+            found = webui.session.segment_image(webui.model, image, read_settings([given]))
             options = read_settings([given]).mask
             preview.draw_preview(found, options, decide(found.segmentation, options))
         elif number % 3 == 1:
-            Run(hooks).once(Processing(webui.model, [image]), [given | {"append": True}])
+            Run(webui.hooks).once(Processing(webui.model, [image]), [given | {"append": True}])
         else:
-            Run(hooks).batch(Processing(webui.model, [image]), [image, half()], [given])
+            Run(webui.hooks).batch(Processing(webui.model, [image]), [image, half()], [given])
     except LdznetError:
         pass

@@ -52,8 +52,21 @@ def test_the_axes_are_there_before_any_script_builds_its_part_of_the_page(monkey
     for name in ("gradio", "ldznet.webui.panel.layout"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(remember=None))
     monkeypatch.setitem(sys.modules, "modules", modules)
-    monkeypatch.setattr("ldznet.webui.run.axes.add", lambda: added.append("axes"))
+    monkeypatch.setattr("ldznet.webui.run.axes.add_axes", lambda *_: added.append("axes"))
 
     shown = runpy.run_path(str(SCRIPT))["LdznetSegment"]().show(False)
 
     assert (shown, added) == (False, ["axes"])
+
+
+def test_reload_ui_which_runs_the_script_again_makes_no_second_session(monkeypatch):
+    modules = ModuleType("modules")
+    modules.scripts, modules.script_callbacks = SimpleNamespace(Script=object), MagicMock()
+    for name in ("gradio", "ldznet.webui.panel.layout"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(remember=None))
+    monkeypatch.setitem(sys.modules, "modules", modules)
+
+    first, second = (runpy.run_path(str(SCRIPT)) for _ in range(2))
+
+    assert first["SESSION"] is second["SESSION"]
+    assert first["APP"] is second["APP"]

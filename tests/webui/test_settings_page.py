@@ -62,7 +62,7 @@ def test_the_page_has_all_of_it_in_one_section(webui, monkeypatch):
     options = {}
     webui.shared.OptionInfo, webui.shared.opts.add_option = OptionInfo, options.__setitem__
 
-    settings_page.declare()
+    settings_page.declare_settings(webui.session.app)
 
     assert {name: info.default for name, info in options.items()} == {
         "ldznet_method": "auto",
@@ -118,13 +118,13 @@ def test_what_a_call_says_wins(opts, run, p, method):
 
 
 @pytest.mark.parametrize("sentence", ['"{}"', '"a {}" and more', "[{}]"])
-def test_a_sentence_in_quotes_is_written_so_that_it_comes_back(opts, run, p, method, sentence):
+def test_a_sentence_in_quotes_is_written_so_that_it_comes_back(opts, run, p, method, sentence, webui):
     opts.ldznet_template = sentence
     run.once(p, [True, "bright"])
     opts.ldznet_template = p.extra_generation_params["LD-ZNet template"]
 
     assert opts.ldznet_template[0] == "["
-    assert settings_page.template() == sentence
+    assert webui.session.settings_page.template() == sentence
 
 
 def test_the_sentence_of_the_page_is_used_and_written_below_the_picture(opts, run, p, method):
@@ -176,15 +176,15 @@ def test_what_a_program_has_set_wrongly_stops_the_run_and_is_named(opts, run, p,
     assert str(stopped.value).startswith(said)
 
 
-def test_the_page_opens_with_what_is_set_or_with_the_default(opts):
+def test_the_page_opens_with_what_is_set_or_with_the_default(opts, webui):
     opts.ldznet_method, opts.ldznet_on_nothing = "attention", "explode"
 
     assert settings_page.OF_CONTROLS == ("method", "average_templates", "on_nothing", "append")
-    assert settings_page.first_value("method") == "attention"
-    assert settings_page.first_value("on_nothing") == "stop"
-    assert settings_page.first_value("threshold") == 0.5
+    assert webui.session.settings_page.first_value("method") == "attention"
+    assert webui.session.settings_page.first_value("on_nothing") == "stop"
+    assert webui.session.settings_page.first_value("threshold") == 0.5
     opts.ldznet_rest = "moon"
-    assert session.RUNS.status()["rest"] == "GPU"
+    assert webui.session.status()["rest"] == "GPU"
 
 
 def test_the_precision_of_the_page_is_used_unless_the_command_line_says_another(webui, opts, run, p, method):
@@ -199,22 +199,22 @@ def test_the_precision_of_the_page_is_used_unless_the_command_line_says_another(
 
 def test_the_folder_of_the_command_line_wins(webui, opts):
     opts.ldznet_heads = " /heads/of/the/page "
-    assert settings_page.folder() == "/heads/of/the/page"
+    assert webui.session.settings_page.heads_folder() == "/heads/of/the/page"
 
     webui.shared.cmd_opts.ldznet_heads = "/heads/of/the/flag"
-    assert settings_page.folder() == "/heads/of/the/flag"
+    assert webui.session.settings_page.heads_folder() == "/heads/of/the/flag"
 
 
-def test_an_older_webui_without_our_settings_has_the_defaults(opts):
-    assert settings_page.setting("rest") == "GPU"
-    assert settings_page.defaults() == {
+def test_an_older_webui_without_our_settings_has_the_defaults(opts, webui):
+    assert webui.session.settings_page.value("rest") == "GPU"
+    assert webui.session.settings_page.defaults() == {
         "method": "auto",
         "average_templates": False,
         "on_nothing": "stop",
         "append": False,
     }
     with pytest.raises(KeyError):
-        settings_page.setting("colour")
+        webui.session.settings_page.value("colour")
 
 
 # --- saved masks -----------------------------------------------------------------------------------------
@@ -299,8 +299,8 @@ def test_a_full_disk_is_told_below_the_results_and_the_picture_stays(run, p, fol
     assert run.reported == []
 
 
-def test_a_setting_that_is_wrong_is_an_option_error(opts):
+def test_a_setting_that_is_wrong_is_an_option_error(opts, webui):
     opts.ldznet_heads = None
 
     with pytest.raises(OptionError, match="ldznet_heads is None, but it must be a text"):
-        settings_page.folder()
+        webui.session.settings_page.heads_folder()

@@ -1,20 +1,19 @@
-"""The model that AUTOMATIC1111's webui has loaded, borrowed for the length of a block.
+"""Borrow the model that AUTOMATIC1111's webui has loaded.
 
-    host = A1111Host()                           # or A1111Host(p.sd_model)
+    host = A1111Host(webui_modules, p.sd_model)
     segmenter = Segmenter(host, method)
     with host.borrowed():                        # optional: the model changes state once, not once per call
         segmenter.set_image(image)
-        found = segmenter.segment(["a cat"])
+        result = segmenter.segment(["a cat"])
 
-Whatever LoRAs, settings or extensions are at work in the webui, the result is that of the checkpoint alone, and
-the model is left as it was: a1111_neutral.py. The caller holds the webui's `queue_lock`. Written for 1.10.1;
-`modules` is imported when a host is made, nowhere else.
+Whatever LoRAs, settings or extensions are active in the webui, the result is that of the checkpoint alone, and
+the model is left as it was: neutral.py. The caller holds the webui's `queue_lock`. Written for 1.10.1. The
+webui's modules are given by webui/app.py.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from ldznet.errors import HostError, PromptError, ShapeError
 from ldznet.heads.layers import timestep_embedding
 from ldznet.heads.unet import UNetConfig
-from ldznet.hosts.a1111.neutral import Webui, neutral, text_part
+from ldznet.hosts.a1111.neutral import WebuiModules, neutral, text_part
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Context, Family, HostInfo, Prediction, Schedule
 
@@ -34,43 +33,43 @@ _PREDICTIONS: Mapping[str, Prediction] = {"eps": "noise", "v": "v"}
 
 
 class A1111Host:
-    """The model loaded in the webui, or a given one; see `Host` for what its methods promise."""
+    """A model of the webui; see `Host` for what its methods promise."""
 
-    def __init__(self, sd_model: Any = None) -> None:
-        self._webui = _import_webui()
-        self._model = self._webui.shared.sd_model if sd_model is None else sd_model
+    def __init__(self, webui: WebuiModules, sd_model: Any) -> None:
+        self._webui = webui
+        self._model = sd_model
         self._info = _describe(self._model)
         self._loaded = _identity(self._model)
         alphas = getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)
         self.schedule = Schedule(alphas.detach().double().cpu())
         self._borrowed = 0
-        # Called before each pass of the UNet; what it raises ends the work.
+        # Called before each pass of the UNet; an exception that it raises ends the work.
         self.before_pass: Callable[[], None] = lambda: None
 
     @property
     def info(self) -> HostInfo:
-        """What kind of model it is."""
+        """Return what kind of model it is."""
         return self._info
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes."""
+        """Return where the UNet computes."""
         return torch.device(self._webui.devices.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which precision the UNet computes."""
+        """Return the precision in which the UNet computes."""
         dtype: torch.dtype = self._webui.devices.dtype_unet
         return dtype
 
     @property
     def is_current(self) -> bool:
-        """The webui still has the model that this host was made for; if not, make another one."""
+        """Return whether the webui still has the model of this host; if not, make another host."""
         return self._webui.shared.sd_model is self._model and _identity(self._model) == self._loaded
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
-        """The model is in its neutral state inside the block. Calls inside it need not change it again.
+        """Keep the model in its neutral state inside the block, so that calls need not change it again.
 
         Raises:
             HostError: the webui has loaded another model since this host was made.
@@ -94,13 +93,13 @@ class A1111Host:
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latent (B, 4, H/8, W/8)."""
+        """Return the latent (B, 4, H/8, W/8) of an image (B, 3, H, W) in [-1, 1]."""
         with self.borrowed():
             vae = self._model.first_stage_model
             dtype = next(vae.parameters()).dtype
             moments = self._moments(image, dtype)
             if not moments.isfinite().all() and dtype != torch.float32:
-                # The webui, too, goes on in float32; back from there every weight is as it was.
+                # The webui continues in float32 too. Back from there every weight is as it was.
                 logging.getLogger(__name__).info("The VAE gave NaN in %s; running it in float32.", dtype)
                 try:
                     vae.to(torch.float32)
@@ -118,23 +117,23 @@ class A1111Host:
         return (mean * float(self._model.scale_factor)).to(self.dtype)
 
     def _moments(self, image: Tensor, dtype: torch.dtype) -> Tensor:
-        """Mean and log-variance of the posterior, (B, 8, H/8, W/8).
+        """Return mean and log-variance of the posterior, (B, 8, H/8, W/8).
 
-        By way of `encode`, which brings the VAE to the device with --medvram. That of Stable Diffusion XL would go
-        on and draw a sample, from the global random state: `capture` leaves it before.
+        `encode` is called because it brings the VAE to the device with --medvram. Stable Diffusion XL's would
+        then draw a sample from the global random state: `capture` leaves it before that.
         """
         vae = self._model.first_stage_model
-        with self._webui.devices.without_autocast(), capture({"moments": vae.quant_conv}) as found:
+        with self._webui.devices.without_autocast(), capture({"moments": vae.quant_conv}) as outputs:
             vae.encode(image.to(self.device, dtype))
-        return found["moments"]
+        return outputs["moments"]
 
-    # --- the words -----------------------------------------------------------------------------------
+    # --- the prompt ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Context:
-        """Texts -> Context; of a text that is too long, the first 75 tokens are read.
+        """Return the Context of texts; of a text that is too long, the first 75 tokens are read.
 
-        The text encoders themselves are run, not the webui's way to them: no emphasis, no embeddings, no clip
+        The text encoders themselves are run, without the webui's additions: no emphasis, no embeddings, no clip
         skip, one window, padded and read as the model was trained.
         """
         states, cut, pooled = [], (False,) * len(prompts), None
@@ -142,14 +141,14 @@ class A1111Host:
             self._bring_conditioner()
             for embedder in _text_encoders(self._model):
                 ids, shortened = self._window(embedder, prompts)
-                state, found = _read(embedder.wrapped, ids.to(self.device))
+                state, pooled_state = _encode_tokens(embedder.wrapped, ids.to(self.device))
                 states.append(state)
-                pooled = pooled if found is None else found.to(self.dtype)
+                pooled = pooled if pooled_state is None else pooled_state.to(self.dtype)
                 cut = tuple(a or b for a, b in zip(cut, shortened, strict=True))
         return Context(torch.cat(states, dim=-1).to(self.dtype), pooled, cut)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text is, start and end left out; 75 at most."""
+        """Return the number of tokens of each text, without start and end; 75 at most."""
         first = _text_encoders(self._model)[0]
         return [min(len(ids), first.chunk_length) for ids in self._token_ids(first, texts)]
 
@@ -162,20 +161,20 @@ class A1111Host:
             return ids
         except (UnicodeError, ValueError, TypeError) as why:
             raise PromptError(
-                f"The tokenizer cannot read the prompts ({why}). Remove characters that are no text."
+                f"The tokenizer cannot read the prompts ({why}). Remove characters that are not text."
             ) from why
 
     def _window(self, embedder: Any, texts: Sequence[str]) -> tuple[Tensor, tuple[bool, ...]]:
-        """-> ids (P, 77): start, the first 75 tokens, end, padding; and per text, whether it was cut."""
+        """Return ids (P, 77): start, 75 tokens, end, padding; and which texts were cut."""
         rows, length = [], embedder.chunk_length
-        found = self._token_ids(embedder, texts)
-        for ids in found:
+        token_ids = self._token_ids(embedder, texts)
+        for ids in token_ids:
             row = [embedder.id_start, *ids[:length], embedder.id_end]
             rows.append(row + [embedder.id_pad] * (length + 2 - len(row)))
-        return torch.tensor(rows), tuple(len(ids) > length for ids in found)
+        return torch.tensor(rows), tuple(len(ids) > length for ids in token_ids)
 
     def _bring_conditioner(self) -> None:
-        """What --medvram does where Stable Diffusion XL's conditioner runs as a whole (lowvram.py:121)."""
+        """Do what --medvram does where Stable Diffusion XL's conditioner runs as a whole (lowvram.py:121)."""
         conditioner = getattr(self._model, "conditioner", None)
         if conditioner is not None and self._model.lowvram:
             self._webui.lowvram.send_everything_to_cpu()
@@ -185,35 +184,36 @@ class A1111Host:
     # --- the UNet ------------------------------------------------------------------------------------
 
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The model's own noise schedule, whatever "downcast alphas" or "zero terminal SNR" have made of it."""
+        """Add noise by the model's own schedule, not as "downcast alphas" or "zero terminal SNR" change it."""
         return self.schedule.add_noise(latent, noise.to(latent.device), timesteps)
 
     @torch.no_grad()
     def predict_noise(self, noisy_latent: Tensor, timesteps: Tensor, context: Context) -> Tensor:
-        """One UNet pass -> noise prediction (B, 4, h, w)."""
+        """Run the UNet once and return its noise prediction (B, 4, h, w)."""
         self.before_pass()
         batch = max(len(noisy_latent), len(context))
         x = noisy_latent.to(self.device, self.dtype).expand(batch, -1, -1, -1)
         timesteps = timesteps.to(self.device).expand(batch)
         tokens = context.tokens.to(self.device, self.dtype).expand(batch, -1, -1)
-        given: dict[str, Any] = {"c_crossattn": [tokens]}
+        conditioning: dict[str, Any] = {"c_crossattn": [tokens]}
         if self._info.family == "sdxl":
             assert context.pooled is not None
             pooled = context.pooled.to(self.device, self.dtype).expand(batch, -1)
-            given = {"crossattn": tokens, "vector": self._with_sizes(pooled, x)}
-        if self._info.unet.in_channels == 9:  # inpainting: everything is masked, nothing is known
+            conditioning = {"crossattn": tokens, "vector": self._with_sizes(pooled, x)}
+        if self._info.unet.in_channels == 9:  # inpainting: all is masked, and the image below the mask is unknown
             blank = x.new_zeros(batch, 5, *x.shape[2:])
             blank[:, 0] = 1
-            given["c_concat"] = [blank]
+            conditioning["c_concat"] = [blank]
         with self.borrowed():
-            # It casts and opens autocast (sd_hijack_unet.py:40). The class's: extensions overlay the model's own.
-            answer = type(self._model).apply_model(self._model, x, timesteps, given).to(self.dtype)
+            # `apply_model` casts and opens autocast (sd_hijack_unet.py:40). It is taken from the class, since
+            # extensions overlay the model's own attribute.
+            output = type(self._model).apply_model(self._model, x, timesteps, conditioning).to(self.dtype)
         if self._info.prediction == "v":
-            return self.schedule.noise_from_v(answer, x, timesteps)
-        return answer
+            return self.schedule.noise_from_v(output, x, timesteps)
+        return output
 
     def _with_sizes(self, pooled: Tensor, x: Tensor) -> Tensor:
-        """What Stable Diffusion XL is told beside the tokens: of a picture that was not cut."""
+        """Append the sizes that Stable Diffusion XL takes, those of an image that was not cut."""
         height, width = 8 * x.shape[-2], 8 * x.shape[-1]
         # original size, crop corner and target size
         sizes = torch.tensor([height, width, 0, 0, height, width], device=pooled.device)
@@ -223,55 +223,32 @@ class A1111Host:
                 f"The UNet of {self._info.name} wants {room} numbers beside its prompt, which are not the sizes "
                 "that Stable Diffusion XL takes. Load another checkpoint; a refiner cannot be used."
             )
-        told = timestep_embedding(sizes, room // len(sizes)).flatten().to(pooled)
-        return torch.cat([pooled, told.expand(len(pooled), -1)], dim=-1)
+        embedded = timestep_embedding(sizes, room // len(sizes)).flatten().to(pooled)
+        return torch.cat([pooled, embedded.expand(len(pooled), -1)], dim=-1)
 
     def feature_modules(self) -> Mapping[str, nn.Module]:
-        """The transformers under their names in the original UNet, in the order in which they run."""
+        """Return the transformers by their names in the original UNet, in the order in which they run."""
         unet = self._model.model.diffusion_model
         return {path: unet.get_submodule(path) for path in self._info.unet.transformer_paths()}
 
     def clear_memory(self) -> None:
-        """Give back what PyTorch keeps for later."""
+        """Return the memory that PyTorch keeps for later to the device."""
         self._webui.devices.torch_gc()
-
-
-def _import_webui() -> Webui:
-    try:
-        from modules import (  # type: ignore[import-not-found]
-            devices,
-            lowvram,
-            sd_hijack,
-            sd_hijack_open_clip,
-            sd_models,
-            sd_unet,
-            shared,
-        )
-    except ImportError as why:
-        raise HostError(
-            f"This does not run inside AUTOMATIC1111's webui ({why}), so there is no loaded model to borrow. Use "
-            "a checkpoint file (DiffusersHost), or install the extension into the webui."
-        ) from why
-    networks = sys.modules.get("networks")  # the Lora extension's folder is on the webui's path
-    if not hasattr(networks, "loaded_networks"):
-        networks = None
-    tokenizer = sd_hijack_open_clip.tokenizer
-    return Webui(devices, lowvram, sd_hijack, sd_models, sd_unet, shared, tokenizer, networks)
 
 
 # --- what the model is -------------------------------------------------------------------------------
 
 
 def _identity(model: Any) -> tuple[Any, ...]:
-    """The webui loads another checkpoint, or VAE, into the same object."""
+    """Return what tells the model from the next one: the webui loads checkpoint and VAE into the same object."""
     return model.sd_model_checkpoint, model.sd_model_hash, getattr(model, "loaded_vae_file", None)
 
 
 def _describe(model: Any) -> HostInfo:
-    """Find out what the model is.
+    """Return what kind of model it is.
 
     Raises:
-        HostError: there is none, or none that can be used, and why.
+        HostError: no model is loaded, or it cannot be used; the text says why.
     """
     if model is None:
         raise HostError(
@@ -319,7 +296,7 @@ def _family(model: Any, name: str) -> Family:
 
 
 def _structure(unet: Any, name: str) -> UNetConfig:
-    """From the tensors, and the number of heads from the layers."""
+    """Return the UNet's structure by the shapes of its tensors, and the number of heads by its layers."""
     attentions = [m.transformer_blocks[0].attn1 for m in unet.modules() if hasattr(m, "transformer_blocks")]
     counts = {attention.heads for attention in attentions}
     widths = {attention.to_q.out_features // attention.heads for attention in attentions}
@@ -337,7 +314,7 @@ def _structure(unet: Any, name: str) -> UNetConfig:
 
 
 def _text_encoders(model: Any) -> list[Any]:
-    """The webui's wrappers around them, in the order in which their states are joined."""
+    """Return the webui's wrappers of the text encoders, in the order in which their states are joined."""
     text = text_part(model)
     return [embedder for embedder in getattr(text, "embedders", [text]) if hasattr(embedder, "wrapped")]
 
@@ -346,13 +323,13 @@ def _is_known(embedder: Any) -> bool:
     return hasattr(embedder.wrapped, "transformer") or hasattr(embedder.wrapped, "encode_with_transformer")
 
 
-def _read(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Token ids (P, 77) -> states (P, 77, D), of the layer that the model was trained with; pooled (P, E)."""
+def _encode_tokens(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the states (P, 77, D) of token ids (P, 77), of the layer that the model uses; and pooled (P, E)."""
     if hasattr(encoder, "transformer"):  # CLIP of transformers: Stable Diffusion 1.x, and the first of XL
         inside = encoder.layer == "hidden"
-        answer = encoder.transformer(input_ids=ids, output_hidden_states=inside)
-        return (answer.hidden_states[encoder.layer_idx] if inside else answer.last_hidden_state), None
-    answer = encoder.encode_with_transformer(ids)  # OpenCLIP: Stable Diffusion 2.x, and the second of XL
-    if isinstance(answer, dict):
-        return answer[encoder.layer], answer.get("pooled")
-    return answer, None
+        output = encoder.transformer(input_ids=ids, output_hidden_states=inside)
+        return (output.hidden_states[encoder.layer_idx] if inside else output.last_hidden_state), None
+    output = encoder.encode_with_transformer(ids)  # OpenCLIP: Stable Diffusion 2.x, and the second of XL
+    if isinstance(output, dict):
+        return output[encoder.layer], output.get("pooled")
+    return output, None

@@ -1,11 +1,11 @@
-"""The webui's model as its checkpoint made it, for the length of a block.
+"""Bring the webui's model into the state that its checkpoint describes, for the length of a block.
 
-A run leaves things in the model, or has put them there for its own sampling, that would change what we see:
-networks (LoRA) in the weights, hypernetworks, merged tokens, tiles, circular padding, forwards that extensions
-replaced, another engine in the UNet's place. Each function below switches one of them off and puts it back,
-bit for bit, however the block ends.
+A run leaves changes in the model, or has made them for its own sampling, that would change our result: networks
+(LoRA) in the weights, hypernetworks, merged tokens, tiles, circular padding, forwards that extensions replaced,
+another engine in the UNet's place. Each function below switches one of them off and puts it back, bit for bit,
+however the block ends.
 
-Nothing of the webui is imported here: `Webui` carries its modules. file:line in comments are of 1.10.1.
+Nothing of the webui is imported here: `WebuiModules` has its modules. file:line in comments are of 1.10.1.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _FORWARDS = ("forward", "_forward", "_conv_forward")
 
 
 @dataclass(frozen=True)
-class Webui:
-    """What we touch of the webui; hosts/a1111.py imports it."""
+class WebuiModules:
+    """The modules of the webui that a host works with; webui/app.py imports them."""
 
     devices: Any
     lowvram: Any
@@ -35,18 +35,18 @@ class Webui:
     sd_unet: Any
     shared: Any
     open_clip_tokenizer: Any
-    networks: Any  # of the built-in Lora extension; None where that is off
+    networks: Any  # of the built-in Lora extension; None if that is off
 
 
 def text_part(model: Any) -> Any:
-    """All that reads text; of Stable Diffusion XL it is the conditioner."""
+    """Return the part of the model that reads text; for Stable Diffusion XL it is the conditioner."""
     conditioner = getattr(model, "conditioner", None)
     return model.cond_stage_model if conditioner is None else conditioner
 
 
 @contextmanager
-def neutral(webui: Webui, model: Any) -> Iterator[None]:
-    """Inside the block the model computes what its checkpoint says, on the webui's device.
+def neutral(webui: WebuiModules, model: Any) -> Iterator[None]:
+    """Let the model compute what its checkpoint says inside the block, on the webui's device.
 
     Raises:
         HostError: the model's weights are gone.
@@ -69,28 +69,28 @@ def neutral(webui: Webui, model: Any) -> Iterator[None]:
 
 @contextmanager
 def _emptied(entries: list[Any]) -> Iterator[None]:
-    """The list itself stays: the webui holds it under several names."""
-    kept = list(entries)
+    """Empty a list inside the block; the list itself stays, since the webui holds it under several names."""
+    content = list(entries)
     entries.clear()
     try:
         yield
     finally:
-        entries[:] = kept
+        entries[:] = content
 
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    kept = getattr(owner, name)
+    before = getattr(owner, name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, kept)
+        setattr(owner, name, before)
 
 
 @contextmanager
-def _without_token_merging(webui: Webui, model: Any) -> Iterator[None]:
-    """It is on from before the scripts' `process` until the end of a run (processing.py:841, 850)."""
+def _without_token_merging(webui: WebuiModules, model: Any) -> Iterator[None]:
+    """Switch off token merging, which is on from before `process` to the end of a run (processing.py:841, 850)."""
     ratio = getattr(model, "applied_token_merged_ratio", 0)
     webui.sd_models.apply_token_merging(model, 0)
     try:
@@ -101,7 +101,7 @@ def _without_token_merging(webui: Webui, model: Any) -> Iterator[None]:
 
 @contextmanager
 def _own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Each module runs its class's code, which has the webui's own patches, such as for attention."""
+    """Let each module run the code of its class, which has the webui's own patches, such as those of attention."""
     with ExitStack() as undo:
         for module in modules:
             own = vars(module)
@@ -113,7 +113,7 @@ def _own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _zero_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Tiling makes the padding circular, and leaves it so until a run without (sd_hijack.py:311)."""
+    """Pad with zeros: tiling makes the padding circular, until a run without tiling (sd_hijack.py:311)."""
     with ExitStack() as undo:
         for module in modules:
             if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
@@ -127,7 +127,7 @@ def _original_weights(modules: Iterable[Any]) -> Iterator[None]:
 
     The Lora extension changes a layer's weights when the layer runs, notes for which networks, and keeps a copy
     on the CPU (Lora/networks.py:411). With the originals in their place, and its list of networks empty, it has
-    nothing to do. Nothing is computed again afterwards, and no memory is needed beside that of one layer.
+    nothing to do. Nothing is computed again afterwards, and no more memory is needed than that of one layer.
     """
     with ExitStack() as undo:
         for module in modules:
@@ -148,7 +148,7 @@ def _original_weights(modules: Iterable[Any]) -> Iterator[None]:
 
 
 def _copies(module: Any) -> Iterator[tuple[Any, str, Tensor | None]]:
-    """Of each weight whose original is kept: its owner, its name, the original."""
+    """Yield owner, name and original of each weight whose original is kept."""
     weights = getattr(module, "network_weights_backup", None)
     bias = getattr(module, "network_bias_backup", None)
     if weights is None and bias is None:
@@ -165,16 +165,16 @@ def _copies(module: Any) -> Iterator[tuple[Any, str, Tensor | None]]:
 
 
 def _exchange(one: Tensor, other: Tensor) -> None:
-    """Of their values, whatever devices they are on by now."""
+    """Exchange the values of two tensors, whatever devices they are on."""
     with torch.no_grad():
-        kept = one.detach().to(other.device, copy=True)
+        copy = one.detach().to(other.device, copy=True)
         one.copy_(other)
-        other.copy_(kept)
+        other.copy_(copy)
 
 
 @contextmanager
-def _in_place(webui: Webui, model: Any, parts: Iterable[nn.Module]) -> Iterator[None]:
-    """What was swapped to the CPU's memory comes to the device; with --medvram and --lowvram hooks see to that.
+def _in_place(webui: WebuiModules, model: Any, parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Bring to the device what was swapped to the CPU's memory; with --medvram and --lowvram hooks do that.
 
     Raises:
         HostError: the model's weights are gone.

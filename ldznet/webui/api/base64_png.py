@@ -1,4 +1,4 @@
-"""Pictures in JSON: base64 in, base64 out. No path and no address of a request is ever opened.
+"""Read and write images in JSON as base64. No path and no address of a request is ever opened.
 
 Images are Pillow's; masks are (H, W) float32 in [0, 1].
 """
@@ -18,39 +18,39 @@ from ldznet.errors import ImageError
 from ldznet.images.reading import MAX_SIDE, read_image
 from ldznet.webui.limits import MOST_PIXELS
 
-# Each decoder more is one more that strangers' bytes reach; these every Pillow has.
+# Every decoder is one that strangers' bytes reach, so these are few; every Pillow has them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _DATA = re.compile(r"data:[\w.+/-]*(?:;[\w.=+-]*)*;base64,", re.IGNORECASE)
 
 
 def decode(text: str, name: str) -> Image.Image:
-    """A picture in base64, or in a data URL -> RGB or RGBA, upright; `name` is the field, for errors.
+    """Return the image in a base64 text or a data URL, RGB or RGBA and upright; `name` is the field, for errors.
 
     Raises:
-        ImageError: it is no picture, or too large; its size is looked at before it is decoded.
+        ImageError: it is not an image, or too large; its size is checked before it is decoded.
     """
-    opened = _open(_bytes_of(text, name), name)
-    width, height = opened.size
+    image = _open(_decode_base64(text, name), name)
+    width, height = image.size
     if width * height > MOST_PIXELS or max(width, height) > MAX_SIDE:
         raise ImageError(
             f"{name} has {width} x {height} pixels, but at most {MAX_SIDE} a side and {MOST_PIXELS:,} in all are "
-            "taken. Make it smaller first."
+            "allowed. Make it smaller first."
         )
     try:
-        return read_image(opened)
+        return read_image(image)
     except ImageError as why:
         raise ImageError(f"{name}: {why}") from why
 
 
-def _bytes_of(text: str, name: str) -> bytes:
+def _decode_base64(text: str, name: str) -> bytes:
     start = _DATA.match(text[:200])
     letters = text[start.end() :] if start else text
     try:
         return base64.b64decode(letters.replace("\n", "").replace("\r", ""), validate=True)
     except ValueError:
         raise ImageError(
-            f"{name} is not base64, alone or as in data:image/png;base64,... Send the bytes of the file so; paths "
-            "and addresses are not opened."
+            f"{name} is not base64, alone or as in data:image/png;base64,... Send the bytes of the file in this "
+            "form; paths and addresses are not opened."
         ) from None
 
 
@@ -59,28 +59,23 @@ def _open(data: bytes, name: str) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as why:
         raise ImageError(
-            f"{name} has more than the {MOST_PIXELS:,} pixels that are taken. Make it smaller first."
+            f"{name} has more than the {MOST_PIXELS:,} pixels that are allowed. Make it smaller first."
         ) from why
     except Exception as why:  # strangers' bytes: plugins raise almost anything
         raise ImageError(
-            f"{name} holds {len(data)} bytes that are none of {', '.join(FORMATS)}. Send such a file, whole."
+            f"{name} holds {len(data)} bytes in none of the formats {', '.join(FORMATS)}. Send a complete file in "
+            "one of them."
         ) from why
 
 
-def encode(picture: Image.Image | NDArray[Any]) -> str:
-    """A picture, or an array in uint8 or uint16 -> PNG in base64."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def encode(image: Image.Image | NDArray[Any]) -> str:
+    """Return an image, or an array in uint8 or uint16, as PNG in base64."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # time counts for more here than size
+    image.save(file, "PNG", compress_level=1)  # here time matters more than size
     return base64.b64encode(file.getbuffer()).decode()
 
 
 def encode_probability(probability: NDArray[np.float32]) -> str:
-    """(H, W) in [0, 1] -> PNG of 16 bits, grey: 65535 is 1."""
+    """Return a map (H, W) in [0, 1] as a grey PNG of 16 bits in base64: 65535 is 1."""
     return encode(np.round(probability * np.float32(65535)).astype(np.uint16))
-
-
-def decode_probability(text: str) -> NDArray[np.float32]:
-    """What `encode_probability` has made -> (H, W) in [0, 1]."""
-    with Image.open(io.BytesIO(base64.b64decode(text)), formats=("PNG",)) as image:
-        return np.asarray(image).astype(np.float32) / np.float32(65535)

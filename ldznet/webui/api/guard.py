@@ -1,6 +1,6 @@
-"""What stands before each of our routes: the host's name and password, the length of a body, errors that say why.
+"""Guard our routes: check name and password and the length of a body, and answer errors with a reason.
 
-`GuardedRoute` knows nothing of what the routes do. A body is read after all that its head alone can refuse.
+Nothing here knows what the routes do. A body is read only after all checks that need no more than its headers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from ldznet.webui.app import App
 from ldznet.webui.limits import LONGEST_BODY
-from ldznet.webui.refusals import refusal, sayable
+from ldznet.webui.refusals import printable, refusal
 
-Answer = Callable[[Request], Coroutine[Any, Any, Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 # FastAPI says no more than that there was an error.
 _UNREADABLE = (
@@ -27,55 +28,59 @@ _UNREADABLE = (
 )
 
 
-class GuardedRoute(APIRoute):
-    """A route that refuses with 400, 401, 409, 413, 422, 500 or 503 and a text; never the end of the server."""
+def guarded_route(app: App) -> type[APIRoute]:
+    """Return a class of routes that refuse with 400, 401, 409, 413, 422, 500 or 503 and a text."""
 
-    def get_route_handler(self) -> Answer:
-        """FastAPI asks for it once."""
-        handle: Answer = super().get_route_handler()
+    class GuardedRoute(APIRoute):
+        """A route behind the guard."""
 
-        async def guarded(request: Request) -> Response:
-            try:
-                authorize(request.headers.get("authorization", ""))
-                return await handle(_bounded(request))
-            except AnyHTTPException as why:  # FastAPI's is one of them
-                if why.status_code == 400 and why.__cause__ is not None:
-                    raise HTTPException(400, _UNREADABLE) from why
-                raise
-            except Exception as why:
-                raise refusal(why) from why
+        def get_route_handler(self) -> Handler:
+            """Return the guarded handler; FastAPI asks for it once."""
+            handle: Handler = super().get_route_handler()
 
-        return guarded
+            async def guarded(request: Request) -> Response:
+                try:
+                    authorize(app.flag("api_auth"), request.headers.get("authorization", ""))
+                    return await handle(_bounded(request))
+                except AnyHTTPException as why:  # FastAPI's is one of them
+                    if why.status_code == 400 and why.__cause__ is not None:
+                        raise HTTPException(400, _UNREADABLE) from why
+                    raise
+                except Exception as why:
+                    raise refusal(why) from why
+
+            return guarded
+
+    return GuardedRoute
 
 
-class ShownBasic(HTTPBasic):
-    """Basic authentication for the schema, and for the log-in of /docs, alone: FastAPI's takes ASCII only."""
+class DocumentedBasic(HTTPBasic):
+    """Basic authentication that only the schema and the log-in of /docs see: FastAPI's own takes ASCII only."""
 
     def __init__(self) -> None:
         super().__init__(scheme_name="HTTPBasic", auto_error=False)
 
     async def __call__(self) -> None:  # type: ignore[override]
-        """The guard has looked already."""
+        """Do nothing: the guard has checked the request already."""
 
 
-def authorize(header: str) -> None:
-    """By `--api-auth` of the webui, which is user:password, several with commas between them.
+def authorize(pairs: str | None, header: str) -> None:
+    """Check name and password in the header Authorization.
+
+    `pairs` is the flag --api-auth of the webui: user:password, several with commas between them.
 
     Raises:
         HTTPException: 401, name or password is wrong or missing.
     """
-    from modules import shared  # type: ignore[import-not-found]
-
-    known = getattr(shared.cmd_opts, "api_auth", None)
-    if not known:
+    if not pairs:
         return
     scheme, _, token = header.partition(" ")
     try:
-        given = base64.b64decode(token, validate=True) if scheme.lower() == "basic" else b""
+        credentials = base64.b64decode(token, validate=True) if scheme.lower() == "basic" else b""
     except ValueError:
-        given = b""
-    # All are compared, in constant time: how long it takes tells nothing.
-    if sum([secrets.compare_digest(given, one.encode()) for one in known.split(",") if ":" in one]):
+        credentials = b""
+    # All pairs are compared, each in constant time, so that the time of an answer says nothing.
+    if sum([secrets.compare_digest(credentials, pair.encode()) for pair in pairs.split(",") if ":" in pair]):
         return
     raise HTTPException(
         401,
@@ -86,7 +91,7 @@ def authorize(header: str) -> None:
 
 
 def _bounded(request: Request) -> Request:
-    """The same request, whose body may not be longer than LONGEST_BODY, whatever its head says."""
+    """Return the same request, whose body may not be longer than LONGEST_BODY, whatever its headers say."""
     _require_length(_length(request))
     read = 0
 
@@ -103,7 +108,7 @@ def _bounded(request: Request) -> Request:
 def _length(request: Request) -> int:
     text = request.headers.get("content-length", "0")
     if not text.isdecimal() or len(text) > 18:
-        raise HTTPException(400, f"The Content-Length is {sayable(text[:40])!r}, which is no length of a body.")
+        raise HTTPException(400, f"The Content-Length is {printable(text[:40])!r}, which is no length of a body.")
     return int(text)
 
 
@@ -112,5 +117,5 @@ def _require_length(length: int) -> None:
         raise HTTPException(
             413,
             f"The request has {length:,} bytes or more, but at most {LONGEST_BODY:,} are read. Send a smaller "
-            "picture, or the same as JPEG or WebP.",
+            "image, or the same one as JPEG or WebP.",
         )

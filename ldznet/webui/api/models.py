@@ -1,7 +1,7 @@
-"""What our routes take and give, as pydantic's models: of 1.10, which the webui has, and of 2 alike.
+"""The requests and answers of our routes, as models of pydantic: of 1.10, which the webui has, and of 2.
 
-The options of a request are the controls (controls.py) that a mask depends on: their names, ranges, defaults and
-help are not said again here.
+The options of a request are the controls (controls.py) on which a mask depends, with their names, ranges, defaults
+and help.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pydantic import BaseModel, Field, StrictBool, StrictStr, confloat, conint, 
 
 from ldznet.inference.prompts import LONGEST_PROMPT
 from ldznet.webui.controls import BY_NAME, CONTROLS, Control
-from ldznet.webui.limits import LONGEST_PICTURE, LONGEST_TEXT, LONGEST_WORD, MOST_PASSES, MOST_PROMPTS
+from ldznet.webui.limits import LONGEST_IMAGE, LONGEST_TEXT, LONGEST_WORD, MOST_PASSES, MOST_PROMPTS
 
 _IS_2 = pydantic.VERSION.startswith("2.")
 
-# These say what is done with a mask in a run of img2img; here nothing is generated.
+# These controls say what a run of img2img does with a mask; our routes generate nothing.
 OF_A_RUN = frozenset(("enabled", "on_nothing", "append", "fill", "area", "padding", "mask_blur"))
 OPTIONS = tuple(control.name for control in CONTROLS if control.name not in OF_A_RUN)
 WORDS = ("prompt", "negative_prompt")  # a text with | between its parts, or a list
@@ -31,7 +31,7 @@ def _listed(item: Any, most: int) -> Any:
 
 
 def _type(control: Control) -> Any:
-    """The type that takes what the control takes, and nothing that would have to be converted."""
+    """Return the type that takes the values of a control, without converting any."""
     if control.name in WORDS:
         return _text(LONGEST_TEXT) | _listed(_text(LONGEST_PROMPT), MOST_PROMPTS)
     if control.name in NUMBERS:
@@ -47,7 +47,7 @@ def _type(control: Control) -> Any:
     if isinstance(control.default, int):
         return whole
     number = confloat(strict=True, **bounds)
-    return number if _IS_2 else number | whole  # to pydantic 1 a whole number is none
+    return number if _IS_2 else number | whole  # a strict float of pydantic 1 refuses whole numbers
 
 
 def _text(longest: int) -> Any:
@@ -55,24 +55,23 @@ def _text(longest: int) -> Any:
 
 
 def _field(control: Control) -> tuple[Any, Any]:
-    said: dict[str, Any] = {"description": ": ".join(filter(None, (control.label, control.help)))}
+    schema: dict[str, Any] = {"description": ": ".join(filter(None, (control.label, control.help)))}
     if control.name in _EXAMPLES:
-        said["examples"] = _EXAMPLES[control.name]
-    return _type(control), Field(... if control.name == "prompt" else control.default, **said)
+        schema["examples"] = _EXAMPLES[control.name]
+    return _type(control), Field(... if control.name == "prompt" else control.default, **schema)
 
 
 def _with_examples(schema: dict[str, Any]) -> None:
-    """OpenAPI 3.0 and its /docs know one `example` of a field, newer ones many `examples`: say both."""
+    """Add an `example` where there are `examples`, because OpenAPI 3.0 and its /docs know only the former."""
     for field in schema["properties"].values():
         if "examples" in field:
             field["example"] = field["examples"][0]
 
 
-class _Told(BaseModel):
-    """Says in the schema what each pydantic leaves out of it.
+class _Described(BaseModel):
+    """A model whose schema has what one or the other pydantic leaves out.
 
-    That is examples in the words of every OpenAPI; and with pydantic 1 which fields may be null, for which 3.0 has
-    a word.
+    These are examples for every OpenAPI, and with pydantic 1 which fields may be null ("nullable" in OpenAPI 3.0).
     """
 
     if _IS_2:
@@ -80,31 +79,31 @@ class _Told(BaseModel):
     else:
 
         class Config:
-            """pydantic 1 reads it."""
+            """The configuration that pydantic 1 reads."""
 
             @staticmethod
             def schema_extra(schema: dict[str, Any], model: Any) -> None:
-                """Of each model, as it is described."""
+                """Complete the schema of one model."""
                 _with_examples(schema)
                 for name, field in model.__fields__.items():
                     if field.allow_none:
                         schema["properties"][name]["nullable"] = True
 
 
-class _Known(_Told, extra="forbid"):
-    """Takes no field that it does not know."""
+class _Strict(_Described, extra="forbid"):
+    """A model that refuses unknown fields."""
 
 
 _fields: dict[str, Any] = {name: _field(BY_NAME[name]) for name in OPTIONS}
-_Options: Any = pydantic.create_model("_Options", __base__=_Known, **_fields)
+_Options: Any = pydantic.create_model("_Options", __base__=_Strict, **_fields)
 
 
 class SegmentRequest(_Options):  # type: ignore[misc]
-    """A picture and words; with what the masks are made, and which pictures come back."""
+    """An image and prompts, how the masks are made, and which images come back."""
 
     image: StrictStr = Field(
         ...,
-        max_length=LONGEST_PICTURE,
+        max_length=LONGEST_IMAGE,
         description="PNG, JPEG, WebP, BMP, GIF or TIFF as base64 or data URL; never a path or an address",
         examples=[
             "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGP4//8/AwMDAA74Av7Ji4P1AAAAAElFTkSuQmCC"
@@ -112,12 +111,12 @@ class SegmentRequest(_Options):  # type: ignore[misc]
     )
     mask: StrictStr | None = Field(
         None,
-        max_length=LONGEST_PICTURE,
-        description="a mask that is there already, white is selected; `brush` says what the words do with it",
+        max_length=LONGEST_IMAGE,
+        description="an existing mask, white is selected; `brush` says how the prompts are combined with it",
     )
     return_mask: StrictBool = Field(True, description="the mask of all prompts together")
     return_masks: StrictBool = Field(False, description="a mask for each prompt, not inverted")
-    return_overlay: StrictBool = Field(False, description="the picture with the mask on it")
+    return_overlay: StrictBool = Field(False, description="the image with the mask on it")
     return_colors: StrictBool = Field(False, description="a labelled colour map; only for several prompts")
     return_objects: StrictBool = Field(False, description="which pixel belongs to which object: PNG of 8 bits")
     return_candidates: StrictBool = Field(False, description="masks at up to three thresholds, to choose from")
@@ -125,45 +124,45 @@ class SegmentRequest(_Options):  # type: ignore[misc]
         False, description="of each prompt, before negative prompts: PNG of 16 bits, 65535 is 1"
     )
     probability_size: Literal["picture", "network"] = Field(
-        "picture", description="how large these are: as the picture, or as the network gave them"
+        "picture", description="their size: that of the image, or that of the network's output"
     )
 
 
-def given(request: SegmentRequest) -> dict[str, Any]:
-    """The options that a request says; what it does not say is for the panel's defaults."""
-    said = request.model_fields_set if _IS_2 else request.__fields_set__
-    return {name: getattr(request, name) for name in OPTIONS if name in said}
+def given_options(request: SegmentRequest) -> dict[str, Any]:
+    """Return the options that a request names; the others have the panel's defaults."""
+    names = request.model_fields_set if _IS_2 else request.__fields_set__
+    return {name: getattr(request, name) for name in OPTIONS if name in names}
 
 
-class Found(_Told):
-    """What was found of one prompt, after negative prompts."""
+class PromptAnswer(_Described):
+    """The result of one prompt, after negative prompts."""
 
     prompt: str
     area: int = Field(..., description="pixels", examples=[20480])
-    share: float = Field(..., description="of the picture, 0 to 1", examples=[0.078])
+    share: float = Field(..., description="of the image, 0 to 1", examples=[0.078])
     box: list[int] | None = Field(
-        ..., description="x0, y0, x1, y1; null if nothing is", examples=[[96, 128, 224, 288]]
+        ..., description="x0, y0, x1, y1; null if the mask is empty", examples=[[96, 128, 224, 288]]
     )
-    probability: float = Field(..., description="mean inside of its mask; 0 if nothing is", examples=[0.91])
+    probability: float = Field(..., description="mean inside of its mask; 0 if the mask is empty", examples=[0.91])
     highest: float = Field(..., description="the highest probability of a pixel", examples=[0.99])
     mask: str | None = Field(None, description="PNG in base64, by return_masks")
     probabilities: str | None = Field(None, description="PNG of 16 bits in base64, by return_probabilities")
 
 
-class Thing(_Told):
+class ObjectAnswer(_Described):
     """One object in the mask of all prompts, before that grows: a connected part, cut where two things touch."""
 
     number: int = Field(..., description="for `objects` of a request; 1 is the largest", examples=[1])
     prompt: str = Field(..., description="the most probable one")
     area: int = Field(..., description="pixels", examples=[20480])
-    share: float = Field(..., description="of the picture, 0 to 1", examples=[0.078])
+    share: float = Field(..., description="of the image, 0 to 1", examples=[0.078])
     box: list[int] = Field(..., description="x0, y0, x1, y1", examples=[[96, 128, 224, 288]])
     probability: float = Field(..., description="mean of its prompt inside", examples=[0.91])
     selected: bool = Field(..., description="by `objects` of the request")
 
 
-class Choice(_Told):
-    """A threshold at which the probabilities themselves show what belongs together, and what it would select."""
+class CandidateAnswer(_Described):
+    """A threshold that the probabilities themselves suggest, and what it would select."""
 
     name: Literal["tight", "middle", "loose"]
     threshold: float = Field(..., examples=[0.35])
@@ -171,70 +170,70 @@ class Choice(_Told):
     mask: str = Field(..., description="PNG in base64, with the request's other options and all objects")
 
 
-class Unwanted(_Told):
+class NegativePromptAnswer(_Described):
     """A negative prompt."""
 
     prompt: str
     probabilities: str | None = None
 
 
-class Seconds(_Told):
-    """Where the time went. What was found before is not looked for again, which takes next to none."""
+class Seconds(_Described):
+    """Where the time went. A repeated request gets the kept result, which takes next to no time."""
 
     waited: float = Field(..., description="for other work of the webui")
-    encode: float = Field(..., description="the picture, by the VAE; 0 if it was encoded before")
+    encode: float = Field(..., description="encoding the image, by the VAE; 0 if it was encoded before")
     segment: float = Field(..., description="the prompts, by text encoder, UNet and head")
-    masks: float = Field(..., description="masks and pictures, from the probabilities")
+    masks: float = Field(..., description="masks and other images, from the probabilities")
     total: float
 
 
-class SegmentAnswer(_Told):
-    """What was found. Where nothing was, the mask is empty, or the given one; `nothing_found` says what to try."""
+class SegmentAnswer(_Described):
+    """The result. If there is nothing to select, the mask is empty and `nothing_found` says why."""
 
     width: int = Field(..., examples=[512])
     height: int = Field(..., examples=[512])
     area: int = Field(..., description="pixels of the mask", examples=[20480])
-    mask: str | None = Field(None, description="PNG in base64, as large as the picture; white is selected")
+    mask: str | None = Field(None, description="PNG in base64, as large as the image; white is selected")
     overlay: str | None = Field(None, description="PNG in base64")
     colors: str | None = Field(None, description="PNG in base64")
-    prompts: list[Found]
-    objects: list[Thing] = Field(..., description="the largest first, 99 at most")
+    prompts: list[PromptAnswer]
+    objects: list[ObjectAnswer] = Field(..., description="the largest first, 99 at most")
     object_numbers: str | None = Field(
         None,
         description="PNG of 8 bits in base64: the number of each pixel's object, 0 for none; by return_objects",
     )
-    candidates: list[Choice] | None = Field(None, description="the tightest first; by return_candidates")
-    negative_prompts: list[Unwanted]
+    candidates: list[CandidateAnswer] | None = Field(None, description="the tightest first; by return_candidates")
+    negative_prompts: list[NegativePromptAnswer]
     method: str = Field(..., examples=["ld-znet"])
     reason: str = Field(
         ..., description="why it is this method", examples=["ld-znet.safetensors fits v1-5.safetensors"]
     )
-    notes: list[str] = Field(..., description="what to know beside, such as a prompt that was cut")
-    nothing_found: str | None = Field(None, description="set where nothing was: why, and what to try")
+    notes: list[str] = Field(..., description="what else to know, such as a prompt that was cut")
+    nothing_found: str | None = Field(None, description="set if the prompts select nothing: why, and what to try")
     seconds: Seconds
     record: dict[str, Any] = Field(..., description="all that is needed to repeat it")
 
 
-class Head(_Told):
+class HeadAnswer(_Described):
     """A file in one of the folders of heads."""
 
     name: str = Field(..., description="as `head` of a request", examples=["ld-znet.safetensors"])
     kind: str = Field(..., examples=["ld-znet"])
     sha256: str
-    fits: bool | None = Field(..., description="the loaded checkpoint; null if none is loaded")
+    fits: bool | None = Field(..., description="whether it fits the loaded checkpoint; null if none is loaded")
 
 
-class Heads(_Told):
-    """What can be asked for, and for which checkpoint."""
+class HeadsAnswer(_Described):
+    """The methods and heads of a request, and the checkpoint that they would work with."""
 
     checkpoint: str | None = Field(..., examples=["v1-5-pruned-emaonly.safetensors [6ce0161689]"])
     fingerprint: str | None = Field(..., description="tells its weights from others")
     methods: list[str] = Field(..., examples=[["auto", "head", "attention", "difference"]])
-    heads: list[Head]
+    heads: list[HeadAnswer]
 
 
-class LastRun(_Told):
-    """What the last segmentation took; the memory is ours and the webui's, on the device."""
+class LastRun(_Described):
+    """Time and memory of the last segmentation; the memory is that of the webui with us, on the device."""
 
     seconds: float
     before_mb: float | None = None
@@ -242,26 +241,26 @@ class LastRun(_Told):
     after_mb: float | None = None
 
 
-class Status(_Told, extra="allow"):
-    """What of ours is loaded, where, and its memory; null where there is nothing, or nobody counts."""
+class Status(_Described, extra="allow"):
+    """What we have loaded, where, and its memory; null where nothing is loaded or PyTorch does not count."""
 
     model: str | None = Field(None, description="the checkpoint of the last run")
-    method: str | None = Field(None, description="that is ready for the next run", examples=["ld-znet"])
-    head: str | None = Field(None, description="its file", examples=["ld-znet.safetensors"])
+    method: str | None = Field(None, description="the one that is ready for the next run", examples=["ld-znet"])
+    head: str | None = Field(None, description="the head's file", examples=["ld-znet.safetensors"])
     head_device: str | None = Field(None, description="where the head is now", examples=["cuda:0"])
     head_dtype: str | None = Field(None, examples=["float16"])
     head_mb: float | None = None
     rest: str | None = Field(
         None, description="where the head stays between runs, by the settings", examples=["GPU"]
     )
-    kept: int | None = Field(None, description="segmentations at hand, in the memory of the CPU")
-    last_run: LastRun | None = Field(None, description="what the last segmentation took")
+    kept: int | None = Field(None, description="results that are kept, in the memory of the CPU")
+    last_run: LastRun | None = Field(None, description="time and memory of the last segmentation")
     device: str | None = Field(None, description="where the webui computes", examples=["cuda"])
-    free_mb: float | None = Field(None, description="of the device, for all programs")
+    free_mb: float | None = Field(None, description="of the device, by all programs")
     total_mb: float | None = None
 
 
-class Problem(_Told):
+class Problem(_Described):
     """Why a request was refused: what is wrong, why, what to do."""
 
     detail: str

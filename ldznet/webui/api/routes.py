@@ -1,268 +1,214 @@
 """Our routes in the webui's API: POST /ldznet/segment, GET /ldznet/heads, POST /ldznet/unload, GET /ldznet/status.
 
-What they take and give: api_models.py, shown in the webui's /docs. What refuses: guard.py. They are there where
-the webui's own API is, that is with --api or --nowebui. The networks run under the webui's `queue_lock`; pictures
-are read before it and written after it.
+Requests and answers: models.py, shown in the webui's /docs. Refusals: guard.py. The routes exist where the webui's
+own API does, with --api or --nowebui. The networks run inside of `app.run_exclusively`; images are read before and
+written after.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from PIL import Image
 
-from ldznet.drawing.overlay import color_map, overlay
+from ldznet.decision import decide
 from ldznet.errors import HeadError, LdznetError, OptionError
 from ldznet.heads.head_file import HeadInfo
+from ldznet.images.given_mask import read_given_mask
 from ldznet.inference.prompts import check_prompts
-from ldznet.masks.pipeline import SoftMask, area
+from ldznet.masks.pipeline import SoftMask
 from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.choose import find_heads, fits
 from ldznet.methods.registry import METHOD_NAMES
-from ldznet.options import MaskOptions
-from ldznet.result import Segmentation
-from ldznet.webui import results, session, settings_page
-from ldznet.webui.api import img2img_arguments
-from ldznet.webui.api.base64_png import decode, encode, encode_probability
-from ldznet.webui.api.guard import GuardedRoute, ShownBasic
+from ldznet.webui.api.answers import make_answer
+from ldznet.webui.api.base64_png import decode
+from ldznet.webui.api.guard import DocumentedBasic, guarded_route
+from ldznet.webui.api.img2img_arguments import watch_img2img
 from ldznet.webui.api.models import (
     NUMBERS,
     WORDS,
-    Choice,
-    Found,
-    Head,
-    Heads,
+    HeadAnswer,
+    HeadsAnswer,
     Problem,
     Seconds,
     SegmentAnswer,
     SegmentRequest,
     Status,
-    Thing,
-    Unwanted,
-    given,
+    given_options,
 )
+from ldznet.webui.app import GeneratingApp
 from ldznet.webui.controls import Settings
-from ldznet.webui.head_files import head_folders
 from ldznet.webui.limits import MOST_ANSWERED
 from ldznet.webui.request_cost import require_passes
+from ldznet.webui.results import SegmentResult
+from ldznet.webui.session import Session
 
-_REFUSED: dict[int | str, dict[str, Any]] = {
+_REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be read"},
     401: {"model": Problem, "description": "Name or password is wrong (--api-auth)"},
     500: {"model": Problem, "description": "A fault of ours; the webui's log has the whole story"},
 }
-_ASKED_WRONGLY: dict[int | str, dict[str, Any]] = {
+_REFUSALS_OF_SEGMENT: dict[int | str, dict[str, Any]] = {
     409: {"model": Problem, "description": "Interrupted in the webui"},
     413: {"model": Problem, "description": "The body is too long"},
     422: {"model": Problem, "description": "A field is wrong or unknown, or it cannot be done; names it"},
-    503: {"model": Problem, "description": "It does not fit into memory; the server goes on"},
+    503: {"model": Problem, "description": "It does not fit into memory; the server continues"},
 }
 
-router = APIRouter(prefix="/ldznet", tags=["ldznet"], route_class=GuardedRoute, responses=_REFUSED)
 
-
-def register(app: FastAPI) -> None:
+def register(fastapi_app: FastAPI, session: Session, app: GeneratingApp) -> None:
     """Add the routes to the webui's application, if it was started with an API."""
-    from modules import shared  # type: ignore[import-not-found]
-
-    options = shared.cmd_opts
-    if not (getattr(options, "api", False) or getattr(options, "nowebui", False)):
+    if not (app.flag("api") or app.flag("nowebui")):
         return
-    asked = [Depends(ShownBasic())] if getattr(options, "api_auth", None) else []
-    app.include_router(router, dependencies=asked)
-    img2img_arguments.watch(app)
+    dependencies = [Depends(DocumentedBasic())] if app.flag("api_auth") else []
+    fastapi_app.include_router(make_router(session), dependencies=dependencies)
+    watch_img2img(fastapi_app, app)
+
+
+def make_router(session: Session) -> APIRouter:
+    """Return the routes of a session."""
+    router = APIRouter(
+        prefix="/ldznet", tags=["ldznet"], route_class=guarded_route(session.app), responses=_REFUSALS
+    )
+
+    @router.post("/segment", response_model=SegmentAnswer, responses=_REFUSALS_OF_SEGMENT)
+    def segment(request: SegmentRequest) -> SegmentAnswer:
+        """Segment an image by prompts, with the checkpoint that the webui has loaded."""
+        return _segment(session, request)
+
+    @router.get("/heads", response_model=HeadsAnswer, responses={422: _REFUSALS_OF_SEGMENT[422]})
+    def heads() -> HeadsAnswer:
+        """List the heads that a request can name, and the checkpoint that they would work with."""
+        return _heads(session)
+
+    @router.post("/unload", response_model=Status)
+    def unload() -> Any:
+        """Free all our memory, on the device and off it; the next request loads what it needs again."""
+        return session.app.run_exclusively(session.unload)
+
+    @router.get("/status", response_model=Status)
+    def status() -> Any:
+        """Report what we have loaded, where, and how much memory it takes."""
+        return session.status()
+
+    return router
 
 
 # --- segment -----------------------------------------------------------------------------------------
 
 
-@router.post("/segment", response_model=SegmentAnswer, responses=_ASKED_WRONGLY)
-def segment(asked: SegmentRequest) -> SegmentAnswer:
-    """Find things in a picture by words, with the checkpoint that the webui has loaded."""
+def _segment(session: Session, request: SegmentRequest) -> SegmentAnswer:
     start = time.perf_counter()
-    with explain_out_of_memory("The picture"):
-        settings = _settings(asked)
-        image = decode(asked.image, "image")
-        _require_room(asked, settings, image)
-        brush = _brush(asked, settings, image)
-        found, settings, seconds = _find(image, asked)
+    with explain_out_of_memory("The image"):
+        settings = _read_settings(session, request)
+        image = decode(request.image, "image")
+        _require_room(request, settings, image)
+        given_mask = _read_mask(request, settings, image)
+        result, settings, seconds = _run_networks(session, request, image)
         drawing = time.perf_counter()
-        answer = _answer(asked, settings, found, brush)
+        decision = decide(result.segmentation, settings.mask, given_mask)
+        answer = make_answer(request, settings.mask, result, decision, given_mask)
     end = time.perf_counter()
     seconds |= {"masks": end - drawing, "total": end - start}
     answer.seconds = Seconds(**{name: round(value, 4) for name, value in seconds.items()})
     return answer
 
 
-def _settings(asked: SegmentRequest) -> Settings:
-    """What the request says, as the panel would; a list of prompts is taken word by word.
+def _read_settings(session: Session, request: SegmentRequest) -> Settings:
+    """Return the settings that a request makes, as the panel would; a list of prompts is taken item by item.
 
     Raises:
         LdznetError: something is wrong with it, or it is too much.
     """
-    values = given(asked)
+    values = given_options(request)
     listed = {name: value for name, value in values.items() if isinstance(value, list)}
     lists = {name: listed[name] for name in WORDS if name in listed}
     texts = {name: " ".join(map(str, listed[name])) for name in NUMBERS if name in listed}
-    settings = settings_page.read([{**values, **dict.fromkeys(lists, ""), **texts}])[1]
-    _require_name(settings.head)
+    settings = session.settings_page.read([{**values, **dict.fromkeys(lists, ""), **texts}])[1]
+    _require_file_name(settings.head)
     prompts, negatives = check_prompts(
         lists.get("prompt", settings.prompts), lists.get("negative_prompt", settings.negatives)
     )
     settings = dataclasses.replace(settings, prompts=prompts, negatives=negatives)
-    require_passes(settings)
+    require_passes(settings, session.head_files)
     return settings
 
 
-def _require_name(head: str) -> None:
-    """No path of a request is opened, nor is it a pattern."""
+def _require_file_name(head: str) -> None:
+    """Refuse a path or a pattern as the name of a head; a path of a request is never opened."""
     if set(head) & set("/\\\0*?[]") or head in (".", ".."):
-        raise HeadError(f"head is {head!r}, which is no name of a file. GET /ldznet/heads lists those there are.")
+        raise HeadError(f"head is {head!r}, which is not the name of a file. GET /ldznet/heads lists the names.")
 
 
-def _require_room(asked: SegmentRequest, settings: Settings, image: Image.Image) -> None:
-    """Refuse an answer that would be too large, or not the whole, before the networks run."""
-    if settings.segment.refine and asked.return_probabilities and asked.probability_size == "network":
+def _require_room(request: SegmentRequest, settings: Settings, image: Image.Image) -> None:
+    """Refuse an answer that would be too large, or incomplete, before the networks run."""
+    if settings.segment.refine and request.return_probabilities and request.probability_size == "network":
         raise OptionError(
-            'What refine finds has no place in probabilities of probability_size "network". Ask for "picture", or '
-            "leave refine out."
+            'The results of refine do not fit into probabilities of probability_size "network". Ask for '
+            '"picture", or leave refine out.'
         )
-    words = (len(settings.prompts) + len(settings.negatives)) * asked.return_probabilities
-    pictures = len(settings.prompts) * asked.return_masks + asked.return_objects + 3 * asked.return_candidates
-    size, seen = image.width * image.height, settings.segment.resolution**2
-    if pictures * size + words * (size if asked.probability_size == "picture" else seen) > MOST_ANSWERED:
+    maps = (len(settings.prompts) + len(settings.negatives)) * request.return_probabilities
+    images = len(settings.prompts) * request.return_masks + request.return_objects + 3 * request.return_candidates
+    size, network_size = image.width * image.height, settings.segment.resolution**2
+    if images * size + maps * (size if request.probability_size == "picture" else network_size) > MOST_ANSWERED:
         raise OptionError(
-            f"The answer would have {pictures + words} pictures, of more than the {MOST_ANSWERED:,} pixels in all "
+            f"The answer would have {images + maps} images, of more than the {MOST_ANSWERED:,} pixels in all "
             "that are sent. Ask for fewer prompts, a smaller image, a lower resolution, or probability_size "
             '"network".'
         )
 
 
-def _brush(asked: SegmentRequest, settings: Settings, image: Image.Image) -> SoftMask | None:
-    if (asked.mask is None) != (settings.mask.brush == "replace"):
+def _read_mask(request: SegmentRequest, settings: Settings, image: Image.Image) -> SoftMask | None:
+    if (request.mask is None) != (settings.mask.brush == "replace"):
         raise OptionError(
-            "mask and brush go together: a mask that is there already, and whether to add to it, subtract from it "
-            "or intersect with it. Give both, or none."
+            "mask and brush go together: an existing mask, and whether to add to it, subtract from it or "
+            "intersect with it. Give both, or neither."
         )
-    return None if asked.mask is None else results.brush_of(decode(asked.mask, "mask"), image.size)
+    if request.mask is None:
+        return None
+    return read_given_mask(decode(request.mask, "mask"), (image.height, image.width))
 
 
-def _find(image: Image.Image, asked: SegmentRequest) -> tuple[results.Found, Settings, dict[str, float]]:
-    """-> what was found, by which settings, and where the time went."""
-    from modules import shared
-    from modules.call_queue import queue_lock  # type: ignore[import-not-found]
-
-    steps: list[int] = []  # stays empty where all was found before
+def _run_networks(
+    session: Session, request: SegmentRequest, image: Image.Image
+) -> tuple[SegmentResult, Settings, dict[str, float]]:
+    """Return the result, the settings that it was made with, and where the time went."""
+    steps: list[int] = []  # stays empty if an earlier result is returned
     start = time.perf_counter()
-    with queue_lock:
+
+    def work() -> tuple[SegmentResult, Settings, dict[str, float]]:
         begin = time.perf_counter()
-        shared.state.begin(job="ldznet")
-        try:
-            settings = _settings(asked)  # until now the page may have said what another's run had overridden
-            model = session.loaded_model()
-            require_passes(settings, session.RUNS.make_host(model).info)
-            found = session.RUNS.find(model, image, settings, lambda done, _total: steps.append(done))
-        finally:
-            shared.state.end()
-        took, encoding = time.perf_counter() - begin, found.encoding if steps else 0.0
-    return found, settings, {"waited": begin - start, "encode": encoding, "segment": took - encoding}
+        # Read anew: until now another run may have overridden the settings page.
+        settings = _read_settings(session, request)
+        model = session.app.load_model()
+        require_passes(settings, session.head_files, session.make_host(model).info)
+        result = session.segment_image(model, image, settings, lambda done, _total: steps.append(done))
+        took, encoding = time.perf_counter() - begin, result.encoding if steps else 0.0
+        return result, settings, {"waited": begin - start, "encode": encoding, "segment": took - encoding}
+
+    return session.app.run_exclusively(work)
 
 
-def _answer(
-    asked: SegmentRequest, settings: Settings, found: results.Found, brush: SoftMask | None
-) -> SegmentAnswer:
-    segmentation, options = found.segmentation, settings.mask
-    something = results.is_something(found, options)
-    if not something:
-        options = dataclasses.replace(options, invert=False)  # inverted, nothing would be everything
-    mask, objects = segmentation.mask(options, given_mask=brush), segmentation.objects(options)
-    method, _, reason = found.reason.partition(", ")
-    return SegmentAnswer(
-        width=segmentation.size[1],
-        height=segmentation.size[0],
-        area=area(mask >= 0.5),
-        mask=encode(results.to_picture(mask)) if asked.return_mask else None,
-        overlay=encode(overlay(found.image, mask)) if asked.return_overlay else None,
-        colors=_colors(found, settings) if asked.return_colors else None,
-        prompts=_prompts(asked, settings, segmentation),
-        objects=[Thing(**one) for one in segmentation.object_statistics(objects, options.objects)],
-        object_numbers=encode(objects.numbers) if asked.return_objects else None,
-        candidates=_candidates(options, segmentation, brush) if asked.return_candidates else None,
-        negative_prompts=[
-            Unwanted(prompt=prompt, probabilities=_probabilities(asked, segmentation, number))
-            for number, prompt in enumerate(segmentation.negative_prompts, start=len(segmentation))
-        ],
-        method=method,
-        reason=reason,
-        notes=list(segmentation.notes),
-        nothing_found=None if something and mask.any() else results.nothing(found, options),
-        seconds=Seconds(waited=0, encode=0, segment=0, masks=0, total=0),
-        record=segmentation.record,
-    )
+# --- heads -------------------------------------------------------------------------------------------
 
 
-def _prompts(asked: SegmentRequest, settings: Settings, segmentation: Segmentation) -> list[Found]:
-    options = dataclasses.replace(settings.mask, invert=False)
-    answers = []
-    masks = segmentation.each_mask(options) if asked.return_masks else itertools.repeat(None)
-    for number, (one, made) in enumerate(zip(segmentation.prompt_statistics(options), masks, strict=False)):
-        mask = None if made is None else encode(results.to_picture(made))
-        answers.append(Found(**one, mask=mask, probabilities=_probabilities(asked, segmentation, number)))
-    return answers
-
-
-def _candidates(options: MaskOptions, segmentation: Segmentation, brush: SoftMask | None) -> list[Choice]:
-    chosen = segmentation.candidates(options)
-    levels = [dataclasses.replace(options, threshold=one.threshold, objects=()) for one in chosen]
-    masks = [encode(results.to_picture(segmentation.mask(level, given_mask=brush))) for level in levels]
-    return [Choice(**one._asdict(), mask=mask) for one, mask in zip(chosen, masks, strict=True)]
-
-
-def _probabilities(asked: SegmentRequest, segmentation: Segmentation, number: int) -> str | None:
-    """Of a prompt, or behind them of a negative prompt."""
-    if not asked.return_probabilities:
-        return None
-    if asked.probability_size == "network":
-        return encode_probability(segmentation.maps[number].numpy())
-    words = (*segmentation.prompts, *segmentation.negative_prompts)
-    alike = dataclasses.replace(segmentation, prompts=words, negative_prompts=())
-    return encode_probability(alike.probability(number))
-
-
-def _colors(found: results.Found, settings: Settings) -> str | None:
-    segmentation = found.segmentation
-    if len(segmentation) < 2:
-        return None
-    maps = map(segmentation.net_probability, range(len(segmentation)))
-    picture = color_map(maps, segmentation.prompts, found.image, background=settings.mask.threshold).picture
-    return encode(picture)
-
-
-# --- what is there, and what is loaded ---------------------------------------------------------------
-
-
-@router.get("/heads", response_model=Heads, responses={422: _ASKED_WRONGLY[422]})
-def heads() -> Heads:
-    """The heads that can be asked for, and the checkpoint that they would work with."""
-    from modules import shared
-
+def _heads(session: Session) -> HeadsAnswer:
     try:
-        host = session.RUNS.make_host(shared.sd_model).info
-    except LdznetError:  # none is loaded, or none that can be used; a request will say why
+        host = session.make_host(session.app.current_model()).info
+    except LdznetError:  # no checkpoint, or one that cannot be used; a request to segment says why
         host = None
-    first: dict[str, HeadInfo] = {}
-    for info in find_heads(head_folders()):
+    first: dict[str, HeadInfo] = {}  # of files with the same name, the first one is used
+    for info in find_heads(session.head_files.folders()):
         first.setdefault(info.path.name, info)
-    return Heads(
+    return HeadsAnswer(
         checkpoint=host.name if host else None,
         fingerprint=host.fingerprint if host else None,
         methods=list(METHOD_NAMES),
         heads=[
-            Head(
+            HeadAnswer(
                 name=name,
                 kind=info.config.kind,
                 sha256=info.sha256,
@@ -271,18 +217,3 @@ def heads() -> Heads:
             for name, info in first.items()
         ],
     )
-
-
-@router.post("/unload", response_model=Status)
-def unload() -> Any:
-    """Take all that is ours off the device and out of memory; the next request loads it again."""
-    from modules.call_queue import queue_lock
-
-    with queue_lock:
-        return session.RUNS.unload()
-
-
-@router.get("/status", response_model=Status)
-def status() -> Any:
-    """What of ours is loaded, where, and how much memory it takes."""
-    return session.RUNS.status()

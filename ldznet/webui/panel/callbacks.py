@@ -17,6 +17,7 @@ from PIL import Image
 
 from ldznet.decision import decide
 from ldznet.errors import LdznetError
+from ldznet.images.given_mask import read_given_mask
 from ldznet.masks.pipeline import SoftMask
 from ldznet.options import MaskOptions
 from ldznet.webui import head_files, results, session, settings_page
@@ -50,7 +51,7 @@ def send(*asked: Any) -> list[Any]:
         decision = decide(found.segmentation, options, brush)
         if decision.reason is not None:
             return [*[gr.update()] * 4, *shown]
-        mask = results.to_picture(decision.mask)
+        mask = results.mask_image(decision.mask)
         width, height = fitting_size(mask.size)
         return [Image.fromarray(found.image), mask, width, height, *shown]
     except LdznetError as why:
@@ -109,7 +110,7 @@ def explain(status: str, *args: Any) -> Any:
             return lines(
                 [f"{checkpoint.name} is converted when you press Segment: once, which takes some minutes."]
             )
-        if why := session.RUNS.why_not(shared.sd_model, settings):
+        if why := session.RUNS.obstacle(shared.sd_model, settings):
             return error(why)
     except LdznetError as why:
         return error(str(why))
@@ -152,7 +153,7 @@ def head_choices() -> list[str]:
 # --- finding -----------------------------------------------------------------------------------------
 
 
-def _find(asked: tuple[Any, ...]) -> tuple[results.Found, SoftMask | None, MaskOptions, list[Any]]:
+def _find(asked: tuple[Any, ...]) -> tuple[results.SegmentResult, SoftMask | None, MaskOptions, list[Any]]:
     """-> what was found, the mask that was given, the mask's options, and what the page keeps of it.
 
     Numbers of objects that were chosen in something else are let go; those that stay belong to this from now on.
@@ -160,7 +161,7 @@ def _find(asked: tuple[Any, ...]) -> tuple[results.Found, SoftMask | None, MaskO
     *asked_for, chosen_in = asked
     found, brush, settings = _find_in_tab(*asked_for)
     options, objects = settings.mask, gr.update()
-    if options.objects and not results.are_meant(found, chosen_in):
+    if options.objects and not results.numbers_apply(found, chosen_in):
         options, objects = dataclasses.replace(options, objects=()), ""
     return found, brush, options, [found.key, brush, found.key, _head(settings), objects]
 
@@ -170,8 +171,8 @@ def _as_before() -> list[Any]:
     return [gr.update()] * 5
 
 
-def _kept(key: str) -> results.Found:
-    if found := session.RUNS.kept(key):
+def _kept(key: str) -> results.SegmentResult:
+    if found := session.RUNS.kept_result(key):
         return found
     raise LdznetError(
         "What is shown is not kept any more: others came after it, or the memory was freed. Press Segment again; "
@@ -179,7 +180,7 @@ def _kept(key: str) -> results.Found:
     )
 
 
-def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[results.Found, SoftMask | None, Settings]:
+def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[results.SegmentResult, SoftMask | None, Settings]:
     from modules import shared
     from modules.call_queue import queue_lock
 
@@ -190,7 +191,7 @@ def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[results.Found, SoftMa
         image, mask = source(int(tab), pictures, sketch)
         if not settings.prompts:
             # Before the lock: another run may hold it for long.
-            return session.RUNS.find(None, image, settings), None, settings
+            return session.RUNS.segment_image(None, image, settings), None, settings
         with queue_lock:
             begin()
             shared.state.begin(job="ldznet")
@@ -198,10 +199,10 @@ def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[results.Found, SoftMa
                 settings = settings_page.read(args)[
                     1
                 ]  # until now another's run may have overridden the settings page
-                found = session.RUNS.find(session.loaded_model(), image, settings)
+                found = session.RUNS.segment_image(session.loaded_model(), image, settings)
             finally:
                 shared.state.end()
-        return found, None if mask is None else results.brush_of(mask, image.size), settings
+        return found, None if mask is None else read_given_mask(mask, found.segmentation.size), settings
 
 
 @contextmanager
@@ -221,29 +222,32 @@ def _explained() -> Iterator[None]:
 # --- what the page shows -----------------------------------------------------------------------------
 
 
-def _shown(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
+def _shown(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     decision = decide(found.segmentation, options, brush)
     look = preview.draw_preview(found, options, decision)
     if decision.reason is None:
-        notes = [results.only_painted(found, options, brush), _FAINT if is_faint(look.mask) else ""]
+        notes = [
+            results.explain_only_given(found, options) if decision.only_given else "",
+            _FAINT if is_faint(look.mask) else "",
+        ]
         status = lines([*preview.describe(found, options, decision), *filter(None, notes)])
     else:
-        status = error(results.nothing(found, options, brush))
+        status = error(results.explain_reason(found, options, decision.reason))
     only_of_several = (gr.update(value=one, visible=one is not None) for one in (look.colors, look.objects))
     enlarge = gr.update(visible=found.shown is not found)
     return [status, gr.update(visible=True), look.overlay, look.mask, gr.update(), *only_of_several, enlarge]
 
 
-def _whole_overlay(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> Image.Image:
+def _whole_overlay(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> Image.Image:
     return preview.draw_whole_overlay(found, decide(found.segmentation, options, brush))
 
 
-def _all_shown(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
+def _all_shown(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     choices = preview.draw_threshold_choices(found, options)
     return [*_shown(found, options, brush), offer(choices), choices]
 
 
-def _shown_anew(found: results.Found, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
+def _shown_anew(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
     """With the probabilities, which no option of the mask changes."""
     status, row, overlay, mask, _, *more = _all_shown(found, options, brush)
     return [status, row, overlay, mask, preview.draw_probability(found), *more]

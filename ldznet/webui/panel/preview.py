@@ -21,7 +21,7 @@ from ldznet.masks.objects import Objects
 from ldznet.masks.pipeline import SoftMask, bounding_box
 from ldznet.options import MaskOptions
 from ldznet.webui.preview_scale import reduce_objects, reduce_options, reduce_picture
-from ldznet.webui.results import Found
+from ldznet.webui.results import SegmentResult
 
 _THUMBNAIL = (384, 384)  # largest sides of the images of other thresholds: three share the panel's width
 
@@ -45,7 +45,7 @@ class ThresholdChoice:
     threshold: float
 
 
-def draw_preview(result: Found, options: MaskOptions, decision: Decision) -> Preview:
+def draw_preview(result: SegmentResult, options: MaskOptions, decision: Decision) -> Preview:
     """Draw the images of a result for the mask that was decided on with these options."""
     segmentation, image = result.shown.segmentation, result.shown.image
     probabilities = list(segmentation.each_net_probability())
@@ -65,19 +65,19 @@ def draw_preview(result: Found, options: MaskOptions, decision: Decision) -> Pre
     )
 
 
-def draw_probability(result: Found) -> Image.Image:
+def draw_probability(result: SegmentResult) -> Image.Image:
     """Draw the highest probability of all prompts over the image; no option of the mask changes it."""
     segmentation = result.shown.segmentation
     highest: SoftMask = reduce(np.maximum, segmentation.each_net_probability())
     return Image.fromarray(heat_map(highest, result.shown.image, legend=True))
 
 
-def draw_whole_overlay(result: Found, decision: Decision) -> Image.Image:
+def draw_whole_overlay(result: SegmentResult, decision: Decision) -> Image.Image:
     """Draw the overlay at the image's own size."""
     return Image.fromarray(overlay(result.image, decision.mask))
 
 
-def draw_threshold_choices(result: Found, options: MaskOptions) -> list[ThresholdChoice]:
+def draw_threshold_choices(result: SegmentResult, options: MaskOptions) -> list[ThresholdChoice]:
     """Draw the masks of other thresholds, the tightest first; empty where there is nothing to choose.
 
     The images show the part in which the masks lie.
@@ -98,7 +98,7 @@ def draw_threshold_choices(result: Found, options: MaskOptions) -> list[Threshol
     ]
 
 
-def object_at(result: Found, decision: Decision, x: int, y: int) -> int:
+def object_at(result: SegmentResult, decision: Decision, x: int, y: int) -> int:
     """Return the number of the object at a pixel of the image of objects; 0 where there is none."""
     height, width = result.shown.segmentation.size
     if not (0 <= x < width and 0 <= y < height):  # on the legend
@@ -109,7 +109,7 @@ def object_at(result: Found, decision: Decision, x: int, y: int) -> int:
     return int(numbers[(2 * y + 1) * whole_height // (2 * height), (2 * x + 1) * whole_width // (2 * width)])
 
 
-def describe(result: Found, options: MaskOptions, decision: Decision) -> list[str]:
+def describe(result: SegmentResult, options: MaskOptions, decision: Decision) -> list[str]:
     """Return lines for the page: each prompt's share and probability, the objects, the method, and notes."""
     segmentation, count = result.shown.segmentation, len(decision.objects)
     # The share of what the prompts name, also where the mask is everything else.
@@ -124,11 +124,11 @@ def describe(result: Found, options: MaskOptions, decision: Decision) -> list[st
     if result.shown is not result:
         shown, whole = (f"{width} x {height}" for height, width in (segmentation.size, result.segmentation.size))
         lines.append(f"The mask is {whole} pixels; the rest is shown at {shown}.")
-    return [*lines, f"Method: {result.reason}", *result.segmentation.notes]
+    return [*lines, f"Method: {result.method_reason}", *result.segmentation.notes]
 
 
 def _draw_objects(
-    result: Found, objects: Objects, probabilities: Sequence[SoftMask], chosen: Sequence[int]
+    result: SegmentResult, objects: Objects, probabilities: Sequence[SoftMask], chosen: Sequence[int]
 ) -> Image.Image:
     """Draw the numbered objects, each with its most probable prompt.
 

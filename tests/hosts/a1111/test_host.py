@@ -13,14 +13,13 @@ import pytest
 import torch
 from host.model import SIZES, VOCABULARY, WIDTH, word_ids
 from host.state import changes
-from host.webui import FEATURES, Webui
+from host.webui import FEATURES, Webui, make_host
 from PIL import Image
 from torch import nn
 
 from ldznet.errors import FeatureError, HostError, PromptError
 from ldznet.heads.layers import timestep_embedding
 from ldznet.hosts.a1111 import neutral
-from ldznet.hosts.a1111.host import A1111Host
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Context, Schedule
 from ldznet.methods.attention import AttentionMethod, AttentionOptions
@@ -69,7 +68,7 @@ def same(found, expected):
 
 
 def test_the_calls_give_what_the_parts_of_the_model_give(webui):
-    host, model = A1111Host(), webui.model
+    host, model = make_host(), webui.model
     image = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latent, noise = host.encode_image(image), torch.ones(1, 4, 8, 16)
     mean, log_variance = model.first_stage_model.quant_conv(model.first_stage_model.encoder(image)).chunk(2, 1)
@@ -95,14 +94,14 @@ def test_the_text_of_stable_diffusion_2_is_read_one_layer_early_and_padded_with_
     ids = torch.zeros(1, 77, dtype=torch.long)
     ids[0, :3] = torch.tensor([VOCABULARY - 2, *word_ids("cat"), VOCABULARY - 1])
 
-    context = A1111Host().encode_prompt(["cat"])
+    context = make_host().encode_prompt(["cat"])
 
     assert torch.equal(context.tokens, webui.model.cond_stage_model.wrapped.encode_with_transformer(ids))
 
 
 def test_stable_diffusion_xl_reads_two_encoders_a_pooled_vector_and_the_pictures_size(monkeypatch):
     webui = Webui(monkeypatch, "sdxl")
-    host, (first, second, *_) = A1111Host(), webui.model.conditioner.embedders
+    host, (first, second, *_) = make_host(), webui.model.conditioner.embedders
     ids = torch.full((1, 77), VOCABULARY - 1)
     ids[0, :2] = torch.tensor([VOCABULARY - 2, *word_ids("cat")])
     padded = ids * (torch.arange(77) < 3)
@@ -120,11 +119,11 @@ def test_stable_diffusion_xl_reads_two_encoders_a_pooled_vector_and_the_pictures
 
 
 def test_a_model_of_v_gives_the_noise_that_its_answer_implies(webui):
-    noise_host = A1111Host()
+    noise_host = make_host()
     context, x, timesteps = noise_host.encode_prompt(["cat"]), torch.ones(1, 4, 8, 16), torch.tensor([400])
     v = noise_host.predict_noise(x, timesteps, context)
     webui.model.parameterization = "v"
-    host = A1111Host()
+    host = make_host()
     kept = webui.model.alphas_cumprod[400]
 
     assert host.info.prediction == "v"
@@ -136,7 +135,7 @@ def test_a_model_of_v_gives_the_noise_that_its_answer_implies(webui):
 def test_an_inpainting_unet_is_shown_a_picture_that_is_masked_everywhere(monkeypatch, family):
     webui, seen = Webui(monkeypatch, family, in_channels=9), []
     webui.unet.input_blocks[0].register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
-    host = A1111Host()
+    host = make_host()
 
     answer = host.predict_noise(torch.ones(1, 4, 8, 16), torch.tensor([400]), host.encode_prompt(["cat", "dog"]))
 
@@ -147,7 +146,7 @@ def test_an_inpainting_unet_is_shown_a_picture_that_is_masked_everywhere(monkeyp
 
 
 def test_many_prompts_on_one_latent_give_what_each_gives_alone(each):
-    host = A1111Host()
+    host = make_host()
     context, x = host.encode_prompt(PROMPTS), torch.ones(1, 4, 8, 16)
 
     together = host.predict_noise(x, torch.tensor([400]).expand(3), context)
@@ -162,11 +161,11 @@ def test_many_prompts_on_one_latent_give_what_each_gives_alone(each):
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_what_is_at_work_changes_no_result_and_is_not_changed(each, feature):
-    expected, plain = use(A1111Host()), each.paint()
+    expected, plain = use(make_host()), each.paint()
     each.switch_on(feature)
     before = each.state()
 
-    found = use(A1111Host())
+    found = use(make_host())
 
     assert same(found, expected)
     assert changes(before, each.state()) == []
@@ -175,12 +174,12 @@ def test_what_is_at_work_changes_no_result_and_is_not_changed(each, feature):
 
 
 def test_everything_at_once_changes_no_result_and_is_not_changed(each):
-    expected = use(A1111Host())
+    expected = use(make_host())
     for feature in FEATURES:
         each.switch_on(feature)
     before = each.state()
 
-    found = use(A1111Host())
+    found = use(make_host())
 
     assert same(found, expected)
     assert changes(before, each.state()) == []
@@ -189,7 +188,7 @@ def test_everything_at_once_changes_no_result_and_is_not_changed(each):
 @pytest.mark.parametrize("feature", FEATURES)
 def test_everything_is_as_it_was_when_the_unet_raises_in_the_middle(each, feature):
     each.switch_on(feature)
-    host = A1111Host()
+    host = make_host()
 
     def fail(*_args):
         raise ZeroDivisionError
@@ -212,7 +211,7 @@ def test_the_next_pictures_are_bit_for_bit_as_without_us(monkeypatch, feature):
             webui = Webui(patch)
             webui.switch_on(feature)
             if used:
-                use(A1111Host())
+                use(make_host())
             first = webui.paint()
             webui.load_loras("two", "one")
             second = webui.paint()
@@ -227,7 +226,7 @@ def test_a_bias_that_a_lora_added_is_gone_meanwhile_and_then_back(webui):
     layer = webui.unet.middle_block[1].transformer_blocks[0].attn1.to_q
     added = layer.bias
 
-    with A1111Host().borrowed():
+    with make_host().borrowed():
         assert layer.bias is None
         assert layer.network_current_names == ()
 
@@ -236,13 +235,13 @@ def test_a_bias_that_a_lora_added_is_gone_meanwhile_and_then_back(webui):
 
 
 def test_a_switched_off_lora_extension_is_no_obstacle(webui, monkeypatch):
-    expected = use(A1111Host())
+    expected = use(make_host())
     webui.switch_on("LoRA")
     webui.networks.loaded_networks.clear()
     before = webui.state()
     monkeypatch.delitem(sys.modules, "networks")
 
-    assert same(use(A1111Host()), expected)
+    assert same(use(make_host()), expected)
     assert changes(before, webui.state()) == []
 
 
@@ -252,7 +251,7 @@ def test_random_states_are_left_alone_also_by_an_autoencoder_that_draws(each):
     np.random.seed(5)
     before = each.state()
 
-    use(A1111Host())
+    use(make_host())
 
     assert changes(before, each.state()) == []
 
@@ -260,7 +259,7 @@ def test_random_states_are_left_alone_also_by_an_autoencoder_that_draws(each):
 def test_nothing_keeps_a_graph(webui):
     webui.model.requires_grad_(True)
 
-    assert not any(tensor.requires_grad for tensor in use(A1111Host()))
+    assert not any(tensor.requires_grad for tensor in use(make_host()))
 
 
 # --- one block around several calls ----------------------------------------------------------------------
@@ -268,7 +267,7 @@ def test_nothing_keeps_a_graph(webui):
 
 def test_inside_a_block_the_model_is_changed_once(webui):
     webui.switch_on("token merging")
-    host, ratios = A1111Host(), []
+    host, ratios = make_host(), []
     apply = webui.sd_models.apply_token_merging
     webui.sd_models.apply_token_merging = lambda model, ratio: ratios.append(ratio) or apply(model, ratio)
     expected = use(host)
@@ -287,7 +286,7 @@ def test_inside_a_block_the_model_is_changed_once(webui):
 def test_a_block_that_raises_leaves_everything_as_it_was(webui):
     for feature in FEATURES:
         webui.switch_on(feature)
-    host, before = A1111Host(), webui.state()
+    host, before = make_host(), webui.state()
 
     with pytest.raises(ZeroDivisionError), host.borrowed():
         1 / 0  # noqa: B018
@@ -299,17 +298,17 @@ def test_a_block_that_raises_leaves_everything_as_it_was(webui):
 def test_two_hosts_can_hold_the_model_at_once(webui):
     for feature in FEATURES:
         webui.switch_on(feature)
-    before, expected = webui.state(), use(A1111Host())
+    before, expected = webui.state(), use(make_host())
 
-    with A1111Host().borrowed():
-        assert same(use(A1111Host()), expected)
+    with make_host().borrowed():
+        assert same(use(make_host()), expected)
 
     assert changes(before, webui.state()) == []
 
 
 @pytest.mark.parametrize("kind", ["attention", "learned"])
 def test_a_segmenter_finds_the_same_with_and_without_a_block(webui, kind):
-    host = A1111Host()
+    host = make_host()
     method = AttentionMethod(AttentionOptions(gate=())) if kind == "attention" else random_head(host.info.unet)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
     options = SegmentOptions(resolution=128)
@@ -333,7 +332,7 @@ def test_a_segmenter_finds_the_same_with_and_without_a_block(webui, kind):
 
 
 def test_the_first_75_tokens_are_read_and_the_cut_is_told(each):
-    host = A1111Host()
+    host = make_host()
     texts = ["cat", "word " * 75, "word " * 76]
 
     context = host.encode_prompt(texts)
@@ -351,7 +350,7 @@ def test_a_text_that_the_tokenizer_cannot_read_is_told(webui, monkeypatch):
     monkeypatch.setattr("host.model.word_ids", fail)
 
     with pytest.raises(PromptError, match=r"cannot read the prompts \(surrogates not allowed\)"):
-        A1111Host().encode_prompt(["cat"])
+        make_host().encode_prompt(["cat"])
 
 
 # --- precision and memory --------------------------------------------------------------------------------
@@ -363,11 +362,11 @@ def halve(webui):
 
 
 def test_half_precision_is_that_of_the_webui(each):
-    expected = use(A1111Host())
+    expected = use(make_host())
     halve(each)
     before = each.state()
 
-    host = A1111Host()
+    host = make_host()
     found = use(host)
 
     assert host.dtype == torch.float16
@@ -377,12 +376,12 @@ def test_half_precision_is_that_of_the_webui(each):
 
 
 def test_an_autoencoder_that_overflows_is_run_again_in_float32_and_stays_as_it_was(webui):
-    expected = A1111Host().encode_image(torch.ones(1, 3, 64, 64))
+    expected = make_host().encode_image(torch.ones(1, 3, 64, 64))
     halve(webui)
     webui.model.first_stage_model.encoder[2].loud = True
     before = webui.state()
 
-    latent = A1111Host().encode_image(torch.ones(1, 3, 64, 64))
+    latent = make_host().encode_image(torch.ones(1, 3, 64, 64))
 
     assert latent.dtype == torch.float16
     assert (latent - expected).abs().max() < 1e-2
@@ -395,21 +394,21 @@ def test_an_autoencoder_that_is_broken_is_an_error_and_stays_as_it_was(webui):
     before = webui.state()
 
     with pytest.raises(HostError, match="VAE is broken: choose another one"):
-        A1111Host().encode_image(torch.ones(1, 3, 64, 64))
+        make_host().encode_image(torch.ones(1, 3, 64, 64))
 
     assert changes(before, webui.state()) == []
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["medvram", "lowvram"])
 def test_where_memory_is_saved_the_parts_come_by_the_webuis_own_hooks(each, low):
-    expected = use(A1111Host())
+    expected = use(make_host())
     each.save_memory(low=low)
     for feature in FEATURES:
         if feature != "ControlNet":  # it would call the UNet while another part is on the device
             each.switch_on(feature)
     before = each.state()
 
-    found = use(A1111Host())
+    found = use(make_host())
 
     assert same(found, expected)
     assert changes(before, each.state()) == []
@@ -437,7 +436,7 @@ def test_a_model_that_was_swapped_to_the_cpus_memory_comes_for_the_block_only():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_gpu_the_result_is_that_of_the_cpu(monkeypatch, family, saved):
     webui = Webui(monkeypatch, family)
-    expected = use(A1111Host())
+    expected = use(make_host())
     webui.devices.device = torch.device("cuda")
     if saved in {"medvram", "lowvram"}:
         webui.save_memory(low=saved == "lowvram")
@@ -446,14 +445,14 @@ def test_on_a_gpu_the_result_is_that_of_the_cpu(monkeypatch, family, saved):
         webui.model.to("cuda")
     before = webui.state()
 
-    found = use(A1111Host())
+    found = use(make_host())
 
     assert all((a.cpu() - b).abs().max() < 1e-3 for a, b in zip(found, expected, strict=True))
     assert changes(before, webui.state()) == []
 
 
 def test_memory_is_given_back_by_the_webuis_own_way(webui):
-    A1111Host().clear_memory()
+    make_host().clear_memory()
 
     assert webui.devices.collected == 1
 
@@ -462,7 +461,7 @@ def test_memory_is_given_back_by_the_webuis_own_way(webui):
 
 
 def test_the_model_is_described(each):
-    host, unet = A1111Host(), each.unet
+    host, unet = make_host(), each.unet
     info = host.info
 
     assert info.name == f"{info.family}.safetensors [0123456789]"
@@ -475,7 +474,7 @@ def test_the_model_is_described(each):
 
 
 def test_features_have_the_original_paths_in_running_order(each):
-    host, ran = A1111Host(), []
+    host, ran = make_host(), []
     modules = host.feature_modules()
     for path, module in modules.items():
         module.register_forward_hook(lambda *_args, path=path: ran.append(path))
@@ -489,20 +488,20 @@ def test_features_have_the_original_paths_in_running_order(each):
 def test_another_vae_is_another_fingerprint(webui):
     webui.model.loaded_vae_file = "/models/VAE/clear.safetensors"
 
-    assert A1111Host().info.fingerprint.endswith("abcd+clear.safetensors")
+    assert make_host().info.fingerprint.endswith("abcd+clear.safetensors")
 
 
 @pytest.mark.parametrize(("sha256", "short", "expected"), [(None, "01", "01"), (None, None, "0123456789")])
 def test_without_a_digest_the_short_hash_is_the_fingerprint(webui, sha256, short, expected):
     webui.model.sd_checkpoint_info.sha256, webui.model.sd_checkpoint_info.shorthash = sha256, short
 
-    assert A1111Host().info.fingerprint == expected
+    assert make_host().info.fingerprint == expected
 
 
 def test_a_given_model_is_borrowed_instead_of_the_shared_one(webui):
     webui.shared.sd_model = None
 
-    host = A1111Host(webui.model)
+    host = make_host(webui.model)
 
     assert host.info.family == "sd1"
     assert not host.is_current
@@ -510,7 +509,7 @@ def test_a_given_model_is_borrowed_instead_of_the_shared_one(webui):
 
 @pytest.mark.parametrize("name", ["sd_model_checkpoint", "sd_model_hash", "loaded_vae_file"])
 def test_a_model_that_was_switched_is_noticed(webui, name):
-    host = A1111Host()
+    host = make_host()
     assert host.is_current
 
     setattr(webui.model, name, "/models/other.safetensors")
@@ -518,20 +517,20 @@ def test_a_model_that_was_switched_is_noticed(webui, name):
     assert not host.is_current
     with pytest.raises(HostError, match=r"has changed its model since sd1\.safetensors"):
         host.encode_prompt(["cat"])
-    assert A1111Host().is_current
+    assert make_host().is_current
 
 
 def test_no_model_is_an_error(webui):
     webui.shared.sd_model = None
 
     with pytest.raises(HostError, match="no Stable Diffusion model loaded"):
-        A1111Host()
+        make_host()
 
 
 def test_weights_that_are_gone_are_an_error_and_everything_stays_as_it_was(webui):
     for feature in ("hypernetwork", "token merging", "tiling"):
         webui.switch_on(feature)
-    host = A1111Host()
+    host = make_host()
     webui.model.to("meta")
 
     with pytest.raises(HostError, match="the webui has unloaded it"):
@@ -577,7 +576,7 @@ def test_other_kinds_of_models_are_refused(webui, how, text):
     spoil(webui.model, how)
 
     with pytest.raises(HostError, match=rf"sd1.safetensors \[0123456789\] cannot be used.*{text}.*Load a plain"):
-        A1111Host()
+        make_host()
 
 
 @pytest.mark.parametrize("in_channels", [5, 7, 8])
@@ -585,7 +584,7 @@ def test_models_that_read_more_than_a_mask_are_refused(monkeypatch, in_channels)
     Webui(monkeypatch, in_channels=in_channels)
 
     with pytest.raises(HostError, match=f"reads {in_channels} channels"):
-        A1111Host()
+        make_host()
 
 
 def test_a_refiner_is_refused(monkeypatch):
@@ -593,13 +592,13 @@ def test_a_refiner_is_refused(monkeypatch):
     webui.model.conditioner.embedders = webui.model.conditioner.embedders[1:]
 
     with pytest.raises(HostError, match="may be a refiner"):
-        A1111Host()
+        make_host()
 
 
 def test_an_xl_model_with_other_numbers_beside_its_prompt_is_refused(monkeypatch):
     webui = Webui(monkeypatch, "sdxl")
     webui.unet.label_emb[0][0].in_features += 5
-    host = A1111Host()
+    host = make_host()
 
     with pytest.raises(HostError, match="wants 53 numbers beside its prompt"):
         host.predict_noise(torch.ones(1, 4, 8, 16), torch.tensor([400]), host.encode_prompt(["cat"]))
@@ -609,11 +608,11 @@ def test_forge_is_told_apart(webui):
     webui.model.forge_objects = object()
 
     with pytest.raises(HostError, match="is Forge or reForge"):
-        A1111Host()
+        make_host()
 
 
 def test_a_unet_that_another_engine_replaces_in_its_own_way_is_told(webui):
-    host = A1111Host()
+    host = make_host()
     type(webui.unet).forward, kept = (lambda self, x, *_args, **_more: x), type(webui.unet).forward
     try:
         context = Context(torch.zeros(1, 77, WIDTH))
@@ -625,8 +624,8 @@ def test_a_unet_that_another_engine_replaces_in_its_own_way_is_told(webui):
 
 def test_outside_a_webui_importing_is_harmless_and_using_is_an_error():
     code = (
-        "from ldznet.hosts.a1111.host import A1111Host\nfrom ldznet.errors import HostError\n"
-        "try:\n    A1111Host()\nexcept HostError as error:\n    print(error)"
+        "from ldznet.webui.app import A1111App\nfrom ldznet.errors import HostError\n"
+        "try:\n    A1111App().webui_modules()\nexcept HostError as error:\n    print(error)"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

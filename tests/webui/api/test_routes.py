@@ -23,7 +23,7 @@ from PIL import Image
 from ldznet.heads.head_file import save_head
 from ldznet.inference.prompts import LONGEST_PROMPT
 from ldznet.methods.learned_head import random_head
-from ldznet.webui import limits, session
+from ldznet.webui import limits
 from ldznet.webui.api import guard
 from ldznet.webui.api.models import OF_A_RUN
 from ldznet.webui.controls import CONTROLS
@@ -220,17 +220,18 @@ def test_nothing_found_is_an_empty_mask_with_a_note_and_no_error(client, more):
     assert (answer["area"], picture(answer["mask"]).getbbox()) == (0, None)
     found = answer["prompts"][0]
     assert (found["area"], found["box"], found["probability"]) == (0, None, 0)
-    assert answer["nothing_found"].startswith('Nothing to inpaint: "unicorn" reaches 0.00')
+    assert answer["nothing_found"].startswith('"unicorn" reaches 0.00, and threshold is 0.50: nothing was found')
 
 
-def test_where_nothing_is_found_a_given_mask_stays_as_it_is(client):
+@pytest.mark.parametrize(("mode", "expected"), [("add", (0.5, 0.5)), ("subtract", (0, 0)), ("intersect", (0, 0))])
+def test_where_nothing_is_found_a_given_mask_is_the_answer_only_if_it_is_added_to(client, mode, expected):
     upper = Image.new("L", SIZE)
     upper.paste(255, (0, 0, SIZE[0], SIZE[1] // 2))
 
-    for mode in ("add", "subtract"):
-        answer = answered(client, "unicorn", mask=base64_of(upper), brush=mode)
-        assert share(picture(answer["mask"])) == (0.5, 0.5)
-        assert answer["nothing_found"].startswith("Nothing to inpaint")
+    answer = answered(client, "unicorn", mask=base64_of(upper), brush=mode)
+
+    assert share(picture(answer["mask"])) == expected
+    assert answer["nothing_found"].startswith('"unicorn" reaches 0.00')
 
 
 def test_a_picture_may_come_in_a_data_url_turned_by_exif_and_partly_transparent(client):
@@ -400,7 +401,7 @@ def test_a_picture_with_too_many_pixels_is_refused_by_its_head(client):
         assert f"{limits.MOST_PIXELS:,}" in text
 
 
-def test_an_answer_that_would_be_too_large_is_refused_before_any_network_runs(client, method, monkeypatch):
+def test_an_answer_that_would_be_too_large_is_refused_before_any_network_runs(client, method, monkeypatch, webui):
     monkeypatch.setattr("ldznet.webui.api.routes.MOST_ANSWERED", 3 * SIZE[0] * SIZE[1])
     words = {"prompt": ["bright", "dark"], "negative_prompt": "red"}
 
@@ -446,7 +447,7 @@ NO_REQUESTS = [
 ]
 
 
-def test_a_body_that_is_no_request_is_refused_with_what_to_do(client):
+def test_a_body_that_is_no_request_is_refused_with_what_to_do(client, webui):
     for content, status in NO_REQUESTS:
         text = refused(send(client, content), status)
         assert text.endswith("listed in /docs of the webui.")
@@ -575,7 +576,7 @@ def test_there_are_no_routes_in_a_webui_without_an_api(webui, method):
 
 def test_the_heads_are_listed_with_what_they_fit(webui, method, tmp_path, monkeypatch):
     (tmp_path / "ldznet").mkdir()
-    info = session.A1111Host(webui.model).info
+    info = webui.session.make_host(webui.model).info
     save_head(random_head(info.unet).head, tmp_path / "ldznet" / "one.safetensors", source={})
     with TestClient(application(webui)) as client:
         answer = client.get("/ldznet/heads").json()
@@ -619,10 +620,10 @@ def test_unload_takes_all_away_and_the_next_request_works(client, method):
     assert method.calls > calls
 
 
-def test_nothing_is_unloaded_while_others_have_the_queue(client, monkeypatch):
+def test_nothing_is_unloaded_while_others_have_the_queue(client, monkeypatch, webui):
     lock, held = sys.modules["modules.call_queue"].queue_lock, []
-    unload = session.RUNS.unload
-    monkeypatch.setattr(session.RUNS, "unload", lambda: held.append(lock.locked()) or unload())
+    unload = webui.session.unload
+    monkeypatch.setattr(webui.session, "unload", lambda: held.append(lock.locked()) or unload())
 
     client.post("/ldznet/unload")
 

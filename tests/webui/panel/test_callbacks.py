@@ -83,7 +83,7 @@ def test_segment_uses_the_page_as_it_is_when_the_queue_is_free_not_another_runs(
     webui.shared.opts.ldznet_template = "a drawing of {}"  # overridden by a run
     monkeypatch.setattr(sys.modules["modules.call_queue"], "queue_lock", RunThatEnds())
 
-    found = session.RUNS.kept(segment(page, TWO)["key"])
+    found = webui.session.kept_result(segment(page, TWO)["key"])
 
     assert found.segmentation.record["template"] == "a photo of a {}."  # the default
 
@@ -169,9 +169,9 @@ def test_a_click_on_an_object_says_what_it_was_chosen_in(page):
 # --- what was forgotten ----------------------------------------------------------------------------------
 
 
-def test_a_slider_whose_segmentation_is_forgotten_says_what_to_do(page):
+def test_a_slider_whose_segmentation_is_forgotten_says_what_to_do(page, webui):
     key = segment(page, TWO)["key"]
-    session.RUNS.unload()
+    webui.session.unload()
 
     moved = [act(key, None, *page.values()) for act in (callbacks.move, callbacks.redraw, callbacks.enlarge)]
 
@@ -203,7 +203,7 @@ def test_a_mask_with_nothing_left_in_it_is_told_and_not_sent(page, changes, stro
     assert sent[:4] == [gr.update()] * 4
 
 
-def test_after_a_refusal_the_sliders_act_on_what_is_shown_still(page):
+def test_after_a_refusal_the_sliders_act_on_what_is_shown_still(page, webui):
     before = segment(page, TWO)
     page["prompt"] = ""
 
@@ -211,7 +211,7 @@ def test_after_a_refusal_the_sliders_act_on_what_is_shown_still(page):
 
     assert "There is no prompt" in refused["status"]
     assert refused["key"] == gr.update()
-    assert session.RUNS.kept(before["key"]) is not None
+    assert webui.session.kept_result(before["key"]) is not None
 
 
 def test_a_slider_before_anything_was_segmented_says_nothing(page):
@@ -300,9 +300,9 @@ def test_added_to_a_painted_mask_words_that_find_nothing_leave_that(run, p):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"brush": "subtract"}, "nothing can be taken away from the painted mask"),
-        ({"brush": "intersect"}, "Lower the threshold, or use other words"),
-        ({"brush": "add", "invert": True}, "Lower the threshold, or use other words"),
+        ({"brush": "subtract"}, "nothing can be subtracted from the painted mask"),
+        ({"brush": "intersect"}, "Lower the threshold, or use another prompt"),
+        ({"brush": "add", "invert": True}, "Lower the threshold, or use another prompt"),
     ],
 )
 def test_otherwise_words_that_find_nothing_stop_the_run(run, p, more, said):

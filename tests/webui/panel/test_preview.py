@@ -11,7 +11,7 @@ from ldznet.inference.tiles import RefinedPatch
 from ldznet.masks.objects import find_objects
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
-from ldznet.webui import preview_scale, session
+from ldznet.webui import preview_scale
 from ldznet.webui.controls import read_settings
 from ldznet.webui.page.tab_inputs import fitting_size
 from ldznet.webui.panel import preview
@@ -33,7 +33,7 @@ def find(webui, method):
     """Return a function that segments an image."""
 
     def find(image, prompt="bright", **more):
-        return session.RUNS.find(webui.model, image, read_settings([{"prompt": prompt, **more}]))
+        return webui.session.segment_image(webui.model, image, read_settings([{"prompt": prompt, **more}]))
 
     return find
 
@@ -52,14 +52,14 @@ def object_at(result, x, y):
     return preview.object_at(result, decide(result.segmentation, MaskOptions()), x, y)
 
 
-def test_the_same_question_is_asked_once_and_sliders_ask_nothing(find, method):
+def test_the_same_question_is_asked_once_and_sliders_ask_nothing(find, method, webui):
     result = find(half(), "bright | dark", negative_prompt="unicorn")
     calls = method.calls
     again = find(half(), "bright | dark", negative_prompt="unicorn")
     previews = [show(result, threshold=level) for level in (0.3, 0.6)]
 
     assert again is result
-    assert session.RUNS.kept(result.key) is result
+    assert webui.session.kept_result(result.key) is result
     assert method.calls == calls
     assert all(shown.mask.size == shown.overlay.size == SIZE for shown in previews)
     assert all(shown.colors is not None for shown in previews)

@@ -10,13 +10,11 @@ import pytest
 from host.brightness import half, share
 from host.process import Run
 
-from ldznet.webui.run import hooks
-
 
 @pytest.fixture
-def run(method):
+def run(method, webui):
     """Our hooks, with ADetailer at work between the pictures and the end of a run."""
-    given = []
+    given, hooks = [], webui.hooks
 
     def apply(p, args):
         given[:] = args

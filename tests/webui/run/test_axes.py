@@ -48,8 +48,8 @@ def options(monkeypatch, webui):
     )
     monkeypatch.setitem(sys.modules, "modules.scripts", scripts)
     monkeypatch.setattr(sys.modules["modules"], "scripts", scripts, raising=False)
-    axes.add()
-    axes.add()  # the page is built again
+    for _ in range(2):  # the page may be built again
+        axes.add_axes(webui.session.app, webui.session.head_files)
     assert [option.label for option in plot.axis_options] == LABELS
     return {option.label.removeprefix(axes.PREFIX): option for option in plot.axis_options}
 

@@ -227,15 +227,20 @@ def test_where_there_is_nothing_the_run_stops_before_anything_is_painted(run, p,
 
 
 @pytest.mark.parametrize(
-    ("given", "invert"), [({"feather": 256}, 0), ({"mask_blur": 64}, 0), ({"grow": 512, "mask_blur": 0}, 1)]
+    ("given", "invert", "text"),
+    [
+        ({"feather": 256}, 0, "would be masked, but the other options leave nothing"),
+        ({"mask_blur": 64}, 0, '"Mask mode" and mask blur of the webui leave nothing'),
+        ({"grow": 512, "mask_blur": 0}, 1, '"Mask mode" and mask blur of the webui leave nothing'),
+    ],
 )
-def test_a_mask_of_which_the_webui_would_see_nothing_does_not_repaint_everything(run, p, given, invert):
+def test_a_mask_of_which_the_webui_would_see_nothing_does_not_repaint_everything(run, p, given, invert, text):
     p.init_images = [Image.new("RGB", (512, 512))]
     p.init_images[0].paste((255, 255, 255), (256, 256, 264, 264))
     p.inpaint_full_res, p.inpainting_mask_invert = True, invert
     p.image_mask = Image.new("L", (512, 512))  # of a tab with "Mask mode"
 
-    with pytest.raises(LdznetError, match="would be masked, but the other options leave nothing"):
+    with pytest.raises(LdznetError, match=text):
         run.once(p, args(threshold=0.7, **given))
 
 
@@ -272,7 +277,7 @@ def test_over_the_api_the_status_says_whose_fault_it_is(run, p, method, monkeypa
     assert text in stopped.value.detail
 
 
-def test_what_goes_wrong_beside_the_networks_is_no_fault_of_the_programs_that_ask(run, p, monkeypatch):
+def test_what_goes_wrong_beside_the_networks_is_no_fault_of_the_programs_that_ask(run, p, monkeypatch, webui):
     def fail(*_):
         raise KeyError("threshold")
 
@@ -414,28 +419,31 @@ def test_a_script_that_runs_the_same_p_again_with_another_masked_content_gets_th
 
 def test_only_the_last_segmentations_are_kept(webui, method):
     keys = [
-        session.RUNS.find(webui.model, half(), read_settings(args(f"bright | {number}"))).key
-        for number in range(session.KEPT + 1)
+        webui.session.segment_image(webui.model, half(), read_settings(args(f"bright | {number}"))).key
+        for number in range(session.MOST_RESULTS + 1)
     ]
 
-    assert session.RUNS.kept(keys[0]) is None
-    assert session.RUNS.kept(keys[-1]) is not None
+    assert webui.session.kept_result(keys[0]) is None
+    assert webui.session.kept_result(keys[-1]) is not None
 
 
 def test_of_large_pictures_fewer_are_kept_but_the_last(webui, method, monkeypatch):
     width, height = SIZE
-    monkeypatch.setattr(session, "MOST_KEPT", 2 * 3 * width * height + 40_000)  # two pictures, and their maps
+    # room for two images and their maps
+    monkeypatch.setattr(webui.session._results, "size", 2 * 3 * width * height + 40_000)
 
     keys = [
-        session.RUNS.find(webui.model, half(255, dark), read_settings(args(resolution=64))).key
+        webui.session.segment_image(webui.model, half(255, dark), read_settings(args(resolution=64))).key
         for dark in (0, 10, 20)
     ]
 
-    assert [session.RUNS.kept(key) is not None for key in keys] == [False, True, True]
+    assert [webui.session.kept_result(key) is not None for key in keys] == [False, True, True]
 
 
 def test_all_that_was_found_in_a_picture_shares_it(webui, method):
-    one, other = (session.RUNS.find(webui.model, half(), read_settings(args(word))) for word in ("bright", "dark"))
+    one, other = (
+        webui.session.segment_image(webui.model, half(), read_settings(args(word))) for word in ("bright", "dark")
+    )
 
     assert one.image is other.image
 
@@ -477,7 +485,7 @@ def heads(webui, tmp_path, monkeypatch):
     monkeypatch.setattr(head_files, "ROOT", tmp_path / "nowhere")
     folder = tmp_path / "ldznet"
     folder.mkdir()
-    host = session.A1111Host(webui.model)
+    host = webui.session.make_host(webui.model)
     save_head(random_head(host.info.unet).head, folder / "one.safetensors", source={})
     return folder
 
@@ -485,33 +493,33 @@ def heads(webui, tmp_path, monkeypatch):
 def test_a_head_of_the_folder_is_used_and_named(webui, heads):
     settings = read_settings(args("bright", resolution=64))
 
-    found = session.RUNS.find(webui.model, half(), settings)
+    found = webui.session.segment_image(webui.model, half(), settings)
 
-    assert head_files.head_names() == ["automatic", "one.safetensors"]
-    assert found.reason == "ld-znet, one.safetensors fits sd1.safetensors [0123456789]"
-    assert session.RUNS.why_not(webui.model, settings) == ""
+    assert webui.session.head_files.names() == ["automatic", "one.safetensors"]
+    assert found.method_reason == "ld-znet, one.safetensors fits sd1.safetensors [0123456789]"
+    assert webui.session.obstacle(webui.model, settings) == ""
 
 
 def test_another_model_or_method_is_not_answered_from_memory(webui, heads):
     settings = read_settings(args("bright", resolution=64))
-    first = session.RUNS.find(webui.model, half(), settings)
+    first = webui.session.segment_image(webui.model, half(), settings)
 
     webui.model.loaded_vae_file = "/models/other.vae.pt"
-    second = session.RUNS.find(webui.model, half(), settings)
-    third = session.RUNS.find(
+    second = webui.session.segment_image(webui.model, half(), settings)
+    third = webui.session.segment_image(
         webui.model, half(), read_settings(args("bright", method="difference", resolution=64))
     )
 
     assert len({first.key, second.key, third.key}) == 3
-    assert third.reason == "difference, asked for"
+    assert third.method_reason == "difference, asked for"
 
 
 def test_a_head_that_is_not_there_is_refused_with_those_that_are(webui, heads):
     settings = read_settings(args("bright", head="two.safetensors"))
 
     with pytest.raises(HeadError, match=r"no head 'two.safetensors' \(there: one.safetensors\)"):
-        session.RUNS.find(webui.model, half(), settings)
-    assert "two.safetensors" in session.RUNS.why_not(webui.model, settings)
+        webui.session.segment_image(webui.model, half(), settings)
+    assert "two.safetensors" in webui.session.obstacle(webui.model, settings)
 
 
 def test_the_folder_and_precision_of_the_command_line_are_used(webui, heads, tmp_path):
@@ -522,15 +530,14 @@ def test_the_folder_and_precision_of_the_command_line_are_used(webui, heads, tmp
         ldznet_heads=str(other), ldznet_device="cpu", ldznet_precision="float32"
     )
 
-    assert head_files.head_names() == ["automatic", "moved.safetensors"]
-    assert session.RUNS.find(webui.model, half(), read_settings(args(resolution=64))).reason.startswith(
-        "ld-znet, moved"
-    )
+    assert webui.session.head_files.names() == ["automatic", "moved.safetensors"]
+    result = webui.session.segment_image(webui.model, half(), read_settings(args(resolution=64)))
+    assert result.method_reason.startswith("ld-znet, moved")
 
 
 def test_a_prompt_is_needed_and_the_message_says_where(webui, method):
     with pytest.raises(PromptError, match=f'Type what to select into "What to select" of {TITLE}'):
-        session.RUNS.find(webui.model, half(), read_settings(args(" | ")))
+        webui.session.segment_image(webui.model, half(), read_settings(args(" | ")))
 
 
 # --- what the webui loads --------------------------------------------------------------------------------

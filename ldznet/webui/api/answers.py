@@ -1,0 +1,118 @@
+"""Make the answer of POST /ldznet/segment from a result and a decision."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from ldznet.decision import Decision, Reason
+from ldznet.drawing.overlay import color_map, overlay
+from ldznet.masks.pipeline import SoftMask, area
+from ldznet.options import MaskOptions
+from ldznet.result import Segmentation
+from ldznet.webui.api.base64_png import encode, encode_probability
+from ldznet.webui.api.models import (
+    CandidateAnswer,
+    NegativePromptAnswer,
+    ObjectAnswer,
+    PromptAnswer,
+    Seconds,
+    SegmentAnswer,
+    SegmentRequest,
+)
+from ldznet.webui.results import SegmentResult, list_highest, mask_image
+
+
+def make_answer(
+    request: SegmentRequest,
+    options: MaskOptions,
+    result: SegmentResult,
+    decision: Decision,
+    given_mask: SoftMask | None,
+) -> SegmentAnswer:
+    """Return the answer, without its times."""
+    segmentation, mask = result.segmentation, decision.mask
+    method, _, reason = result.method_reason.partition(", ")
+    return SegmentAnswer(
+        width=segmentation.size[1],
+        height=segmentation.size[0],
+        area=area(mask >= 0.5),
+        mask=encode(mask_image(mask)) if request.return_mask else None,
+        overlay=encode(overlay(result.image, mask)) if request.return_overlay else None,
+        colors=_draw_colors(result, options) if request.return_colors else None,
+        prompts=_prompt_answers(request, options, segmentation),
+        objects=[ObjectAnswer(**one) for one in segmentation.object_statistics(decision.objects, options.objects)],
+        object_numbers=encode(decision.objects.numbers) if request.return_objects else None,
+        candidates=_candidate_answers(options, segmentation, given_mask) if request.return_candidates else None,
+        negative_prompts=[
+            NegativePromptAnswer(prompt=prompt, probabilities=_probabilities(request, segmentation, index))
+            for index, prompt in enumerate(segmentation.negative_prompts, start=len(segmentation))
+        ],
+        method=method,
+        reason=reason,
+        notes=list(segmentation.notes),
+        nothing_found=_explain(result, options, decision),
+        seconds=Seconds(waited=0, encode=0, segment=0, masks=0, total=0),
+        record=segmentation.record,
+    )
+
+
+def _explain(result: SegmentResult, options: MaskOptions, decision: Decision) -> str | None:
+    """Return why the prompts select nothing, and what to do, in terms of the request."""
+    if decision.reason is None and not decision.only_given:
+        return None
+    levels = list_highest(result)
+    if decision.reason is Reason.OPTIONS:
+        return (
+            f"{levels}, which is enough, but the other options leave nothing of it. Look at combine, "
+            "smallest_area, objects, grow, feather, invert, brush and mask."
+        )
+    why = f"{levels}, and threshold is {options.threshold:.2f}"
+    if decision.only_given:
+        return f"{why}: the answer is the given mask alone. Lower threshold, or use another prompt."
+    if decision.reason is Reason.NOTHING_TO_SUBTRACT:
+        return f"{why}: nothing can be subtracted from the given mask. Lower threshold, or use another prompt."
+    return f"{why}: nothing was found. Lower threshold, or use another prompt."
+
+
+def _prompt_answers(
+    request: SegmentRequest, options: MaskOptions, segmentation: Segmentation
+) -> list[PromptAnswer]:
+    options = dataclasses.replace(options, invert=False)  # else each prompt would get all that it is not
+    masks = segmentation.each_mask(options) if request.return_masks else itertools.repeat(None)
+    answers = []
+    for index, (statistics, mask) in enumerate(zip(segmentation.prompt_statistics(options), masks, strict=False)):
+        png = None if mask is None else encode(mask_image(mask))
+        probabilities = _probabilities(request, segmentation, index)
+        answers.append(PromptAnswer(**statistics, mask=png, probabilities=probabilities))
+    return answers
+
+
+def _candidate_answers(
+    options: MaskOptions, segmentation: Segmentation, given_mask: SoftMask | None
+) -> list[CandidateAnswer]:
+    answers = []
+    for candidate in segmentation.candidates(options):
+        level = dataclasses.replace(options, threshold=candidate.threshold, objects=())
+        mask = encode(mask_image(segmentation.mask(level, given_mask=given_mask)))
+        answers.append(CandidateAnswer(**candidate._asdict(), mask=mask))
+    return answers
+
+
+def _probabilities(request: SegmentRequest, segmentation: Segmentation, index: int) -> str | None:
+    """Return the map of a prompt; negative prompts are counted after the prompts."""
+    if not request.return_probabilities:
+        return None
+    if request.probability_size == "network":
+        return encode_probability(segmentation.maps[index].numpy())
+    prompts = (*segmentation.prompts, *segmentation.negative_prompts)
+    all_positive = dataclasses.replace(segmentation, prompts=prompts, negative_prompts=())
+    return encode_probability(all_positive.probability(index))
+
+
+def _draw_colors(result: SegmentResult, options: MaskOptions) -> str | None:
+    segmentation = result.segmentation
+    if len(segmentation) < 2:
+        return None
+    maps = segmentation.each_net_probability()
+    return encode(color_map(maps, segmentation.prompts, result.image, background=options.threshold).picture)
