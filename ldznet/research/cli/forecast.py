@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.research.datasets.samples import Samples
-    from ldznet.research.training.loop import Trainer
     from ldznet.research.training.train_options import TrainOptions
+    from ldznet.research.training.trainer import Trainer
 
 STEPS = 3
 # So often a head that is trained is there: weights, gradients, AdamW's two averages, the average that is kept.
@@ -70,9 +70,11 @@ def _existing(folder: Path) -> Path:
 
 
 def forecast(trainer: Trainer, samples: Samples, options: TrainOptions, *, cached: bool) -> str:
-    """Epochs, time and the peak of memory, from three steps."""
+    """Report epochs, time and peak memory, measured with a few steps."""
+    from ldznet.research.training.cost import try_steps
+
     with tempfile.TemporaryDirectory(prefix="ldznet-") as folder:
-        cost = trainer.try_steps(STEPS, Path(folder) if cached else None)
+        cost = try_steps(trainer, STEPS, Path(folder) if cached else None)
     hours = cost.seconds * options.steps / 3600
     epochs = options.steps * options.batch / len(samples)
     lines = [

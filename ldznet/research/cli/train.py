@@ -170,7 +170,7 @@ def run(parsed: argparse.Namespace) -> int:
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.research.cli.forecast import forecast, require_disk, weights
     from ldznet.research.training.frozen_cache import may_keep_latents
-    from ldznet.research.training.loop import Trainer
+    from ldznet.research.training.trainer import Trainer
 
     say = print if process_of_launch()[0] == 0 else _silent
     options = _recipe(parsed)
@@ -214,7 +214,7 @@ def run(parsed: argparse.Namespace) -> int:
         say(f"left out of the training:\n{trainer.report}")
     if trainer.frozen.store:
         say(str(trainer.frozen.store))
-    say(f"{'done' if done else 'stopped; the same command goes on'}: {parsed.out / 'last.safetensors'}")
+    say(f"{'done' if done else 'so far'}: {parsed.out / 'last.safetensors'}")
     return 0 if done else 3
 
 

@@ -1,4 +1,4 @@
-"""The rows of metrics of a training: metrics.csv, and the same with images in TensorBoard where it is installed."""
+"""The metrics of a training: metrics.csv, and the same with images in TensorBoard where it is installed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class TrainOptions(Options):
 
     steps: int = option(146_000, "optimizer steps of the whole training", low=1, high=10**8)
     batch: int = option(32, "prompts per step, over all processes", low=1, high=65536)
-    accumulate: int = option(1, "number of parts in which a process computes its share of a batch", low=1, high=1024)
+    accumulate: int = option(1, "parts in which a process computes its share of a batch", low=1, high=1024)
     size: int = option(384, "side of the square that the network sees", low=64, high=2048, step=64)
     rate: float = option(1.6e-5, "learning rate of AdamW", low=0.0, high=1.0)
     schedule: str = option(
@@ -39,10 +39,12 @@ class TrainOptions(Options):
     posterior: str = option(
         "sample", "latents are samples of the VAE's posterior, or its mean", choices=("sample", "mean")
     )
-    template: str = option("", "sentence around the phrase, with {} in its place; without it, a random one of nine")
+    template: str = option(
+        "", "sentence around the phrase, with {} in its place; without it, a random one of nine"
+    )
     crop: str = option(
         "random",
-        "random: a square around the object; whole: the whole image stretched, so that its latent is computed once",
+        "random: a square around the object; whole: the whole image stretched, whose latent is computed once",
         choices=("random", "whole"),
     )
     negatives: float = option(

@@ -240,10 +240,8 @@ class Trainer:
                     break
         done = self.step >= options.steps
         if not done:
-            say(
-                f"stopped at step {self.step} of {options.steps}: the state is saved in {self.folder}, and the same "
-                "command resumes there"
-            )
+            place = f"the state is saved in {self.folder}, and the same command resumes there"
+            say(f"stopped at step {self.step} of {options.steps}: {place}")
         if request.signal and not done:
             raise KeyboardInterrupt(request.signal)
         return done
@@ -325,7 +323,7 @@ class Trainer:
 
     def _recipe(self) -> dict[str, Any]:
         """Return what must be the same when this training resumes."""
-        belongs = {
+        belongs: dict[str, str | int] = {
             "another model": self.host.info.fingerprint,
             "another dataset": len(self.stream.samples),
             **self.belongs,

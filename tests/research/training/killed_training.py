@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import os
-import re
 import signal
 import sys
 from collections import Counter
@@ -22,7 +21,7 @@ from stand_ins import SmallestHost
 from ldznet.heads import head_file, writer
 from ldznet.methods.learned_head import random_head
 from ldznet.research.scenes.samples import SceneSamples
-from ldznet.research.training.loop import Trainer, TrainOptions
+from ldznet.research.training.trainer import Trainer, TrainOptions
 
 OPTIONS = TrainOptions(
     steps=3,
@@ -35,23 +34,22 @@ OPTIONS = TrainOptions(
     save_every=1,
     validate_every=2,
 )
-# Event, and the how-manieth of its kind in a process; nothing is kept of a step before its state is renamed.
+# Event, and which one of its kind in a process; nothing of a step is kept before its state is renamed.
 MOMENTS = (
+    ("open", 1),
     ("os.rename cache", 1),
     ("between weights and average", 1),
-    ("open last.safetensors", 1),
+    ("open", 5),
     ("in the middle of a head", 1),
     ("os.rename last.safetensors", 1),
-    ("open metrics.partial", 1),
-    ("os.rename metrics.partial", 1),
-    ("open state.partial", 1),
+    ("os.rename metrics.csv", 1),
     ("in the middle of the state", 1),
-    ("os.rename state.partial", 1),
+    ("os.rename state.pt", 1),
     ("in the middle of the state", 2),
     ("os.rename best.safetensors", 1),
-    ("os.rename state.partial", 1),
+    ("os.rename state.pt", 1),
     ("in the middle of a head", 3),
-    ("os.rename state.partial", 1),
+    ("os.rename state.pt", 1),
 )
 
 
@@ -70,7 +68,7 @@ def train(host, folder):
         validate=validate,
         cache=folder / "cache",
     )
-    trainer._tensorboard = lambda: None
+    trainer.metrics.board = lambda _step: None
     trainer.run(say=lambda _text: None)
 
 
@@ -83,13 +81,13 @@ def arm(moment, folder):
         if (what, count[what]) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def hook(event, given):
-        writes = event == "os.rename" or (event == "open" and set(str(given[1])) & set("wax"))
-        if writes and str(given[0]).startswith(str(folder)):
-            name = Path(given[0]).relative_to(folder).parts[0]
-            happens(f"{event} {re.sub(r'[.][0-9]+[.]partial$', '', name).lstrip('.')}")
+    def hook(event, arguments):
+        if event == "os.rename" and str(arguments[1]).startswith(str(folder)):
+            happens(f"os.rename {Path(arguments[1]).relative_to(folder).parts[0]}")
+        elif event == "open" and set(str(arguments[1])) & set("wax") and str(arguments[0]).startswith(str(folder)):
+            happens("open")
 
-    whole_save, bytes_of, average = torch.save, writer.bytes_of, Trainer._average
+    whole_save, bytes_of, average = torch.save, writer.bytes_of, Trainer._update_average
 
     def save(state, file):
         written = io.BytesIO()
@@ -109,7 +107,7 @@ def arm(moment, folder):
         average(trainer)
 
     sys.addaudithook(hook)
-    torch.save, writer.bytes_of, Trainer._average = save, bytes_and_perhaps_the_end, update
+    torch.save, writer.bytes_of, Trainer._update_average = save, bytes_and_perhaps_the_end, update
 
 
 def in_a_process(work):

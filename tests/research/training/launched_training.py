@@ -15,7 +15,7 @@ from stand_ins import SmallestHost
 from ldznet.errors import LaunchError
 from ldznet.methods.learned_head import random_head
 from ldznet.research.scenes.samples import SceneSamples
-from ldznet.research.training.loop import Trainer, TrainOptions
+from ldznet.research.training.trainer import Trainer, TrainOptions
 
 
 def main(folder, parts, last=0):

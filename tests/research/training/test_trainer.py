@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import os
+import re
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +19,10 @@ from ldznet.methods.learned_head import random_head
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.skip_report import Skipped
 from ldznet.research.scenes.samples import SceneSamples
+from ldznet.research.training.cost import try_steps
 from ldznet.research.training.items import Stream
-from ldznet.research.training.loop import Trainer, TrainOptions
+from ldznet.research.training.progress import time_text
+from ldznet.research.training.trainer import Trainer, TrainOptions
 
 SMALL = TrainOptions(steps=4, batch=2, size=64, rate=1e-3, timesteps=(300, 499), save_every=2, log_every=1)
 
@@ -62,7 +67,9 @@ def test_a_training_does_not_go_on_with_another_model_or_dataset(samples, tmp_pa
     else:
         samples = SceneSamples("photo", 3, size=64)
 
-    with pytest.raises(CheckpointError, match=rf"holds a training with another {other}, so this one cannot go on"):
+    with pytest.raises(
+        CheckpointError, match=rf"holds a training with another {other}, so this one cannot resume"
+    ):
         trainer(host, samples, tmp_path, "znet")
 
 
@@ -75,7 +82,7 @@ def test_a_step_that_is_tried_costs_the_reading_of_its_samples_as_well(tmp_path,
             return super().__getitem__(index)
 
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    cost = trainer(SmallestHost(), Slow("photo", 4, size=64), tmp_path, "znet", batch=2).try_steps(2)
+    cost = try_steps(trainer(SmallestHost(), Slow("photo", 4, size=64), tmp_path, "znet", batch=2), 2)
 
     assert cost.seconds == 20
 
@@ -190,8 +197,8 @@ def test_mixed_precision_gives_nearly_the_same_losses_and_a_cpu_does_not_train_i
 def test_a_training_that_is_done_has_no_step_to_try(samples, tmp_path):
     trainer(SmallestHost(), samples, tmp_path, "znet", steps=1).run(say=say)
 
-    with pytest.raises(OptionError, match="is done: there is no step to try"):
-        trainer(SmallestHost(), samples, tmp_path, "znet", steps=1).try_steps(3)
+    with pytest.raises(OptionError, match="is done, so no step is left to try"):
+        try_steps(trainer(SmallestHost(), samples, tmp_path, "znet", steps=1), 3)
 
 
 def test_the_plateau_is_that_of_pytorch_with_the_papers_settings():
@@ -203,7 +210,7 @@ def test_the_plateau_is_that_of_pytorch_with_the_papers_settings():
     for loss in losses:
         theirs.step(loss)
         mine.epoch_loss = [3 * loss, 3.0]
-        Trainer._end_of_epoch(mine)
+        Trainer._end_epoch(mine)
         rates.append(mine.plateau["factor"])
         assert rates[-1] == optimizer.param_groups[0]["lr"]
 
@@ -235,7 +242,7 @@ def test_a_negative_is_the_same_picture_with_the_phrase_of_another_and_an_empty_
 
     for position in range(8):
         one, other = plain[position], negative[position]
-        assert one.picture == other.picture
+        assert one.image_name == other.image_name
         assert one.target.mean() == 0.5
         assert not other.target.any()
         assert other.sentence != one.sentence
@@ -248,3 +255,66 @@ def test_what_cannot_be_read_is_replaced_by_the_next_and_named():
 
     assert [skipped.reason for item in items for skipped in item.skipped] == ["missing image"]
     assert all(item.target.any() for item in items)
+
+
+class SamplesWithSignal:
+    """Samples that send a signal to this process when the sample of a position is read."""
+
+    def __init__(self, samples, position, number=signal.SIGINT):
+        self.samples, self.position, self.number, self.report = samples, position, number, samples.report
+        self.count = 0
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        self.count += 1
+        if self.count == self.position:
+            os.kill(os.getpid(), self.number)
+        return self.samples[index]
+
+
+def test_ctrl_c_saves_the_state_says_at_which_step_and_the_training_resumes_there(samples, tmp_path):
+    assert trainer(SmallestHost(), samples, tmp_path / "whole", "znet", save_every=100).run(say=say)
+    texts = []
+
+    # The third sample belongs to the second of four steps of two.
+    stopped = trainer(SmallestHost(), SamplesWithSignal(samples, 3), tmp_path / "parts", "znet", save_every=100)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        stopped.run(say=texts.append)
+    assert trainer(SmallestHost(), samples, tmp_path / "parts", "znet", save_every=100).run(say=texts.append)
+
+    assert stop.value.args == (signal.SIGINT,)
+    assert f"stopped at step 2 of 4: the state is saved in {tmp_path / 'parts'}" in texts[2]
+    assert texts[3] == "resuming at step 2 of 4"
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert [row["loss"] for row in whole["rows"]] == [row["loss"] for row in parts["rows"]]
+    assert all(torch.equal(whole["module"][name], parts["module"][name]) for name in whole["module"])
+
+
+def test_a_second_ctrl_c_stops_at_once(samples, tmp_path):
+    class Impatient(SamplesWithSignal):
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(SmallestHost(), Impatient(samples, 99), tmp_path, "znet").run(say=say)
+    assert not (tmp_path / "state.pt").exists()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_lines_of_progress_have_the_time_that_is_left(samples, tmp_path):
+    texts = []
+    trainer(SmallestHost(), samples, tmp_path, "znet").run(say=texts.append)
+
+    assert re.fullmatch(r"step 1 of 4, loss [\d.]+, [\d.]+ prompts/s, \d+ s left", texts[0])
+    assert texts[-1].endswith(", 0 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59, "59 s"), (61, "1 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min"), (200_000, "2 days 7 h")],
+)
+def test_times_are_told_in_two_units(seconds, text):
+    assert time_text(seconds) == text
