@@ -93,7 +93,7 @@ def test_a_trained_head_says_what_it_was_trained_with_and_is_chosen_for_its_mode
     assert method.defaults.template == "{}"
 
 
-def test_a_training_stops_and_goes_on_and_leaves_metrics(checkpoint, tmp_path):
+def test_a_training_stops_and_resumes_and_leaves_metrics(checkpoint, tmp_path):
     assert train(checkpoint, tmp_path / "whole") == 0
     codes = []
     while not codes or codes[-1] == 3:
@@ -247,11 +247,11 @@ def test_a_wrong_recipe_is_an_error(checkpoint, capsys, arguments, said):
     assert said in capsys.readouterr().err
 
 
-def test_what_the_training_of_the_diffusion_model_would_not_heed_is_refused(tmp_path, capsys):
+def test_what_the_training_of_the_diffusion_model_would_ignore_is_refused(tmp_path, capsys):
     out = tmp_path / "run"
     for more, said in (
-        (("--dry-run",), "--dry-run would not be heeded"),
-        (("--rate", "1e-4", "--kind", "znet"), "--kind, --rate would not be heeded"),
+        (("--dry-run",), "--dry-run would be ignored"),
+        (("--rate", "1e-4", "--kind", "znet"), "--kind, --rate would be ignored"),
         (("--data", str(tmp_path)), "diffusion needs no such place"),
     ):
         assert main(["train", "diffusion", "--out", str(out), *more]) == 2
@@ -282,7 +282,7 @@ def test_a_second_training_reads_what_the_first_has_cached(checkpoint, tmp_path,
     assert [", 0 written" in line or " and 0 written" in line for line in said] == [False, True]
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
     assert train(checkpoint, tmp_path / "third", *cache, "--crop", "random", "--dry-run") == 0
-    assert "note: of --cache only contexts are kept" in capsys.readouterr().out
+    assert "note: --cache stores only contexts" in capsys.readouterr().out
 
 
 def test_a_head_starts_from_a_folder_in_diffusers_layout_as_from_the_single_file(checkpoint, tmp_path):

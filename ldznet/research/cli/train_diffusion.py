@@ -1,0 +1,70 @@
+"""python -m ldznet train diffusion: train the embedded diffusion model, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ldznet.cli.flags import process_of_launch
+from ldznet.errors import OptionError
+from ldznet.research.cli.train_head import training_device
+
+# Arguments of `train` that the diffusion model uses, and what the parser adds itself.
+_USED = frozenset(
+    ("command", "data", "folder", "out", "minutes", "steps", "workers", "device", "go_on", "default_of")
+)
+
+
+def train_diffusion(parsed: argparse.Namespace) -> int:
+    """Train the stages that are not done yet, then write the model; return 3 when it stopped before."""
+    from ldznet.research.embedded.autoencoder import train_decoder, train_encoder
+    from ldznet.research.embedded.diffusion import train_unet
+    from ldznet.research.embedded.files import export, unpack
+    from ldznet.research.embedded.model import TinyConfig
+    from ldznet.research.embedded.resumable_stage import RunOptions, join_launch, wait_for_all
+
+    _refuse_unused(parsed)
+    minutes = parsed.minutes or 10**6
+    device = training_device(parsed)[0]
+    rank, processes = process_of_launch()
+    if processes > 1:
+        join_launch(device.type)
+    config = TinyConfig()
+    if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:
+        unpack(parsed.go_on, parsed.out)
+    wait_for_all()
+    steps = parsed.steps or config.unet_steps
+    stages = [(train_encoder, config.encoder_steps), (train_decoder, config.decoder_steps), (train_unet, steps)]
+    done = True
+    for train, steps in stages[2:] if parsed.go_on else stages:
+        options = RunOptions(
+            folder=parsed.out, steps=steps, minutes=minutes, device=str(device), workers=parsed.workers
+        )
+        done = done and train(config, options)
+        wait_for_all()
+    if rank:
+        return 0 if done else 3
+    if done:
+        target = parsed.out / "tiny.safetensors"
+        print(json.dumps({"written": str(target), **export(config, parsed.out, target)}))
+    else:
+        print("stopped; the same command resumes there")
+    return 0 if done else 3
+
+
+def _refuse_unused(parsed: argparse.Namespace) -> None:
+    """Refuse arguments that only the training of a head uses.
+
+    Raises:
+        OptionError: such an argument is given.
+    """
+    unused = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(parsed).items()
+        if name not in _USED and value != parsed.default_of(name)
+    ]
+    if unused:
+        raise OptionError(
+            f"{', '.join(unused)} would be ignored: the diffusion model has its own recipe, whose only option is "
+            "--steps. Leave them out, or train a head."
+        )
