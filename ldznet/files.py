@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, a lock between processes, and a small cache.
+"""Files that are written whole or not at all, their digest, a lock between processes, and a small cache.
 
 Knows nothing of weights, images or reports. `OSError` is passed on as it is: the caller says in words what could
 not be written and what to do.
@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -82,6 +82,17 @@ def write_text(path: str | os.PathLike[str], text: str, *, overwrite: bool = Tru
     r"""Write a text file as UTF-8 and with "\n" on every system, whole or not at all; see `atomic_path`."""
     with atomic_path(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(text.encode())
+
+
+def digest_of(paths: Iterable[str | os.PathLike[str]], report: Callable[[int], None] = lambda _bytes: None) -> str:
+    """Return the SHA-256 of files, one after the other; `report` gets the bytes of each piece that was read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while chunk := file.read(2**23):  # 8 MB, so that the largest file takes no memory to speak of
+                digest.update(chunk)
+                report(len(chunk))
+    return digest.hexdigest()
 
 
 def _rename_if_free(source: Path, target: Path) -> None:

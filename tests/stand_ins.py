@@ -18,7 +18,7 @@ YAML = """model:
     unet_config:
       params: {{num_heads: {heads}, num_head_channels: {head_channels}}}
     cond_stage_config:
-      params: {{version: {version}}}
+      params: {{version: {version}, layers: {layers}}}
 """
 
 
@@ -159,7 +159,9 @@ def write_checkpoint(folder, family="sd1", *, name="model.safetensors", paramete
     heads = host.info.unet.heads
     channels = host.info.unet.head_channels or -1
     path.with_suffix(".yaml").write_text(
-        YAML.format(parameterization=parameterization, heads=heads, head_channels=channels, version="text")
+        YAML.format(
+            parameterization=parameterization, heads=heads, head_channels=channels, version="text", layers=3
+        )
     )
     write_tokenizer(folder / "tokenizer")
     unet.label_emb = label_emb

@@ -24,7 +24,7 @@ from typing import Any
 
 from ldznet import __version__
 from ldznet.errors import DownloadError, OptionError
-from ldznet.heads.writer import digest_of
+from ldznet.files import digest_of
 
 _CHUNK = 2**20
 _SILENCE = 60.0  # seconds without a byte, after which a server is given up

@@ -159,7 +159,7 @@ def _read_given_mask(path: Path) -> GivenMask:
 
 def model_key(parsed: argparse.Namespace) -> list[Any]:
     """Return values that tell one model, and the way it computes, from another without loading it."""
-    from ldznet.hosts.diffusers.files import model_files
+    from ldznet.hosts.diffusers.model_files import model_files
 
     device, dtype = device_and_dtype(parsed)
     key: list[Any] = [parsed.random_weights, device.type, str(dtype), parsed.head_storage]

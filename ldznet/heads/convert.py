@@ -1,8 +1,8 @@
-"""Making a head's file of a checkpoint in the released layout (see checkpoint.py).
+"""Make a head file (head_file.py) from a checkpoint in the released layout.
 
-It is a Lightning checkpoint: the head's raw weights under `model.diffusion_model.`, their average (EMA), with
-which the paper predicts, under `model_ema.` with all dots taken out of the names, beside the groups of the Stable
-Diffusion model, which the host has already and which are left out.
+The released checkpoint was written by Lightning. It holds the raw weights of the head under
+`model.diffusion_model.` and their average (EMA), with which the paper predicts, under `model_ema.` with no dots in
+the names. The parts of the Stable Diffusion model in it are left out: the host has them already.
 
 Source: the released LD-ZNet checkpoint, https://arxiv.org/abs/2303.12343
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,18 +23,14 @@ from typing import Literal
 import torch
 
 from ldznet.errors import CheckpointError, ShapeError
-from ldznet.heads.head_file import empty_head, require_fit, shapes_of
+from ldznet.files import digest_of
+from ldznet.heads.head_file import empty_head, require_shapes, shapes_of
+from ldznet.heads.model_kinds import model_kind
 from ldznet.heads.network import HeadConfig
+from ldznet.heads.pickled import verify_archive
 from ldznet.heads.unet import UNetConfig
-from ldznet.heads.weight_files import (
-    TensorFile,
-    describe,
-    open_tensors,
-    require_file,
-    shard_number,
-    verify_archive,
-)
-from ldznet.heads.writer import Shapes, count, digest_of, name_of, new_folders, require_room, write_head
+from ldznet.heads.weight_files import TensorFile, open_tensors, require_file, shard_number
+from ldznet.heads.writer import Shapes, new_folders, require_room, write_head
 
 # done, total: bytes; called often while a long piece of work goes on
 Progress = Callable[[int, int], None]
@@ -82,18 +79,19 @@ def convert(
     with contextlib.ExitStack() as stack:
         stack.enter_context(new_folders(path))
         require_room(path, 0, overwrite or path.resolve() == source.resolve())
-        tensors = stack.enter_context(open_tensors(source, scratch=path.parent))
+        tensors = stack.enter_context(open_tensors(source))
         if path.resolve() in {part.resolve() for part in (source, *_parts(tensors))}:
             raise CheckpointError(f"{path} would be written over its own source. Give the new file another name.")
         names = _released_names(tensors, weights)
         config = _released_config(source, {name: tensors.shapes[key] for name, key in names.items()}, heads)
         expected = shapes_of(empty_head(config))
-        require_fit(
+        require_shapes(
             f"{source} ({weights} weights)",
             expected,
             {name: tensors.shapes[key] for name, key in names.items()},
         )
-        size = dtype.itemsize * sum(map(count, expected.values()))
+        parameters = sum(map(math.prod, expected.values()))
+        size = dtype.itemsize * parameters
         # All that can be refused is refused before the long reading begins.
         require_room(path, size, overwrite)
         counter = _Counter(progress, size + sum(part.stat().st_size for part in _parts(tensors)))
@@ -120,8 +118,8 @@ def convert(
             path=path,
             config=config,
             weights=weights,
-            dtype=name_of(dtype),
-            parameters=sum(map(count, expected.values())),
+            dtype=str(dtype).removeprefix("torch."),
+            parameters=parameters,
             bytes=path.stat().st_size,
             sha256=sha256,
             source_sha256=source_sha256,
@@ -143,11 +141,11 @@ def _released_names(tensors: TensorFile, weights: str) -> dict[str, str]:
         )
     raw = {name.removeprefix(_RAW): name for name in shapes if name.startswith(_RAW)}
     averaged = {name.removeprefix(_EMA): name for name in shapes if name.startswith(_EMA)}
-    if "ldznet.config" in tensors.metadata:
+    if {"ldznet.config", "ldznet.sha256"} <= tensors.metadata.keys():
         raise CheckpointError(f"{tensors.path} is a converted head already. Use it as it is.")
     if not any(_OF_A_HEAD.search(name) for name in shapes):
         raise CheckpointError(
-            f"{tensors.path} holds no LD-ZNet head; it seems to be {describe(shapes)}. Give the released "
+            f"{tensors.path} holds no LD-ZNet head; it seems to be {model_kind(shapes)}. Give the released "
             "LD-ZNet checkpoint, whose tensors are called model.diffusion_model.* and model_ema.*."
         )
     if weights == "raw":
@@ -239,4 +237,7 @@ def _parts(tensors: TensorFile) -> list[Path]:
     path = tensors.path
     if not path.name.endswith(".index.json"):
         return [path]
-    return [path.parent / name for name in sorted(set(json.loads(path.read_text())["weight_map"].values()))]
+    return [
+        path.parent / name
+        for name in sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    ]

@@ -1,12 +1,12 @@
-"""Files of heads: written so that a flipped bit is noticed, and read strictly.
+"""Head files: written so that a flipped bit is noticed, and read strictly.
 
-A head's file is one .safetensors; its header holds
+A head file is one .safetensors; its header holds
 
     ldznet.config   the HeadConfig, as JSON
     ldznet.source   where the weights come from, as JSON
     ldznet.sha256   SHA-256 of the whole file, taken with these 64 digits set to "0"
 
-conversion.py makes one of a released checkpoint.
+convert.py makes one from a released checkpoint.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ldznet.errors import CheckpointError, NoHeadError
+from ldznet.heads.model_kinds import model_kind
 from ldznet.heads.network import Head, HeadConfig
-from ldznet.heads.weight_files import (
-    TensorFile,
-    describe,
-    open_tensors,
-)
-from ldznet.heads.writer import CHUNK, NO_DIGEST, Shapes, write_head
+from ldznet.heads.weight_files import TensorFile, open_tensors
+from ldznet.heads.writer import NO_DIGEST, Shapes, write_head
 
 # --- writing -------------------------------------------------------------------------------------
 
@@ -42,14 +39,13 @@ def save_head(
     dtype: torch.dtype = torch.float16,
     overwrite: bool = False,
 ) -> str:
-    """Write a head with its configuration; returns the file's SHA-256 (see above).
+    """Write a head with its configuration and return the SHA-256 in its header (see above).
 
     Raises:
         CheckpointError: the file exists, the disk is full, or a weight does not fit into `dtype`.
     """
     state = head.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return write_head(Path(path), head.config, source, shapes, state.__getitem__, dtype, overwrite)
+    return write_head(Path(path), head.config, source, state, state.__getitem__, dtype, overwrite)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -57,7 +53,7 @@ def save_head(
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """What a head's header says; reading it does not read the weights."""
+    """The header of a head file; reading it does not read the weights."""
 
     path: Path
     config: HeadConfig
@@ -69,8 +65,8 @@ def read_head_info(path: str | os.PathLike[str]) -> HeadInfo:
     """Read the header only.
 
     Raises:
-        NoHeadError: this is the file of something else; the text says what it seems to be.
-        CheckpointError: it is damaged, or none of weights.
+        NoHeadError: the file holds something else; the text says what it seems to be.
+        CheckpointError: the file is damaged, or not a file of weights.
     """
     with open_tensors(path) as tensors:
         return _info(tensors)
@@ -79,13 +75,13 @@ def read_head_info(path: str | os.PathLike[str]) -> HeadInfo:
 def _require_head(tensors: TensorFile) -> None:
     metadata = tensors.metadata
     if not {"ldznet.config", "ldznet.source", "ldznet.sha256"} <= set(metadata):
-        what = describe(tensors.shapes)
+        what = model_kind(tensors.shapes)
         advice = (
             f"Convert it once: python -m ldznet convert {tensors.path}"
             if "released layout" in what
             else "Give a head that `python -m ldznet convert` or `train` has written."
         )
-        raise NoHeadError(f"{tensors.path} is no head's file; it seems to be {what}. {advice}")
+        raise NoHeadError(f"{tensors.path} is not a head file; it seems to be {what}. {advice}")
 
 
 def _info(tensors: TensorFile) -> HeadInfo:
@@ -93,11 +89,14 @@ def _info(tensors: TensorFile) -> HeadInfo:
     metadata = tensors.metadata
     try:
         source = json.loads(metadata["ldznet.source"])
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{tensors.path} is damaged: its header cannot be read. Copy it again.") from None
-    return HeadInfo(
-        tensors.path, HeadConfig.from_json(metadata["ldznet.config"]), source, metadata["ldznet.sha256"]
-    )
+        if not isinstance(source, dict):
+            raise ValueError("its source is not a JSON object")
+    except (ValueError, RecursionError) as why:
+        raise CheckpointError(
+            f"{tensors.path} is damaged: its header cannot be read ({why}). Copy it again."
+        ) from None
+    config = HeadConfig.from_json(metadata["ldznet.config"])
+    return HeadInfo(tensors.path, config, source, metadata["ldznet.sha256"])
 
 
 def load_head(
@@ -107,12 +106,13 @@ def load_head(
     dtype: torch.dtype | None = None,
     verify: bool = True,
 ) -> Head:
-    """Load a head, in eval mode and without gradients; `dtype` None keeps the file's.
+    """Load a head in eval mode and without gradients; with `dtype` None it keeps the dtype of the file.
 
-    `verify` compares the file's SHA-256 with the one in its header.
+    `verify` compares the SHA-256 of the file with the one in its header.
 
     Raises:
-        CheckpointError: no head's file, damaged, or names and shapes that do not fit its configuration.
+        CheckpointError: the file is not a head file, is damaged, holds weights that are not finite, or does not
+            fit its own configuration.
     """
     path = Path(path)
     with open_tensors(path) as tensors:
@@ -120,30 +120,44 @@ def load_head(
         if verify:  # before anything in the header is believed
             verify_digest(path, tensors.metadata["ldznet.sha256"])
         head = empty_head(_info(tensors).config)
-        require_fit(str(path), shapes_of(head), tensors.shapes)
+        require_shapes(str(path), shapes_of(head), tensors.shapes)
         # A copy: what the library hands out is still a map of the file, which may be written to.
         state = {name: tensors.tensor(name).to(device, dtype, copy=True) for name in tensors.shapes}
-    if wrong := [name for name, tensor in state.items() if not tensor.is_floating_point()]:
-        raise CheckpointError(
-            f"{path} holds {wrong[0]} as {state[wrong[0]].dtype}, which is no weight. Copy it again."
-        )
+    _require_finite(path, state)
     head.load_state_dict(state, assign=True)
     return head.eval().requires_grad_(False)
 
 
+def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that would only give masks of noise.
+
+    Raises:
+        CheckpointError: a weight is not a floating-point number, NaN or infinite.
+    """
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{path} holds {name} as {tensor.dtype}, which is not a weight. Copy it again.")
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path} holds values in {name} that are not finite in {str(tensor.dtype).removeprefix('torch.')} "
+                "(NaN or infinite). Use another precision (bfloat16 or float32), or another head: the training "
+                "that made this file may have failed."
+            )
+
+
 def empty_head(config: HeadConfig) -> Head:
-    """A head on the meta device: names and shapes without memory."""
+    """Return a head on the meta device: names and shapes without memory."""
     with torch.device("meta"):
         return Head(config)
 
 
 def shapes_of(head: Head) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a head's tensors, in order."""
+    """Return the names and shapes of a head's tensors, in order."""
     return {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
 
 
 def verify_digest(path: Path, expected: str) -> None:
-    """Compare a head's file with the SHA-256 in its header.
+    """Compare a head file with the SHA-256 in its header.
 
     Raises:
         CheckpointError: they differ.
@@ -151,10 +165,10 @@ def verify_digest(path: Path, expected: str) -> None:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         length = file.read(8)
-        header = file.read(struct.unpack("<Q", length)[0])
+        header = file.read(int.from_bytes(length, "little"))
         digest.update(length)
         digest.update(header.replace(expected.encode(), NO_DIGEST.encode(), 1))
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(2**23):
             digest.update(chunk)
     if digest.hexdigest() != expected:
         raise CheckpointError(
@@ -163,19 +177,19 @@ def verify_digest(path: Path, expected: str) -> None:
         )
 
 
-def require_fit(what: str, wanted: Shapes, given: Shapes) -> None:
-    """Every name and every shape must fit.
+def require_shapes(what: str, expected: Shapes, actual: Shapes) -> None:
+    """Check that every name and every shape fits; `what` names the weights in the error.
 
     Raises:
         CheckpointError: lists what is missing, left over or of the wrong shape.
     """
     problems = {
-        "missing": [name for name in wanted if name not in given],
-        "left over": [name for name in given if name not in wanted],
+        "missing": [name for name in expected if name not in actual],
+        "left over": [name for name in actual if name not in expected],
         "of the wrong shape": [
-            f"{name} {given[name]} instead of {wanted[name]}"
-            for name in wanted
-            if name in given and tuple(given[name]) != tuple(wanted[name])
+            f"{name} {actual[name]} instead of {expected[name]}"
+            for name in expected
+            if name in actual and tuple(actual[name]) != tuple(expected[name])
         ],
     }
     if not any(problems.values()):

@@ -74,6 +74,10 @@ class HeadConfig:
             raise HeadError(
                 f"The grids {self.pool_grids!r} are no whole numbers by path: the configuration is damaged."
             )
+        if type(self.stem_width) is not int or not 1 <= self.stem_width <= 4096:
+            raise HeadError(
+                f"The stem is {self.stem_width!r} channels wide, which no head is: the configuration is damaged."
+            )
         if unknown := sorted(set(self.pool_grids) - set(self.unet.transformer_paths())):
             raise HeadError(
                 f"The head is to read features at {', '.join(unknown)}, but this UNet has no transformer there. "

@@ -1,87 +1,92 @@
-"""Writing a head's file (see checkpoint.py): whole or not at all, tensor by tensor, a digest in its header."""
+"""Write a head file (format: head_file.py) whole or not at all, with a digest in its header."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
-import hashlib
 import json
-import math
 import os
 import shutil
-import struct
-import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from ldznet.errors import CheckpointError
+from ldznet.files import atomic_path, digest_of, remove_leftovers
 from ldznet.heads.network import HeadConfig
-from ldznet.heads.weight_files import process_runs
 
 Shapes = Mapping[str, tuple[int, ...]]
+Report = Callable[[int], None]  # gets the number of bytes that were read or written
 
-CHUNK = 2**23  # bytes that are read or written at a time
 NO_DIGEST = "0" * 64  # stands in the header while the digest is taken
-_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
 def write_head(
     path: Path,
     config: HeadConfig,
     source: Mapping[str, Any],
-    shapes: Shapes,
+    names: Iterable[str],
     tensor: Callable[[str], Tensor],
     dtype: torch.dtype,
     overwrite: bool,
-    report: Callable[[int], None] = lambda _bytes: None,
+    report: Report = lambda _bytes: None,
 ) -> str:
-    """Write tensor by tensor, so that no more than one of them is in memory.
+    """Write a head file and return its digest; `tensor` reads one weight by name.
 
-    The safetensors library writes from a dict of all tensors at once; its format is a length, a JSON header
-    and the bytes, so this is all there is to it.
-    """
-    assert sys.byteorder == "little"
-    itemsize = torch.empty(0, dtype=dtype).element_size()
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "format": "pt",
-            "ldznet.config": config.to_json(),
-            "ldznet.source": json.dumps(dict(source), sort_keys=True),
-            "ldznet.sha256": NO_DIGEST,
-        }
-    }
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + itemsize * count(shape)
-        header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    front = struct.pack("<Q", len(text)) + text
-
-    require_room(path, len(front) + end, overwrite)
-    with _replacing(path) as file:
-        digest = hashlib.sha256(front)
-        file.write(front)
-        for name in shapes:
-            data = bytes_of(name, tensor(name), dtype)
-            digest.update(data.data)
-            file.write(data.data)
-            report(data.size)
-        file.seek(front.index(f'"ldznet.sha256":"{NO_DIGEST}"'.encode()) + len('"ldznet.sha256":"'))
-        file.write(digest.hexdigest().encode())
-    return digest.hexdigest()
-
-
-def bytes_of(name: str, tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A weight as it stands in the file.
+    All weights are in memory at once in `dtype`, because safetensors writes a file from a dict.
 
     Raises:
-        CheckpointError: it is no plain, finite floating-point tensor, or does not fit into `dtype`.
+        CheckpointError: `path` exists and `overwrite` is False, a weight cannot be stored, or the disk is full.
+    """
+    metadata = {
+        "format": "pt",
+        "ldznet.config": config.to_json(),
+        "ldznet.source": json.dumps(dict(source), sort_keys=True),
+        "ldznet.sha256": NO_DIGEST,
+    }
+    try:
+        weights = {}
+        for name in names:
+            weights[name] = fitted_weight(name, tensor(name), dtype)
+            report(weights[name].nbytes)
+        require_room(path, sum(weight.nbytes for weight in weights.values()), overwrite)
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            safetensors.torch.save_file(weights, temporary, metadata)
+            # safetensors writes metadata in random order. Sorted, the same head always has the same digest.
+            _write_header(temporary, NO_DIGEST)
+            digest = digest_of([temporary])
+            _write_header(temporary, digest)
+    except FileExistsError:
+        raise _exists(path) from None
+    except (OSError, safetensors.SafetensorError) as why:
+        raise CheckpointError(
+            f"{path} could not be written ({getattr(why, 'strerror', None) or why}). No file was left there. "
+            "Check the disk and the permissions of the folder."
+        ) from why
+    return digest
+
+
+def _write_header(path: Path, digest: str) -> None:
+    """Write the header again, sorted and with `digest`, over the one that safetensors wrote."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted({**header["__metadata__"], "ldznet.sha256": digest}.items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the weights begin at a fixed place behind the header"
+        file.seek(8)
+        file.write(text.ljust(size))
+
+
+def fitted_weight(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy of a weight in `dtype`, on the CPU.
+
+    Raises:
+        CheckpointError: the tensor holds no plain, finite floating-point numbers, or `dtype` cannot hold them.
     """
     if not tensor.is_floating_point():
         raise CheckpointError(
@@ -90,41 +95,40 @@ def bytes_of(name: str, tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, n
         )
     if tensor.is_meta or tensor.layout != torch.strided:
         raise CheckpointError(f"{name} is a {tensor.layout} tensor without plain values. Get the original file.")
-    fitted = tensor.detach().to("cpu", dtype).contiguous()
-    if not fitted.isfinite().all():
-        whole = tensor.detach().to("cpu", torch.float64)
-        if not whole.isfinite().all():
-            raise CheckpointError(
-                f"{name} holds values that are not numbers (NaN or infinite): the training that made the file "
-                "had failed, or the file is damaged. Get another one."
-            )
-        wider = " Use bfloat16 or float32 instead." if dtype == torch.float16 else " The file is damaged."
+    # Always a copy: safetensors refuses tensors that share memory, such as two names of one weight.
+    fitted = tensor.detach().to("cpu", dtype, copy=True).contiguous()
+    if fitted.isfinite().all():
+        return fitted
+    exact = tensor.detach().to("cpu", torch.float64)
+    if not exact.isfinite().all():
         raise CheckpointError(
-            f"{name} reaches {whole.abs().max():.3g}, which {name_of(dtype)} cannot hold.{wider}"
+            f"{name} holds values that are not numbers (NaN or infinite): the training that made the file "
+            "had failed, or the file is damaged. Get another one."
         )
-    return fitted.view(-1).view(torch.uint8).numpy()
+    advice = " Use bfloat16 or float32 instead." if dtype == torch.float16 else " The file is damaged."
+    dtype_name = str(dtype).removeprefix("torch.")
+    raise CheckpointError(f"{name} reaches {exact.abs().max():.3g}, which {dtype_name} cannot hold.{advice}")
 
 
 def require_room(path: Path, size: int, overwrite: bool) -> None:
-    """See before any work that so many bytes can be written there.
+    """Check before any work that `size` bytes can be written to `path`; make missing folders.
 
     Raises:
-        CheckpointError: it is taken, no place for a file, or the disk has too little room.
+        CheckpointError: the file exists, it is not a plain file, or the disk has too little room.
     """
     try:
         if path.is_dir():
             raise CheckpointError(f"{path} is a folder. Give the name of the file to write.")
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path} is a device or a pipe, which stays as it is. Give the name of a file.")
+            raise CheckpointError(f"{path} is a device or a pipe and was not changed. Give the name of a file.")
         if os.path.lexists(path) and not overwrite:
-            raise CheckpointError(
-                f"{path} exists already and was left as it is. Give another name, or allow overwriting (--force)."
-            )
+            raise _exists(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)  # before the free room is measured: a killed conversion may fill the disk
         free = shutil.disk_usage(path.parent).free
-        with _partial(path).open("wb"):
-            pass
-        _partial(path).unlink()
+        tempfile.TemporaryFile(dir=path.parent).close()
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # raises OSError where the name is too long
     except OSError as why:
         raise CheckpointError(
             f"{path} cannot be written: {why.strerror}. Choose another folder or a shorter name."
@@ -136,9 +140,15 @@ def require_room(path: Path, size: int, overwrite: bool) -> None:
         )
 
 
+def _exists(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} exists already and was not changed. Give another name, or allow overwriting (--force)."
+    )
+
+
 @contextlib.contextmanager
 def new_folders(path: Path) -> Iterator[None]:
-    """The folders that are made for a file go again when it is not written."""
+    """Remove the folders that the block made for `path` when the block raises."""
     missing = [folder for folder in path.parents if not os.path.lexists(folder)]
     try:
         yield
@@ -147,51 +157,3 @@ def new_folders(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # not empty, or never made
                 folder.rmdir()
         raise
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
-    """A new file beside `path` that takes its name when all went well and vanishes otherwise."""
-    partial = _partial(path)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if not process_runs(left.name.split(".")[-2]):  # what a killed conversion left
-            left.unlink(missing_ok=True)
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as why:
-        raise CheckpointError(
-            f"{path} could not be written: {why.strerror or why}. Nothing was left behind; check the disk and "
-            "the folder's permissions."
-        ) from why
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def count(shape: Iterable[int]) -> int:
-    """How many numbers a tensor holds."""
-    return math.prod(shape)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """Without "torch."."""
-    return str(dtype).removeprefix("torch.")
-
-
-def digest_of(paths: Iterable[Path], report: Callable[[int], None] = lambda _bytes: None) -> str:
-    """SHA-256 of some files, one after the other; `report` gets the bytes of each piece."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                report(len(chunk))
-    return digest.hexdigest()

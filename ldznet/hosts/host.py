@@ -1,4 +1,4 @@
-"""All that we ask of a loaded Stable Diffusion model, whoever has loaded it.
+"""The interface to a loaded Stable Diffusion model, whichever program has loaded it.
 
     image         (B, 3, H, W)    in [-1, 1]
     latent        (B, 4, H/8, W/8) VAE output, scaled as the UNet expects it
@@ -13,7 +13,7 @@ A batch of one latent stands for any batch of prompts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -50,7 +50,7 @@ class Context:
 
     @staticmethod
     def join(parts: Sequence[Context]) -> Context:
-        """Contexts of several prompts, one after the other."""
+        """Return the contexts of several prompts, one after the other."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         return Context(
             torch.cat([part.tokens for part in parts]),
@@ -61,17 +61,19 @@ class Context:
 
 @dataclass(frozen=True)
 class HostInfo:
-    """What kind of model is loaded."""
+    """The kind of model that is loaded."""
 
     name: str  # of the file or folder
     family: Family
     prediction: Prediction
     unet: UNetConfig
     fingerprint: str = ""  # tells one set of weights from another
+    # For reports: where "weights" (raw or averaged), "vae", "prediction" and "schedule" came from.
+    details: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def is_small(self) -> bool:
-        """Whether its UNet is narrower than any published one: a model of our own, or one for tests."""
+        """Return whether the UNet is narrower than any published one: a small model, or one for tests."""
         return self.unet.model_channels < UNetConfig().model_channels
 
 
@@ -80,70 +82,78 @@ class Host(Protocol):
 
     @property
     def info(self) -> HostInfo:
-        """What kind of model it is."""
+        """Return the kind of model."""
 
     @property
     def device(self) -> torch.device:
-        """Where its UNet computes."""
+        """Return the device on which the UNet computes."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which precision its UNet computes."""
+        """Return the precision in which the UNet computes."""
 
     def encode_image(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) -> latent (B, 4, H/8, W/8): the posterior's mean, or with `noise` a sample of it."""
+        """Return the latent (B, 4, H/8, W/8) of (B, 3, H, W): the posterior's mean, or with `noise` a sample."""
 
     def encode_prompt(self, prompts: Sequence[str]) -> Context:
-        """Texts -> Context of as many prompts; literal, but for marks of the tokenizer such as <|endoftext|>."""
+        """Return the context of the prompts, read literally but for marks of the tokenizer (<|endoftext|>)."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text is, start and end left out; of at most as many as the encoder reads.
+        """Return the number of tokens of each text, without start and end, and at most what the encoder reads.
 
-        Texts with a space between them are as many tokens as both together.
+        Two texts joined by a space have as many tokens as both together.
         """
 
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The model's own noise schedule."""
+        """Return the noisy latent by the model's own noise schedule."""
 
     def predict_noise(self, noisy_latent: Tensor, timesteps: Tensor, context: Context) -> Tensor:
-        """One UNet pass -> noise prediction (B, 4, h, w), also where the model predicts v."""
+        """Run the UNet once and return the noise prediction (B, 4, h, w), also where the model predicts v."""
 
     def feature_modules(self) -> Mapping[str, nn.Module]:
-        """All transformers of the UNet by path, in the order in which they run."""
+        """Return all transformers of the UNet by path, in the order in which they run."""
 
     def clear_memory(self) -> None:
-        """Give back what was only cached, after a piece of work did not fit."""
+        """Free cached device memory, after a piece of work did not fit."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much noise a timestep means.
+    """The amount of noise at each timestep.
 
     Source: Ho et al., Denoising Diffusion Probabilistic Models, https://arxiv.org/abs/2006.11239, eq. 4;
-    v-prediction: Salimans and Ho, https://arxiv.org/abs/2202.00512, appendix D.
+    v-prediction: Salimans and Ho, https://arxiv.org/abs/2202.00512, appendix D;
+    zero terminal SNR: Lin et al., https://arxiv.org/abs/2305.08891, algorithm 1.
     """
 
     alphas_cumprod: Tensor  # (1000,), float64
 
     @classmethod
     def scaled_linear(cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Schedule:
-        """The schedule of every Stable Diffusion model: betas are squares of evenly spaced numbers."""
+        """Return the schedule of every Stable Diffusion model: betas are squares of evenly spaced numbers."""
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
         return cls(torch.cumprod(1 - betas, dim=0))
 
+    def with_zero_snr(self) -> Schedule:
+        """Return the schedule, shifted and scaled so that the last timestep is pure noise and the first stays."""
+        signal = self.alphas_cumprod.sqrt()
+        first, last = signal[0], signal[-1]
+        return Schedule(((signal - last) * first / (first - last)) ** 2)
+
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """(1 or B, 4, h, w), (1 or B, 4, h, w), (B,) -> (B, 4, h, w) in the latent's dtype."""
+        """Return (B, 4, h, w) in the dtype of `latent`, from twice (1 or B, 4, h, w) and (B,)."""
         signal, level = self._levels(timesteps, latent.device)
         return (signal * latent.float() + level * noise.float()).to(latent.dtype)
 
     def noise_from_v(self, v: Tensor, noisy_latent: Tensor, timesteps: Tensor) -> Tensor:
-        """A v-prediction turned into the noise prediction that it implies."""
+        """Return the noise prediction that a v-prediction implies."""
         signal, level = self._levels(timesteps, v.device)
         return (signal * v.float() + level * noisy_latent.float()).to(v.dtype)
 
     def _levels(self, timesteps: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        kept = self.alphas_cumprod[timesteps.cpu()]
-        signal, level = (part.float().to(device)[:, None, None, None] for part in (kept.sqrt(), (1 - kept).sqrt()))
+        alphas = self.alphas_cumprod[timesteps.cpu()]
+        levels = (alphas.sqrt(), (1 - alphas).sqrt())
+        signal, level = (part.float().to(device)[:, None, None, None] for part in levels)
         return signal, level
 
 
@@ -151,24 +161,24 @@ def require_fit(head: HeadConfig, host: HostInfo) -> None:
     """Refuse a head that was made for another kind of model, before any work.
 
     Raises:
-        HeadError: says what the head is for, what is loaded, and what can be used instead.
+        HeadError: the text says what the head is for, what is loaded, and what can be used instead.
     """
-    wanted, loaded = head.unet, host.unet
+    expected, loaded = head.unet, host.unet
     kind = head.kind
     reasons = []
-    if wanted.context_width != loaded.context_width:
-        reasons.append(f"prompts of width {wanted.context_width}, not {loaded.context_width}")
+    if expected.context_width != loaded.context_width:
+        reasons.append(f"prompts of width {expected.context_width}, not {loaded.context_width}")
     if kind == "ld-znet":
-        if loaded.in_channels != wanted.in_channels:
+        if loaded.in_channels != expected.in_channels:
             reasons.append(
-                f"a UNet that reads {wanted.in_channels} channels, not the {loaded.in_channels} of "
+                f"a UNet that reads {expected.in_channels} channels, not the {loaded.in_channels} of "
                 f"{'an inpainting' if loaded.in_channels == 9 else 'this'} model"
             )
         if lost := sorted(set(head.pool_grids) - set(loaded.transformer_paths())):
             reasons.append(f"transformers at {', '.join(lost)}")
-        widths = (wanted.model_channels, wanted.channel_mult)
+        widths = (expected.model_channels, expected.channel_mult)
         if widths != (loaded.model_channels, loaded.channel_mult):
-            reasons.append(f"a UNet of widths {_widths(wanted)}, not {_widths(loaded)}")
+            reasons.append(f"a UNet of widths {_widths(expected)}, not {_widths(loaded)}")
     if reasons:
         raise HeadError(
             f"This {kind} head does not fit the loaded model {host.name} ({FAMILY_NAMES[host.family]}): it needs "

@@ -179,7 +179,7 @@ def _attention_heads(path: Path, host: HostInfo) -> int | None:
 
     None leaves it to `convert`, which knows the released width.
     """
-    with open_tensors(path, scratch=path.parent) as tensors:
+    with open_tensors(path) as tensors:
         width = next(
             (
                 shape[0]

@@ -1,6 +1,7 @@
 """Checkpoints: converted exactly, read strictly, and every wrong file refused by name."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +19,12 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from ldznet.__main__ import main
 from ldznet.errors import CheckpointError
-from ldznet.heads import writer
+from ldznet.files import temporary_name
+from ldznet.heads import pickled, writer
 from ldznet.heads.convert import convert
 from ldznet.heads.head_file import load_head, read_head_info, save_head, verify_digest
-from ldznet.heads.weight_files import describe, open_tensors, process_mark
+from ldznet.heads.model_kinds import model_kind
+from ldznet.heads.weight_files import open_tensors
 
 UNET = "model.diffusion_model."
 
@@ -234,7 +238,9 @@ def test_a_compressed_archive_with_a_flipped_bit_is_refused(tmp_path):
     data[len(data) // 2] ^= 4
     (tmp_path / "x.ckpt").write_bytes(data)
 
-    assert "damaged PyTorch archive" in refused(tmp_path / "x.ckpt")
+    assert "records do not match their checksums" in refused(tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="checksums"), open_tensors(tmp_path / "x.ckpt"):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -244,7 +250,7 @@ def test_a_compressed_archive_with_a_flipped_bit_is_refused(tmp_path):
         (b"<!DOCTYPE html><title>Google Drive</title>", "is a web page (a download page was saved"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"GGUF\x03\x00\x00\x00", "is a GGUF file"),
-        (b"hello", "is none of the kinds that ldznet reads"),
+        (b"hello", "is not a kind of file that ldznet reads"),
         (b"\x80\x02X", "is a truncated or damaged checkpoint"),
         (b"PK\x03\x04....", "is a truncated or damaged PyTorch archive"),
     ],
@@ -518,7 +524,7 @@ def test_a_pipe_a_device_and_an_empty_name_are_refused(tmp_path):
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(CheckpointError, match="pipe is a device or a pipe, which stays as it is"):
+    with pytest.raises(CheckpointError, match="pipe is a device or a pipe, and was not changed"):
         convert(CHECKPOINT, tmp_path / "pipe", heads=4, overwrite=True)
     assert (tmp_path / "pipe").is_fifo()
 
@@ -534,26 +540,9 @@ def test_a_refusal_leaves_no_new_folder(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["old", "other.safetensors"]
 
 
-def test_the_scratch_folder_of_a_killed_conversion_is_removed_and_that_of_a_running_one_is_not(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    mark = process_mark().removesuffix(f"-{os.getpid()}")
-    left, running = (tmp_path / f"ldznet-{mark}-{pid}-abc" for pid in (dead.pid, os.getppid()))
-    for scratch in (left, running):
-        scratch.mkdir()
-        (scratch / "stored.ckpt").write_text("half")
-    with zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a", "a")
-
-    with pytest.raises(CheckpointError), open_tensors(tmp_path / "packed.ckpt", scratch=tmp_path):
-        pass
-
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([running.name, "packed.ckpt"])
-
-
 def test_names_that_are_too_long_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="File name too long"):
-        convert(CHECKPOINT, tmp_path / ("x" * 248), heads=4)
+        convert(CHECKPOINT, tmp_path / ("x" * 256), heads=4)
     with pytest.raises(CheckpointError, match="File name too long"):
         convert(tmp_path / ("x" * 300), tmp_path / "out.safetensors")
 
@@ -574,7 +563,8 @@ def test_a_link_to_nowhere_and_a_part_of_the_source_are_not_overwritten(tmp_path
 def test_what_a_killed_conversion_left_is_cleared_and_what_a_running_one_writes_is_not(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left, running = (tmp_path / f".head.safetensors.{pid}.partial" for pid in (dead.pid, os.getppid()))
+    name = temporary_name()
+    left, running = (tmp_path / name.replace(f"-{os.getpid()}-", f"-{p}-") for p in (dead.pid, os.getppid()))
     left.write_text("half")
     running.write_text("half")
 
@@ -588,13 +578,13 @@ def test_a_termination_leaves_nothing_half_written(tmp_path):
         "import os, signal, sys\n"
         "from ldznet.heads import writer\n"
         "from ldznet.__main__ import main\n"
-        "whole, calls = writer.bytes_of, []\n"
+        "whole, calls = writer.fitted_weight, []\n"
         "def slow(*args):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 300: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return whole(*args)\n"
-        "writer.bytes_of = slow\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "writer.fitted_weight = slow\n"
+        "sys.exit(main())\n"
     )
     call = [sys.executable, "-c", script, "convert", CHECKPOINT, tmp_path / "h.safetensors", "--heads", "4"]
 
@@ -606,7 +596,7 @@ def test_an_existing_file_is_never_overwritten_unasked(tmp_path):
     target = tmp_path / "head.safetensors"
     target.write_text("mine")
 
-    with pytest.raises(CheckpointError, match="exists already and was left as it is"):
+    with pytest.raises(CheckpointError, match="exists already and was not changed"):
         convert(CHECKPOINT, target, heads=4)
     assert target.read_text() == "mine"
 
@@ -634,8 +624,8 @@ def test_an_interrupted_conversion_leaves_the_old_file_and_nothing_half_written(
             raise fault
         return whole(name, tensor, dtype)
 
-    whole = writer.bytes_of
-    monkeypatch.setattr(writer, "bytes_of", failing)
+    whole = writer.fitted_weight
+    monkeypatch.setattr(writer, "fitted_weight", failing)
     expected = CheckpointError if isinstance(fault, OSError) else fault
 
     with pytest.raises(expected):
@@ -693,7 +683,7 @@ def test_a_flipped_bit_anywhere_in_a_heads_file_is_noticed(tmp_path, converted, 
     path.write_bytes(data)
 
     with pytest.raises(
-        CheckpointError, match=r"does not match the SHA-256|damaged|no head's file|none of the kinds"
+        CheckpointError, match=r"does not match the SHA-256|damaged|is not a head file|not a kind of file"
     ):
         load_head(path)
 
@@ -750,20 +740,20 @@ def test_an_unconverted_checkpoint_is_refused_with_the_command_that_converts_it(
 
 
 def test_a_head_is_described_as_one():
-    assert describe({"final.12.weight": (1, 1, 3, 3)}) == "a segmentation head"
+    assert model_kind({"final.12.weight": (1, 1, 3, 3)}) == "a segmentation head"
 
 
-def test_a_stored_copy_is_read_aligned_and_removed(tmp_path, released):
-    with open_tensors(CHECKPOINT, scratch=tmp_path) as tensors:
-        assert len(list(tmp_path.iterdir())) == 1
-        name = "model.diffusion_model.out.2.weight"
-        found = tensors.tensor(name)
-        assert torch.equal(found, released["state_dict"][name])
-        assert found.data_ptr() % 64 == 0
-        del found
-    assert list(tmp_path.iterdir()) == []
+def test_a_compressed_archive_is_read_unmapped_and_leaves_no_file(tmp_path, released):
     with zipfile.ZipFile(CHECKPOINT) as archive:
         assert {record.compress_type for record in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(CHECKPOINT.read_bytes())
+
+    with open_tensors(path) as tensors:
+        name = "model.diffusion_model.out.2.weight"
+        assert torch.equal(tensors.tensor(name), released["state_dict"][name])
+
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # --- the command ---------------------------------------------------------------------------------------
@@ -794,3 +784,189 @@ def test_the_command_fails_with_one_readable_line(tmp_path, capsys):
     assert code == 1
     said = "is empty (0 bytes): the download or copy did not work. Fetch the file again."
     assert capsys.readouterr().err == f"error: {tmp_path / 'x.ckpt'} {said}\n"
+
+
+# --- files that were made to do harm, and other kinds ------------------------------------------------
+
+
+def repacked(path, released, compression=zipfile.ZIP_STORED, extra=(), **replacements):
+    """The released checkpoint, written by PyTorch and packed again with changes to its pickle."""
+    torch.save(released, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in {**records, **dict(extra)}.items():
+            changed = data
+            for old, new in replacements.values() if name.endswith("data.pkl") else ():
+                assert old in changed
+                changed = changed.replace(old, new, 1)
+            archive.writestr(name, changed)
+    return path
+
+
+def huge(count, stride=1):
+    """A pickle of four numbers -> one that claims `count` of them."""
+    number = b"J" + count.to_bytes(4, "little")
+    return (b"QK\x00K\x04\x85q\nK\x01\x85", b"QK\x00" + number + b"\x85q\nK" + bytes([stride]) + b"\x85")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_tensor_with_stride_0_is_refused_before_it_fills_the_memory(tmp_path, compression):
+    state = {"state_dict": {"a": torch.arange(4.0)}}
+    path = repacked(tmp_path / "x.ckpt", state, compression, claim=huge(10**9, 0))
+
+    with open_tensors(path) as tensors, pytest.raises(CheckpointError, match="a claims 1,000,000,000 values"):
+        tensors.tensor("a")
+
+
+def test_convert_refuses_a_head_with_a_repeated_value(tmp_path, released):
+    state = dict(released["state_dict"])
+    name = next(name for name in state if name.startswith("model_ema.") and state[name].ndim == 4)
+    state[name] = torch.zeros(1).expand(state[name].shape)
+
+    assert "values, which the file does not store" in refused(saved(tmp_path, {"state_dict": state}))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("count", [100, 10**9])
+def test_a_storage_larger_than_its_record_is_refused(tmp_path, compression, count):
+    state = {"state_dict": {"a": torch.arange(4.0)}}
+    number = b"J" + count.to_bytes(4, "little")
+    storage = (b"cpuq\x08K\x04t", b"cpuq\x08" + number + b"t")
+    path = repacked(tmp_path / "x.ckpt", state, compression, storage=storage, claim=huge(count))
+
+    assert "1 of its 1 records are smaller than the tensors in them" in refused(path)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickled, "_LARGE", 2**20)
+    zeros = {"x/data/7": bytes(2**22)}
+    path = repacked(tmp_path / "x.ckpt", {"state_dict": {"a": torch.ones(4)}}, zipfile.ZIP_DEFLATED, zeros.items())
+
+    assert "It was made to fill the memory" in refused(path)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_torchscript_archive_is_refused_and_not_run(tmp_path):
+    module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+    torch.jit.save(module, tmp_path / "x.pt")
+
+    assert "is a TorchScript archive, which holds a program" in refused(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.zeros(2, 8)}, "name": "x"},
+        {"<cat-toy>": torch.zeros(768)},
+    ],
+)
+def test_a_textual_inversion_is_named(tmp_path, content):
+    assert "a textual inversion" in refused(saved(tmp_path, content, "x.pt"))
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_a_pickle_of_an_old_protocol_is_named(tmp_path, protocol):
+    for number, content in enumerate(({"a": [1.0]}, OrderedDict(a=1), [1, 2])):
+        path = tmp_path / f"{number}.ckpt"
+        path.write_bytes(pickle.dumps(content, protocol))
+
+        assert "is a pickle of protocol 0 or 1, which cannot be read safely" in refused(path)
+
+
+def test_a_tar_file_of_the_first_pytorch_is_named(tmp_path):
+    import tarfile
+
+    (tmp_path / "storages").write_bytes(bytes(100))
+    with tarfile.open(tmp_path / "x.pt", "w") as archive:
+        archive.add(tmp_path / "storages", "storages")
+
+    assert "is a tar archive, as PyTorch wrote in 2016" in refused(tmp_path / "x.pt")
+
+
+def test_the_small_diffusion_model_is_named_as_one(tmp_path):
+    tiny = Path(__file__).parents[2] / "models" / "tiny" / "tiny.safetensors"
+
+    with pytest.raises(CheckpointError) as error:
+        convert(tiny, tmp_path / "out.safetensors")
+    text = str(error.value)
+
+    assert "it seems to be a plain Stable Diffusion 1.x checkpoint, with no segmentation head in it" in text
+
+
+def test_convert_does_not_replace_a_file_that_appeared_meanwhile(tmp_path, monkeypatch):
+    target = tmp_path / "head.safetensors"
+    whole = writer.fitted_weight
+
+    def slow(*args):
+        target.write_text("theirs")
+        return whole(*args)
+
+    monkeypatch.setattr(writer, "fitted_weight", slow)
+
+    with pytest.raises(CheckpointError, match="exists already and was not changed"):
+        convert(CHECKPOINT, target, heads=4)
+
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("head.safetensors", "theirs")]
+
+
+def test_the_same_head_always_has_the_same_digest(tmp_path, small_heads):
+    digests = {save_head(small_heads["raw"], tmp_path / f"{n}.safetensors", source={"é": 1}) for n in range(4)}
+
+    assert len(digests) == 1
+    assert len({(tmp_path / f"{n}.safetensors").read_bytes() for n in range(4)}) == 1
+
+
+def rewritten(path, target, tensors=None, **metadata):
+    """A head file with other metadata or weights, and without a digest that fits."""
+    with safe_open(str(path), "pt") as file:
+        before = file.metadata()
+    save_file({**load_file(path), **(tensors or {})}, target, {**before, **metadata})
+    return target
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_head_whose_weights_are_not_finite_is_refused(tmp_path, converted, value):
+    bias = load_file(converted.path)["out.0.bias"].clone()
+    bias[3] = value
+    path = rewritten(converted.path, tmp_path / "x.safetensors", {"out.0.bias": bias})
+
+    with pytest.raises(CheckpointError, match=r"values in out\.0\.bias that are not finite in float16"):
+        load_head(path, verify=False)
+
+
+def test_a_head_that_overflows_the_precision_asked_for_is_refused(tmp_path, small_heads):
+    head = copy.deepcopy(small_heads["raw"])
+    with torch.no_grad():
+        head.out[0].bias[0] = 1e6
+    save_head(head, tmp_path / "x.safetensors", source={}, dtype=torch.float32)
+
+    with pytest.raises(CheckpointError, match=r"not finite in float16 .* Use another precision"):
+        load_head(tmp_path / "x.safetensors", dtype=torch.float16)
+    load_head(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("source", ["[]", "3", '"x"', "null", "{", "[" * 100_000])
+def test_a_source_that_is_not_an_object_is_refused_when_the_header_is_read(tmp_path, converted, source):
+    path = rewritten(converted.path, tmp_path / "x.safetensors", **{"ldznet.source": source})
+
+    with pytest.raises(CheckpointError, match="its header cannot be read"):
+        read_head_info(path)
+
+
+@pytest.mark.parametrize("config", ["[]", "nul", '{"unet": []}', '{"unet": {"depths": 3, "channel_mult": []}}'])
+def test_a_configuration_of_other_types_is_a_clear_error(tmp_path, converted, config):
+    path = rewritten(converted.path, tmp_path / "x.safetensors", **{"ldznet.config": config})
+
+    with pytest.raises(CheckpointError, match="configuration cannot be read"):
+        read_head_info(path)
+
+
+@pytest.mark.parametrize("field", ["kind", "fusion", "pool_grids", "stem_width", "unet"])
+@pytest.mark.parametrize("value", [None, -1, "x", [], {"a": "b"}])
+def test_a_configuration_with_one_wrong_value_is_a_clear_error(tmp_path, converted, field, value):
+    config = {**json.loads(converted.config.to_json()), field: value}
+    path = rewritten(converted.path, tmp_path / "x.safetensors", **{"ldznet.config": json.dumps(config)})
+
+    with pytest.raises(CheckpointError, match="configuration cannot be read"):
+        read_head_info(path)

@@ -14,10 +14,12 @@ from ldznet.heads.unet import UNet, UNetConfig
 from ldznet.heads.weight_files import TensorFile
 from ldznet.hosts import attention_probes
 from ldznet.hosts.attention_probes import QueriesAndKeys, attention_rows, levels_of, probe_attention
-from ldznet.hosts.diffusers import files, random_weights
+from ldznet.hosts.diffusers import random_weights
 from ldznet.hosts.diffusers.host import DiffusersHost
+from ldznet.hosts.diffusers.parts import build_unet
 from ldznet.hosts.diffusers.random_weights import random_host
-from ldznet.hosts.diffusers.text import TextEncoder, tokenize_with
+from ldznet.hosts.diffusers.text import TextEncoder
+from ldznet.hosts.diffusers.tokenizers import tokenize_with
 from ldznet.hosts.host import Context
 from ldznet.methods import attention
 from ldznet.methods.attention import AttentionMethod
@@ -65,7 +67,7 @@ def make_pair(family):
     state = {f"model.diffusion_model.{name}": tensor for name, tensor in unet.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     file = TensorFile("both", shapes, state.__getitem__, {})
-    theirs = files._build_unet(file, host.info.unet, family)
+    theirs = build_unet(file, host.info.unet, family)
     parts = (host.vae, host.text, host.schedule)
     original = OriginalHost(host.info, theirs, *parts)
     original.original = unet

@@ -1,8 +1,7 @@
 """A Stable Diffusion checkpoint from disk, run by diffusers and transformers.
 
-For the command line, training and tests; inside a webui the model is borrowed instead. Nothing is
-downloaded unless it is asked for. What a checkpoint file does not hold - its structure, where no .yaml
-lies beside it - is read off its tensors (files.py).
+For the command line, training and tests; inside a webui the model is borrowed instead. Nothing is downloaded
+unless the caller allows it. Loading: single_file.py and folder.py.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ldznet.errors import HostError, PromptError
 from ldznet.heads.cpu_conv import quicken
 from ldznet.hosts.diffusers.parts import fingerprint
-from ldznet.hosts.diffusers.text import TextEncoder, Tokenize
+from ldznet.hosts.diffusers.text import TextEncoder
+from ldznet.hosts.diffusers.tokenizers import Tokenize
 from ldznet.hosts.host import Context, HostInfo, Prediction, Schedule
 
 
@@ -57,43 +58,50 @@ class DiffusersHost:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         prediction: Prediction | None = None,
+        vae: str | os.PathLike[str] | None = None,
         download: bool = False,
     ) -> DiffusersHost:
         """Load a .safetensors or .ckpt file, or a folder in diffusers' layout.
 
-        `prediction` overrides what is found out; `download` allows a missing tokenizer to be fetched.
+        `prediction` overrides what the files say; `vae` is a VAE's own file, used instead of the model's;
+        `download` allows a missing tokenizer to be fetched.
 
         Raises:
             HostError, CheckpointError: the model cannot be loaded, and why.
         """
-        from ldznet.hosts.diffusers import files
+        from ldznet.hosts.diffusers.folder import load_folder
+        from ldznet.hosts.diffusers.single_file import load_file
 
-        path = Path(path)
-        with torch.random.fork_rng(range(torch.cuda.device_count())):  # weights are random before the file's come
-            parts = files.load_folder(path) if path.is_dir() else files.load_file(path, download)
-        info, unet, vae, text, schedule = parts
+        path, vae_file = Path(path), None if vae is None else Path(vae)
+        # Building a model draws random weights, before those of the file replace them.
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            if path.is_dir():
+                parts = load_folder(path, vae_file=vae_file)
+            else:
+                parts = load_file(path, vae_file=vae_file, download=download)
+        info = parts.info
         if prediction is not None:
-            info = HostInfo(info.name, info.family, prediction, info.unet, info.fingerprint)
-        return cls(info, unet, vae, text, schedule, device=device, dtype=dtype)
+            info = replace(info, prediction=prediction, details={**info.details, "prediction": "as asked for"})
+        return cls(info, *parts[1:], device=device, dtype=dtype)
 
     @property
     def info(self) -> HostInfo:
-        """What kind of model it is."""
+        """Return the kind of model."""
         return self._info
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes."""
+        """Return the device on which the UNet computes."""
         return self._device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which precision the UNet computes."""
+        """Return the precision in which the UNet computes."""
         return self._dtype
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latent (B, 4, H/8, W/8)."""
+        """Return the latent (B, 4, H/8, W/8) of (B, 3, H, W) in [-1, 1]."""
         posterior = self._posterior(image, self._dtype)
         if not posterior.mean.isfinite().all():
             # Some VAEs overflow float16; ControlNet and the webui fall back in the same way.
@@ -122,7 +130,7 @@ class DiffusersHost:
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Context:
-        """Texts -> Context; of a text that is too long, the first 75 tokens are read."""
+        """Return the context of the prompts; of one that is too long, the first 75 tokens are read."""
         states, cut, pooled = [], (False,) * len(prompts), None
         for encoder in self.text:
             try:
@@ -138,46 +146,46 @@ class DiffusersHost:
         return Context(torch.cat(states, dim=-1), pooled if self._info.family == "sdxl" else None, cut)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text is, start and end left out; 75 at most."""
+        """Return the number of tokens of each text, without start and end; 75 at most."""
         ids, _ = self.text[0].tokenize(texts)
         # The end has the largest id of all; what follows the first one is padding.
         return (ids.argmax(dim=-1) - 1).tolist()
 
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The model's own noise schedule."""
+        """Return the noisy latent by the model's own noise schedule."""
         return self.schedule.add_noise(latent, noise.to(latent.device), timesteps)
 
     @torch.no_grad()
     def predict_noise(self, noisy_latent: Tensor, timesteps: Tensor, context: Context) -> Tensor:
-        """One UNet pass -> noise prediction (B, 4, h, w)."""
+        """Run the UNet once and return the noise prediction (B, 4, h, w)."""
         batch = max(len(noisy_latent), len(context))
         x = noisy_latent.to(self._device, self._dtype).expand(batch, -1, -1, -1)
         timesteps = timesteps.to(self._device).expand(batch)
         tokens = context.tokens.to(self._device, self._dtype).expand(batch, -1, -1)
-        given: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if self._info.family == "sdxl":
             assert context.pooled is not None
-            # original size, crop corner and target size, as of a picture that was not cut
+            # original size, crop corner and target size, as of an image that was not cut
             height, width = 8 * x.shape[-2], 8 * x.shape[-1]
             sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self._device, dtype=self._dtype)
             pooled = context.pooled.to(self._device, self._dtype).expand(batch, -1)
-            given["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes.expand(batch, -1)}
-        answer = self.unet(self._with_mask(x), timesteps, tokens, return_dict=False, **given)[0]
+            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes.expand(batch, -1)}
+        answer = self.unet(self._with_mask(x), timesteps, tokens, return_dict=False, **extra)[0]
         if self._info.prediction == "v":
             return self.schedule.noise_from_v(answer, x, timesteps)
         return answer
 
     def _with_mask(self, x: Tensor) -> Tensor:
-        """What an inpainting UNet wants to see beside the latent: everything is masked, nothing is known."""
-        extra = self._info.unet.in_channels - x.shape[1]
-        if not extra:
+        """Append what an inpainting UNet reads after the latent: everything is masked, nothing is known."""
+        channels = self._info.unet.in_channels - x.shape[1]
+        if not channels:
             return x
-        blank = x.new_zeros(len(x), extra, *x.shape[2:])
+        blank = x.new_zeros(len(x), channels, *x.shape[2:])
         blank[:, 0] = 1
         return torch.cat([x, blank], dim=1)
 
     def feature_modules(self) -> Mapping[str, nn.Module]:
-        """The transformers under their names in the original UNet, in the order in which they run."""
+        """Return the transformers under their names in the original UNet, in the order in which they run."""
         modules: list[nn.Module] = []
         for block in self.unet.down_blocks:
             modules += getattr(block, "attentions", [])
@@ -187,13 +195,13 @@ class DiffusersHost:
         return dict(zip(self._info.unet.transformer_paths(), modules, strict=True))
 
     def clear_memory(self) -> None:
-        """Give back what PyTorch keeps for later."""
+        """Free the device memory that PyTorch keeps for later."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _others(vae: nn.Module, text: Sequence[TextEncoder]) -> str:
-    """Tells VAE and text encoders from others, as `HostInfo.fingerprint` does the UNet."""
+    """Return the fingerprint of VAE and text encoders, as `HostInfo.fingerprint` is that of the UNet."""
     state: dict[str, Tensor] = {}
     for number, module in enumerate((vae, *(encoder.model for encoder in text))):
         state |= {f"{number} {name}": tensor for name, tensor in module.state_dict().items()}
@@ -201,7 +209,7 @@ def _others(vae: nn.Module, text: Sequence[TextEncoder]) -> str:
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one."""
+    """Return the GPU where there is one."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -210,9 +218,9 @@ def default_device() -> torch.device:
 
 
 def own_device(device: torch.device, local_rank: int, gpus: int) -> torch.device:
-    """A GPU of its own for each process of a launch on this machine, unless the device says which one.
+    """Return a separate GPU for each process of a launch on this machine, unless the device names one.
 
-    Where there are more processes than GPUs they share them in turn, as accelerate does.
+    Where there are more processes than GPUs, they share them alternately, as accelerate does.
     """
     if str(device) != "cuda":
         return device
@@ -220,12 +228,12 @@ def own_device(device: torch.device, local_rank: int, gpus: int) -> torch.device
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """float16 where hardware computes in it."""
+    """Return float16 where hardware computes in it, else float32."""
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
 def tokenize_by_hash(vocabulary: int, length: int = 77) -> Tokenize:
-    """Words to ids by their digest: a stand-in for models with random weights, which know no words."""
+    """Return a tokenizer from words to their digests, for models with random weights, which know no words."""
 
     def tokenize(prompts: Sequence[str]) -> tuple[Tensor, tuple[bool, ...]]:
         start, end = vocabulary - 2, vocabulary - 1

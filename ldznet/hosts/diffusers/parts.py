@@ -1,34 +1,32 @@
-"""What building the parts of a checkpoint has in common: settings for diffusers, strict loading, a fingerprint."""
+"""Build parts of a model with diffusers and transformers: settings, strict loading, a fingerprint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ldznet.errors import HostError
+from ldznet.errors import HostError, LdznetError
 from ldznet.heads.unet import UNetConfig
 from ldznet.heads.weight_files import TensorFile
+from ldznet.hosts.diffusers.part_names import UNET, Sources, same, vae_sources
+from ldznet.hosts.diffusers.unet_names import original_unet_names
 from ldznet.hosts.host import Family
 
-SCALE = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+SCALE = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}  # latent = VAE output * scale
 
 
-def section(yaml: Mapping[str, Any], name: str) -> Any:
-    """The parameters of one part; empty where it has none."""
-    part = yaml.get(name, {})
-    return part.get("params", {}) if isinstance(part, dict) else part
-
-
-def state_of(file: TensorFile, prefix: str) -> dict[str, Tensor]:
-    """The tensors of one part, by their names in the file."""
-    return {name: file.tensor(name) for name in file.shapes if name.startswith(prefix)}
+# --- UNet ----------------------------------------------------------------------------------------
 
 
 def unet_settings(unet: UNetConfig, family: Family) -> dict[str, Any]:
-    """The arguments of diffusers' UNet2DConditionModel for a structure."""
+    """Return the arguments of diffusers' UNet2DConditionModel for a structure."""
     text = ["CrossAttn" if depth else "" for depth in unet.depths]
     # For a level without transformers the number is not used; for the last one it is the middle block's.
     depths = [depth or 1 for depth in unet.depths]
@@ -43,6 +41,7 @@ def unet_settings(unet: UNetConfig, family: Family) -> dict[str, Any]:
         "layers_per_block": unet.res_blocks,
         "transformer_layers_per_block": depths,
         "cross_attention_dim": unet.context_width,
+        # diffusers means the number of heads, whatever this name says.
         "attention_head_dim": [unet.heads_for(width) for width in channels],
         "use_linear_projection": unet.linear_projection,
     }
@@ -51,8 +50,30 @@ def unet_settings(unet: UNetConfig, family: Family) -> dict[str, Any]:
     return settings
 
 
+def build_unet(file: TensorFile, structure: UNetConfig, family: Family) -> Any:
+    """Return diffusers' UNet with the weights of a file in the original layout.
+
+    Raises:
+        HostError: the weights do not fit the structure.
+    """
+    from diffusers import UNet2DConditionModel
+
+    settings = unet_settings(structure, family)
+    if "addition_embed_type" in settings:
+        settings["projection_class_embeddings_input_dim"] = file.shapes[f"{UNET}label_emb.0.0.weight"][1]
+    unet = UNet2DConditionModel(**settings)
+    own = original_unet_names(unet.state_dict())
+    sources: Sources = {name: (f"{UNET}{original}", same) for name, original in own.items()}
+    extra = {name for name in file.shapes if name.startswith(UNET)} - {source for source, _ in sources.values()}
+    load_sources(unet, file, {**sources, **{name: (name, same) for name in extra}}, "UNet")
+    return unet
+
+
+# --- VAE -----------------------------------------------------------------------------------------
+
+
 def vae_settings(widths: list[int], blocks: int, latent_channels: int, scale: float) -> dict[str, Any]:
-    """The arguments of diffusers' AutoencoderKL."""
+    """Return the arguments of diffusers' AutoencoderKL."""
     return {
         "block_out_channels": widths,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths),
@@ -63,14 +84,66 @@ def vae_settings(widths: list[int], blocks: int, latent_channels: int, scale: fl
     }
 
 
+def build_vae(file: TensorFile, scale: float) -> Any:
+    """Return diffusers' VAE with the weights of a checkpoint, or of a VAE's own file in any usual layout.
+
+    Raises:
+        HostError: the file holds no VAE, or one of another kind.
+    """
+    from diffusers import AutoencoderKL
+
+    sources = vae_sources(file.shapes)
+    shapes = {name: file.shapes[source] for name, (source, _) in sources.items()}
+    if not {"encoder.conv_in.weight", "decoder.conv_in.weight"} <= shapes.keys():
+        raise HostError(
+            f"{file.path} holds no VAE (first_stage_model.*) with encoder and decoder. Give a checkpoint with the "
+            "VAE baked in, or the VAE as a file (--vae)."
+        )
+    channels = shapes["decoder.conv_in.weight"][1]
+    if channels != 4:
+        raise HostError(
+            f"The VAE in {file.path} has latents of {channels} channels; Stable Diffusion 1.x, 2.x and XL have 4. "
+            "It belongs to another kind of model: give the right one."
+        )
+    # Of the decoder, which has one block more on each level: an encoder may have none at all.
+    widths: list[int] = []
+    while (shape := shapes.get(f"decoder.up_blocks.{len(widths)}.resnets.0.conv1.weight")) is not None:
+        widths.insert(0, shape[0])
+    blocks = 0
+    while f"decoder.up_blocks.0.resnets.{blocks + 1}.conv1.weight" in shapes:
+        blocks += 1
+    vae = AutoencoderKL(**vae_settings(widths, blocks, channels, scale))
+    # What stands beside encoder and decoder, such as the loss that the VAE was trained with, is not needed.
+    needed = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    load_sources(vae, file, {n: source for n, source in sources.items() if n.startswith(needed)}, "VAE")
+    return vae
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def load_sources(model: Any, file: TensorFile, sources: Sources, what: str) -> None:
+    """Load a model from a file by a table of names; every tensor of the table must fit.
+
+    Raises:
+        HostError: tensors are missing, left over or of the wrong shape.
+    """
+    state = {name: change(file.tensor(source)) for name, (source, change) in sources.items()}
+    load_strictly(model, state, what, file.path)
+
+
 def load_strictly(model: Any, state: Mapping[str, Tensor], what: str, path: Path) -> None:
-    """Load strictly; transformers' names differ between its versions by a leading "text_model."."""
+    """Load a state dict; names may have `text_model.` or not, which differs between versions of transformers.
+
+    Raises:
+        HostError: tensors are missing, left over or of the wrong shape.
+    """
     own = model.state_dict()
+    short = {name.removeprefix("text_model."): name for name in own}
     fitted = {}
     for name, tensor in state.items():
-        bare = name.removeprefix("text_model.")
-        target = name if name in own or bare not in own else bare
-        # VAEs of the first releases hold their attention as 1 x 1 convolutions
+        target = short.get(name.removeprefix("text_model."), name)
+        # VAEs of the first releases hold their attention as 1 x 1 convolutions.
         fitted[target] = tensor.reshape(own[target].shape) if _is_pointwise(tensor, own.get(target)) else tensor
     missing, extra = sorted(set(own) - set(fitted)), sorted(set(fitted) - set(own))
     wrong = [name for name in own if name in fitted and own[name].shape != fitted[name].shape]
@@ -89,11 +162,44 @@ def _is_pointwise(tensor: Tensor, own: Tensor | None) -> bool:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Tells one model from another: a digest over a few numbers of every tensor."""
-    import hashlib
-
+    """Return what tells one model from another: a digest over a few numbers of every tensor."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name}{tuple(state[name].shape)}".encode())
         digest.update(state[name].detach().flatten()[:8].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+# --- the libraries' errors and warnings ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged model into a HostError."""
+    try:
+        yield
+    except (LdznetError, MemoryError):
+        raise
+    except Exception as why:  # diffusers, transformers and tokenizers raise almost anything on damaged files
+        text = str(why).strip().splitlines() or [type(why).__name__]
+        raise HostError(
+            f"The model {path} cannot be loaded ({text[0][:300]}). A part of it is missing, damaged or of a "
+            "kind that ldznet does not know; nothing is downloaded unasked. Fetch the whole model again, or "
+            "give its single-file checkpoint."
+        ) from why
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings of the libraries that a user of ldznet can do nothing about."""
+    names = ("diffusers", "transformers")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -21,7 +21,7 @@ def random_host(
     in_channels: int = 4,
     prediction: Prediction = "noise",
 ) -> DiffusersHost:
-    """A model of the right structure with random weights: for tests and for measuring speed, not for masks.
+    """Return a model of the right structure with random weights.
 
     `full_size` has the published widths; otherwise all is as narrow as the structure allows.
     """
@@ -71,7 +71,7 @@ def random_host(
 
 
 def published(family: Family, in_channels: int) -> UNetConfig:
-    """The structure of the published models of a family."""
+    """Return the structure of the published models of a family."""
     if family == "sdxl":
         return UNetConfig(
             in_channels=in_channels,

@@ -1,31 +1,26 @@
-"""The text encoder of a checkpoint file, and its tokenizer, which is in no checkpoint.
-
-The tokenizer is looked for beside the file and in the cache of Hugging Face.
-"""
+"""The text encoders of a checkpoint file, built with transformers."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from ldznet.errors import HostError
 from ldznet.heads.weight_files import TensorFile
-from ldznet.hosts.diffusers.parts import load_strictly, section, state_of
+from ldznet.hosts.diffusers.configuration import section
+from ldznet.hosts.diffusers.part_names import Sources, TextPart, layer_count, text_parts, text_sources
+from ldznet.hosts.diffusers.parts import load_sources
+from ldznet.hosts.diffusers.tokenizers import Tokenize, find_tokenizer, padded_with_zeros, tokenize_with
 from ldznet.hosts.host import Family
 
-CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-OPEN_CLIP = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
-
-# Names of the tokenizers in the cache of Hugging Face, which other programs may have filled.
-_TOKENIZERS = ("openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
-
-# prompts -> token ids (P, L) and, per prompt, whether it was cut
-Tokenize = Callable[[Sequence[str]], tuple[Tensor, tuple[bool, ...]]]
+_TOKENS = "embeddings.token_embedding.weight"
+_POSITIONS = "embeddings.position_embedding.weight"
+# Beginnings of names that every tensor of a text encoder has; all others in a file are not needed: position_ids,
+# logit_scale, an image encoder and the like.
+_NEEDED = ("embeddings.token_embedding.", "embeddings.position_embedding.", "encoder.layers.", "final_layer_norm.")
+# Stable Diffusion 2.x reads the text after the last layer but one of OpenCLIP ViT-H, which has 24 of this width.
+_VIT_H_WIDTH, _VIT_H_LAYERS = 1024, 24
 
 
 @dataclass(frozen=True)
@@ -38,156 +33,96 @@ class TextEncoder:
 
 
 def build_text(
-    file: TensorFile, family: Family, yaml: Mapping[str, Any], path: Path, download: bool
+    file: TensorFile, family: Family, configuration: Mapping[str, Any], download: bool
 ) -> list[TextEncoder]:
-    """The text encoders of a checkpoint file, two for XL, with their tokenizers.
+    """Return the text encoders of a checkpoint file, two for XL, with their tokenizers.
 
     Raises:
         HostError: a part is missing, or does not fit.
     """
-    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    embedding = (
-        f"{OPEN_CLIP[family]}token_embedding.weight"
-        if family == "sd2"
-        else (f"{CLIP[family]}text_model.embeddings.token_embedding.weight")
-    )
-    if embedding not in file.shapes:
+    parts = text_parts(file.shapes)
+    expected = 2 if family == "sdxl" else 1
+    if len(parts) != expected:
         raise HostError(
-            f"The text encoder of {path} is not complete: it has no {embedding}. Use the original file."
+            f"{file.path} holds {len(parts)} text encoders that ldznet knows, but its UNet reads {expected}. Give "
+            "a file with the whole model."
         )
-    tokenizer, settings = _find_tokenizer(path, yaml, download, file.shapes[embedding][0])
+    tables = [text_sources(file.shapes, part) for part in parts]
+    tokenizer, settings = find_tokenizer(file.path, configuration, download, file.shapes[tables[0][_TOKENS][0]][0])
     encoders = []
-    if family in CLIP:
-        state = convert_ldm_clip_checkpoint(state_of(file, CLIP[family]))
-        state = {n: t for n, t in state.items() if not n.endswith("position_ids")}
-        config = settings or _text_config(state, "text_model.", "quick_gelu")
-        model = CLIPTextModel(CLIPTextConfig(**config))
-        load_strictly(model, state, "text encoder", path)
-        encoders.append(TextEncoder(model, tokenize_with(tokenizer), penultimate=family == "sdxl"))
-    if family in OPEN_CLIP:
-        prefix = OPEN_CLIP[family]
-        state = state_of(file, prefix)
-        layers = 1 + max(int(name.split("resblocks.")[1].split(".")[0]) for name in state if "resblocks." in name)
-        if family == "sd2":  # the last layer is not used: the text is read one layer before
-            layers -= 1
-            state = {name: t for name, t in state.items() if f"resblocks.{layers}." not in name}
-        positions, width = file.shapes[f"{prefix}positional_embedding"]
-        config = {
-            "vocab_size": file.shapes[f"{prefix}token_embedding.weight"][0],
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": max(width // 64, 1),
-            "max_position_embeddings": positions,
-            "hidden_act": "gelu",
-            "bos_token_id": file.shapes[f"{prefix}token_embedding.weight"][0] - 2,
-            "eos_token_id": file.shapes[f"{prefix}token_embedding.weight"][0] - 1,
+    for number, (part, table) in enumerate(zip(parts, tables, strict=True)):
+        # OpenCLIP is all of 2.x and the second encoder of XL, whatever its names are.
+        is_open_clip = family == "sd2" or number == 1
+        projected = number == 1
+        sources: Sources = {
+            name: source
+            for name, source in table.items()
+            if name.startswith(_NEEDED) or (projected and name.startswith("text_projection."))
         }
-        kind = CLIPTextModel
-        if family == "sdxl":
-            kind = CLIPTextModelWithProjection
-            config["projection_dim"] = file.shapes[f"{prefix}text_projection"][1]
-        model = kind(CLIPTextConfig(**config))
-        converted = convert_open_clip_checkpoint(model, state, prefix)
-        load_strictly(model, {n: t for n, t in converted.items() if n != "text_projection"}, "text encoder", path)
-        # OpenCLIP pads with the token 0, which is "!"
-        padding = {"pad_token": "!"}
-        zero_padded = type(tokenizer).from_pretrained(tokenizer.name_or_path, local_files_only=True, **padding)
-        encoders.append(TextEncoder(model, tokenize_with(zero_padded), penultimate=family == "sdxl"))
+        if family == "sd2":
+            sources = _without_last_layer(sources, file, part, configuration)
+        own = {} if is_open_clip else settings
+        model = _build(file, sources, own, "gelu" if is_open_clip else "quick_gelu", projected)
+        padded = padded_with_zeros(tokenizer) if is_open_clip else tokenizer
+        encoders.append(TextEncoder(model, tokenize_with(padded), penultimate=family == "sdxl"))
     return encoders
 
 
-def _text_config(state: Mapping[str, Tensor], prefix: str, activation: str) -> dict[str, Any]:
-    """The settings of a CLIP text encoder with 64 channels a head, as all published ones have."""
-    vocabulary, width = state[f"{prefix}embeddings.token_embedding.weight"].shape
-    layers = {name.split("layers.")[1].split(".")[0] for name in state if "layers." in name}
-    return {
+def _without_last_layer(
+    sources: Sources, file: TensorFile, part: TextPart, configuration: Mapping[str, Any]
+) -> Sources:
+    """Return the sources without the last layer of the whole encoder, if the file holds it.
+
+    Published files have all 24 layers, of which the last is not used; files written back from diffusers' layout
+    have the 23 that are. For an encoder of another width the .yaml says how many layers it has as a whole
+    (`cond_stage_config: params: layers`); without it, OpenCLIP's names mean a whole one.
+    """
+    layers = layer_count(sources)
+    width = file.shapes[sources[_TOKENS][0]][1]
+    whole = section(configuration, "text").get("layers")
+    if whole is None and width == _VIT_H_WIDTH:
+        whole = _VIT_H_LAYERS
+    if whole is None:
+        whole = layers if part.layout == "open_clip" else layers + 1
+    if layers < whole:
+        return sources
+    last = tuple(f"encoder.layers.{number}." for number in range(int(whole) - 1, layers))
+    return {name: source for name, source in sources.items() if not name.startswith(last)}
+
+
+def _build(file: TensorFile, sources: Sources, settings: dict[str, Any], activation: str, projected: bool) -> Any:
+    """Return transformers' text encoder; `settings` are used instead of what follows from the shapes."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in sources:
+            raise HostError(
+                f"The text encoder of {file.path} is not complete: it has no {name}. Use the original file."
+            )
+        return file.shapes[sources[name][0]]
+
+    vocabulary, width = shape(_TOKENS)
+    config = settings or {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": state[f"{prefix}encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(width // 64, 1),
-        "max_position_embeddings": state[f"{prefix}embeddings.position_embedding.weight"].shape[0],
+        "intermediate_size": shape("encoder.layers.0.mlp.fc1.weight")[0],
+        "num_hidden_layers": layer_count(sources),
+        "num_attention_heads": max(width // 64, 1),  # as all published text encoders have
+        "max_position_embeddings": shape(_POSITIONS)[0],
         "hidden_act": activation,
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
     }
-
-
-def tokenizer_folders(path: Path, yaml: Mapping[str, Any]) -> list[Path]:
-    """Where the tokenizer of a checkpoint file may lie."""
-    folders = [path.with_suffix(""), path.parent / "tokenizer"]
-    if version := str(section(yaml, "cond_stage_config").get("version", "")):
-        folders += [path.parent / Path(version).name, Path(version)]
-    return folders
-
-
-def _find_tokenizer(
-    path: Path, yaml: Mapping[str, Any], download: bool, vocabulary: int
-) -> tuple[Any, dict[str, Any]]:
-    """The tokenizer, and the text encoder's settings where they lie with it."""
-    from transformers import CLIPTokenizer
-
-    for folder in tokenizer_folders(path, yaml):
-        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            with _tokenizer_explained(folder):
-                found = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-            if len(found) != vocabulary:
-                raise HostError(
-                    f"The tokenizer in {folder} has {len(found)} entries, but the text encoder of {path.name} has "
-                    f"{vocabulary}: it belongs to another model. Put the right one there, or remove it."
-                )
-            return found, _text_settings(folder / "config.json")
-    # transformers answers a name that it has nothing of with an empty tokenizer instead of an error.
-    for name in _TOKENIZERS:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            if len(found := CLIPTokenizer.from_pretrained(name, local_files_only=True)) == vocabulary:
-                return found, {}
-    if download:
-        with contextlib.suppress(Exception):  # no network, a proxy, a hub that is down: all end alike
-            if len(found := CLIPTokenizer.from_pretrained(_TOKENIZERS[0])) == vocabulary:
-                return found, {}
-    tried = "It could not be downloaded either. " if download else ""
-    raise HostError(
-        f"The tokenizer of {path.name} is missing: no checkpoint holds it, and neither a folder "
-        f"{path.with_suffix('').name} or tokenizer beside the file (with vocab.json and merges.txt) nor the "
-        f"cache of Hugging Face has it. {tried}Copy it there from any Stable Diffusion installation, or allow "
-        f"the download of {_TOKENIZERS[0]} (--download; 2 MB)."
-    )
-
-
-@contextlib.contextmanager
-def _tokenizer_explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as why:  # the tokenizers library raises bare Exceptions
-        raise HostError(
-            f"The tokenizer in {folder} is damaged ({str(why)[:200] or type(why).__name__}). Copy it again from "
-            "any Stable Diffusion installation, or remove it."
-        ) from why
-
-
-def _text_settings(path: Path) -> dict[str, Any]:
-    import json
-
-    if not path.is_file():
-        return {}
-    settings: dict[str, Any] = json.loads(path.read_text())
-    settings = settings.get("text_config", settings)
-    return settings if "hidden_size" in settings else {}
-
-
-def tokenize_with(tokenizer: Any) -> Tokenize:
-    """A CLIP tokenizer of transformers as a function from texts to ids, padded to its full length."""
-
-    def tokenize(prompts: Sequence[str]) -> tuple[Tensor, tuple[bool, ...]]:
-        length = min(tokenizer.model_max_length, 77)
-        whole = tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
-        padded = tokenizer(
-            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        return padded["input_ids"], tuple(len(ids) > length for ids in whole)
-
-    return tokenize
+    if projected:
+        source, _ = sources.get("text_projection.weight", ("", None))
+        if not source:
+            raise HostError(
+                f"The text encoder of {file.path} is not complete: it has no text_projection. Use the original "
+                "file."
+            )
+        # OpenCLIP's matrix is (width, projected), a linear layer's weight the other way round.
+        rows, columns = file.shapes[source]
+        config = {**config, "projection_dim": rows if source.endswith("weight") else columns}
+    model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**config))
+    load_sources(model, file, sources, "text encoder")
+    return model

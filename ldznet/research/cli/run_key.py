@@ -62,7 +62,7 @@ def key_of(
 
 def _annotations(place: Path, split: str) -> list[tuple[str, str]]:
     """Names and SHA-256 of the files of annotations that a measurement reads; the images are not looked at."""
-    from ldznet.heads.writer import digest_of
+    from ldznet.files import digest_of
 
     folder = inner_phrasecut(place)
     if place.is_file():

@@ -139,7 +139,7 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
         start_as_enlargement,
         start_from_unet,
     )
-    from ldznet.hosts.diffusers.files import unet_state
+    from ldznet.hosts.diffusers.model_files import unet_state
 
     unet = dataclasses.replace(host.info.unet, in_channels=4, out_channels=1)
     side = options.size // 8

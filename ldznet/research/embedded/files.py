@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ldznet.hosts.diffusers.files import unet_state
 from ldznet.hosts.diffusers.host import DiffusersHost
+from ldznet.hosts.diffusers.model_files import unet_state
 from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, part_of
 from ldznet.research.embedded.ldm_names import vae_state
 from ldznet.research.embedded.model import TinyConfig, TinyModel

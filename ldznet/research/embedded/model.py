@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ldznet.heads.unet import UNet, UNetConfig
 from ldznet.hosts.diffusers.parts import vae_settings
-from ldznet.hosts.diffusers.text import tokenize_with
+from ldznet.hosts.diffusers.tokenizers import tokenize_with
 from ldznet.research.embedded.tokenizer import write_tokenizer
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldznet.errors import CheckpointError
-from ldznet.heads.writer import digest_of
+from ldznet.files import digest_of
 from ldznet.hosts.host import Host, HostInfo
 from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
 

@@ -16,8 +16,9 @@ from ldznet.heads.layers import timestep_embedding
 from ldznet.heads.unet import UNetConfig
 from ldznet.heads.weight_files import TensorFile
 from ldznet.hosts.capture import capture
-from ldznet.hosts.diffusers import files, random_weights, text
+from ldznet.hosts.diffusers import parts, random_weights, single_file, tokenizers
 from ldznet.hosts.diffusers.host import DiffusersHost
+from ldznet.hosts.diffusers.model_files import unet_state
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.host import Context, HostInfo, Schedule, require_fit
 from ldznet.methods.learned_head import random_head
@@ -49,7 +50,7 @@ def recorded_host(small_unet_state, host):
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     file = TensorFile("recorded", shapes, state.__getitem__, {})
     structure = UNetConfig(model_channels=32, heads=4, context_width=64)
-    unet = files._build_unet(file, structure, "sd1")
+    unet = parts.build_unet(file, structure, "sd1")
     info = HostInfo("recorded", "sd1", "noise", structure)
     return DiffusersHost(info, unet, host.vae, host.text, Schedule.scaled_linear())
 
@@ -404,7 +405,7 @@ def test_a_folder_in_diffusers_layout_gives_the_same_model(tmp_path, family, pre
 
     host = DiffusersHost.load(tmp_path)
 
-    assert (host.info.family, host.info.unet) == (family if family != "sd2" else "sd1", made.info.unet)
+    assert (host.info.family, host.info.unet) == (family, made.info.unet)
     assert host.info.prediction == ("v" if prediction == "v_prediction" else "noise")
     assert torch.equal(host.schedule.alphas_cumprod, Schedule.scaled_linear().alphas_cumprod)
     latent, timesteps, context = a_pass(made)
@@ -420,11 +421,11 @@ def test_a_folders_unet_is_that_of_the_single_file_tensor_by_tensor(tmp_path, fa
     path, *_ = write_checkpoint(tmp_path / "file", family)
     unet = DiffusersHost.load(path).unet
     forms = {"whole": {}, "parts": {"max_shard_size": "200KB"}, "pickled": {"safe_serialization": False}}
-    expected = files.unet_state(path)
+    expected = unet_state(path)
 
     for form, options in forms.items():
         unet.save_pretrained(tmp_path / form / "unet", **options)
-        found = files.unet_state(tmp_path / form)
+        found = unet_state(tmp_path / form)
 
         assert found.keys() == expected.keys(), form
         assert all(torch.equal(found[name], expected[name]) for name in expected), form
@@ -433,13 +434,13 @@ def test_a_folders_unet_is_that_of_the_single_file_tensor_by_tensor(tmp_path, fa
 
 
 def test_a_folder_whose_unet_is_missing_or_of_another_kind_is_nothing_to_start_from(tmp_path):
-    with pytest.raises(HostError, match=r"holds no UNet's weights \(unet/diffusion_pytorch_model.safetensors\)"):
-        files.unet_state(tmp_path)
+    with pytest.raises(HostError, match=r"UNet is missing: .*unet holds no weights, such as diffusion_"):
+        unet_state(tmp_path)
 
     (tmp_path / "unet").mkdir()
     save_file({"mid_block.motion.weight": torch.zeros(1)}, tmp_path / "unet/diffusion_pytorch_model.safetensors")
     with pytest.raises(HostError, match=r"has a tensor mid_block.motion.weight, which no Stable Diffusion"):
-        files.unet_state(tmp_path)
+        unet_state(tmp_path)
 
 
 def test_the_yaml_beside_a_checkpoint_says_that_it_predicts_v(tmp_path):
@@ -457,14 +458,14 @@ def test_without_a_yaml_a_pass_over_pure_noise_tells_what_is_predicted(share, ex
             other = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
             return (share * x + 0.1 * other,)
 
-    assert files._guess_prediction(Answers(), UNetConfig()) == expected
+    assert single_file._guess_prediction(Answers(), UNetConfig()) == expected
 
 
 def test_a_missing_tokenizer_is_an_error_that_says_where_to_put_it(tmp_path, monkeypatch):
     path, *_ = write_checkpoint(tmp_path)
     for file in (tmp_path / "tokenizer").iterdir():
         file.unlink()
-    monkeypatch.setattr(text, "_TOKENIZERS", ("ldznet/no-such-tokenizer",))
+    monkeypatch.setattr(tokenizers, "_TOKENIZERS", ("ldznet/no-such-tokenizer",))
 
     with pytest.raises(HostError) as error:
         DiffusersHost.load(path)
@@ -525,14 +526,14 @@ def test_a_damaged_tokenizer_is_an_error(tmp_path, damage):
     (tmp_path / "tokenizer" / "vocab.json").write_text(damage)
 
     with pytest.raises(HostError, match=r"The tokenizer in .* is damaged|belongs to another model"):
-        text._find_tokenizer(tmp_path / "model.safetensors", {}, False, 1024)
+        tokenizers.find_tokenizer(tmp_path / "model.safetensors", {}, False, 1024)
 
 
 def test_whatever_a_library_raises_on_a_damaged_part_is_explained(tmp_path):
-    with pytest.raises(HostError, match=r"cannot be loaded \(oh\)"), files._explained(tmp_path):
+    with pytest.raises(HostError, match=r"cannot be loaded \(oh\)"), parts.explained(tmp_path):
         raise Exception("oh")
     for error in (HostError("ours"), MemoryError()):
-        with pytest.raises(type(error)), files._explained(tmp_path):
+        with pytest.raises(type(error)), parts.explained(tmp_path):
             raise error
 
 
@@ -570,7 +571,7 @@ def test_a_folder_without_a_model_is_an_error_that_names_the_files_in_it(tmp_pat
 def test_a_folder_with_a_part_missing_is_an_error(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
 
-    with pytest.raises(HostError, match=r"cannot be loaded.*nothing is downloaded unasked"):
+    with pytest.raises(HostError, match=r"The UNet is missing: .*Copy the folder unet from where the model came"):
         DiffusersHost.load(tmp_path)
 
 

@@ -87,7 +87,7 @@ def arm(moment, folder):
         elif event == "open" and set(str(arguments[1])) & set("wax") and str(arguments[0]).startswith(str(folder)):
             happens("open")
 
-    whole_save, bytes_of, average = torch.save, writer.bytes_of, Trainer._update_average
+    whole_save, fitted_weight, average = torch.save, writer.fitted_weight, Trainer._update_average
 
     def save(state, file):
         written = io.BytesIO()
@@ -97,17 +97,17 @@ def arm(moment, folder):
         happens("in the middle of the state")
         file.write_bytes(written.getvalue())
 
-    def bytes_and_perhaps_the_end(name, tensor, dtype):
+    def weight_and_perhaps_the_end(name, tensor, dtype):
         if name == "middle_block.0.in_layers.0.weight":
             happens("in the middle of a head")
-        return bytes_of(name, tensor, dtype)
+        return fitted_weight(name, tensor, dtype)
 
     def update(trainer):
         happens("between weights and average")
         average(trainer)
 
     sys.addaudithook(hook)
-    torch.save, writer.bytes_of, Trainer._update_average = save, bytes_and_perhaps_the_end, update
+    torch.save, writer.fitted_weight, Trainer._update_average = save, weight_and_perhaps_the_end, update
 
 
 def in_a_process(work):

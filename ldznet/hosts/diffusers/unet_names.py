@@ -1,8 +1,8 @@
 """Names of a UNet's tensors in diffusers' layout, and in the original one that heads and webuis know.
 
-Both layouts hold the same tensors in the same shapes; only the places are counted in another way. diffusers
-counts levels, and in each of them residual blocks and transformers apart; the original counts places, and in
-each of them layers. Knows nothing of files, and of no library.
+Both layouts hold the same tensors in the same shapes and only count the places differently: diffusers counts
+levels and, within a level, residual blocks and transformers separately; the original counts places and, within a
+place, layers. Opens no file and imports no other library.
 
     down_blocks.2.attentions.1.norm.weight   input_blocks.8.1.norm.weight
     up_blocks.1.upsamplers.0.conv.weight     output_blocks.5.2.conv.weight
@@ -38,11 +38,11 @@ _PLACE = re.compile(
 )
 
 
-def original_names(names: Iterable[str]) -> dict[str, str]:
-    """The name in diffusers' layout -> the original name, without `model.diffusion_model.` in front.
+def original_unet_names(names: Iterable[str]) -> dict[str, str]:
+    """Return {name in diffusers' layout: original name}, without `model.diffusion_model.` in front.
 
     Raises:
-        HostError: a name is of no layer that Stable Diffusion 1.x, 2.x or XL has.
+        HostError: a name belongs to a layer that no Stable Diffusion 1.x, 2.x or XL model has.
     """
     names = list(names)
     blocks = len({name.split(".")[3] for name in names if name.startswith("down_blocks.0.resnets.")})
@@ -51,32 +51,37 @@ def original_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _original(name: str, blocks: int, with_text: set[int]) -> str:
-    """`blocks`: residual blocks of an encoder's level; `with_text`: levels of the decoder with transformers."""
+    """Return one original name.
+
+    `blocks` counts the residual blocks of a level in the encoder; `with_text` are the levels of the decoder that
+    have transformers.
+    """
     whole, _, kind = name.rpartition(".")
     if whole in _WHOLE:
         return f"{_WHOLE[whole]}.{kind}"
-    found = _PLACE.fullmatch(name)
-    if found and (inside := _inside(found["part"], found["rest"])):
-        number = int(found["number"])
-        if found["side"] is None:
+    match = _PLACE.fullmatch(name)
+    if match and (inside := _inside(match["part"], match["rest"])):
+        number = int(match["number"])
+        if match["side"] is None:
             place = {"resnets": f"middle_block.{2 * number}", "attentions": "middle_block.1"}
-        elif found["side"] == "down":
-            first = int(found["level"]) * (blocks + 1) + 1  # place 0 is the first convolution
+        elif match["side"] == "down":
+            first = int(match["level"]) * (blocks + 1) + 1  # place 0 is the first convolution
             place = {
                 "resnets": f"input_blocks.{first + number}.0",
                 "attentions": f"input_blocks.{first + number}.1",
                 "downsamplers": f"input_blocks.{first + blocks}.0",
             }
         else:
-            first = int(found["level"]) * (blocks + 1)
-            behind = 2 if int(found["level"]) in with_text else 1
+            first = int(match["level"]) * (blocks + 1)
+            # The upsampling comes after the transformer where the level has one.
+            layer = 2 if int(match["level"]) in with_text else 1
             place = {
                 "resnets": f"output_blocks.{first + number}.0",
                 "attentions": f"output_blocks.{first + number}.1",
-                "upsamplers": f"output_blocks.{first + blocks}.{behind}",
+                "upsamplers": f"output_blocks.{first + blocks}.{layer}",
             }
-        if found["part"] in place:
-            return f"{place[found['part']]}.{inside}"
+        if match["part"] in place:
+            return f"{place[match['part']]}.{inside}"
     raise HostError(
         f"The UNet has a tensor {name}, which no Stable Diffusion 1.x, 2.x or XL model has, so that a head cannot "
         "start from it. Give another model, or start from random weights (--start random)."
@@ -84,7 +89,7 @@ def _original(name: str, blocks: int, with_text: set[int]) -> str:
 
 
 def _inside(part: str, rest: str) -> str | None:
-    """What stands behind the place; within a transformer the two layouts agree."""
+    """Return the rest of the original name; within a transformer the two layouts agree."""
     if part == "attentions":
         return rest
     layer, _, kind = rest.rpartition(".")
