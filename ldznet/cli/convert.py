@@ -1,4 +1,4 @@
-"""python -m ldznet convert: the released checkpoint to a head's file."""
+"""python -m ldznet convert: make a head file from the released checkpoint."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from ldznet.cli.printing import byte_bar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and add its arguments to its parser."""
     parser.description = (
-        "Read the released LD-ZNet checkpoint (.ckpt) once, safely, and write the head alone as one "
-        ".safetensors. The Stable Diffusion model inside the checkpoint is left out: the host has it already."
+        "Read the released LD-ZNet checkpoint (.ckpt) without running code in it, and write the head alone as "
+        "one .safetensors file. The Stable Diffusion model in the checkpoint is left out: you have one already."
     )
-    parser.add_argument("source", type=Path, help="the released checkpoint (.ckpt, .safetensors, .index.json)")
+    parser.add_argument("source", type=Path, help="released checkpoint (.ckpt, .safetensors, .index.json)")
     parser.add_argument(
-        "target", type=Path, nargs="?", help="the file to write (default: beside the source, -ema.safetensors)"
+        "target",
+        type=Path,
+        nargs="?",
+        help="file to write (default: next to the source, -ema.safetensors)",
     )
-    parser.add_argument("--raw", action="store_true", help="take the raw weights instead of their average (EMA)")
+    parser.add_argument("--raw", action="store_true", help="use the raw weights instead of their average (EMA)")
     parser.add_argument(
         "--dtype",
         choices=("float16", "bfloat16", "float32"),
@@ -30,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--heads",
         type=int,
         metavar="N",
-        help="attention heads; needed only for a head that has another width than the released one",
+        help="number of attention heads; needed only if the width differs from the released head",
     )
     parser.add_argument("--force", action="store_true", help="overwrite the target if it exists")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Convert and say what was written."""
+    """Convert the checkpoint and print what was written; return the exit code."""
     from ldznet.heads.convert import DTYPES, convert
 
     with byte_bar("converting") as progress:

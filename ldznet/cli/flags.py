@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ldznet.errors import OptionError
+from ldznet.methods.load import EMBEDDED
+from ldznet.methods.registry import AUTO, METHOD_HELP, METHOD_NAMES, method_entry
 from ldznet.options import Options, options_of
 
 if TYPE_CHECKING:
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Options)
-
-MODELS = Path(__file__).parents[2] / "models"  # of the repository
-EMBEDDED = MODELS / "tiny" / "tiny.safetensors"
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str, *, unset: bool = False) -> None:
@@ -97,11 +96,7 @@ def add_model(
         help="head file, as `convert` or `train` wrote it (default: one in models/ that fits)",
     )
     group.add_argument(
-        "--method",
-        choices=("auto", "head", "attention", "difference"),
-        default="auto",
-        help="head: a trained head; attention, difference: masks without one, for every model; auto: a head where "
-        "one fits the model, else attention (default: %(default)s)",
+        "--method", choices=METHOD_NAMES, default=AUTO, help=f"{METHOD_HELP} (default: %(default)s)"
     )
     group.add_argument(
         "--random-weights",
@@ -136,7 +131,7 @@ def require_model(parsed: argparse.Namespace) -> None:
     """
     if parsed.random_weights and (parsed.checkpoint or parsed.head):
         raise OptionError("--random-weights needs no --checkpoint and no --head: give either it or them.")
-    if parsed.head and parsed.method not in ("auto", "head"):
+    if parsed.head and parsed.method != AUTO and not method_entry(parsed.method).needs_head:
         raise OptionError(f"The method {parsed.method} needs no --head: remove one of the two.")
     if not parsed.random_weights and not parsed.checkpoint and not EMBEDDED.exists():
         raise OptionError(
@@ -152,98 +147,94 @@ def device_and_dtype(parsed: argparse.Namespace) -> tuple[torch.device, torch.dt
     A GPU without a number is that of this process in its launch.
 
     Raises:
-        OptionError: there is no such device, or it computes nothing.
+        OptionError: no such device, or it cannot compute.
     """
     import torch
 
-    from ldznet.hosts.diffusers.host import default_device, default_dtype, own_device
+    from ldznet.hosts.diffusers.host import default_dtype
+    from ldznet.methods.load import find_device
 
-    name = parsed.device or str(default_device())
-    try:
-        device = own_device(torch.device(name), local_rank(), torch.cuda.device_count())
-        torch.empty(0, device=device).cpu()  # fails for PyTorch's device "meta", which holds no values
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # "cuda" alone means this one from now on, for accelerate as well
-    except (RuntimeError, AssertionError, NotImplementedError) as why:
-        raise OptionError(
-            f"The device {name} cannot be used here ({str(why).splitlines()[0]}). Leave --device out, or give cpu."
-        ) from why
+    device = find_device(parsed.device, local_rank=local_rank())
     return device, getattr(torch, parsed.dtype) if parsed.dtype else default_dtype(device)
 
 
-def load_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, MethodChoice]:
-    """Load the model, and the method that the flags of `add_model` choose for it."""
+def load_chosen_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, MethodChoice]:
+    """Load the model and the method that the flags of `add_model` choose."""
     import torch
 
-    from ldznet.hosts.diffusers.host import DiffusersHost
-    from ldznet.hosts.diffusers.random_weights import random_host
-    from ldznet.methods.choose import MethodChoice, choose_method, find_heads
-    from ldznet.methods.learned_head import LearnedHead, random_head
+    from ldznet.methods.load import load_model
 
     require_model(parsed)
     device, dtype = device_and_dtype(parsed)
     if parsed.random_weights:
-        host = random_host(device=device, dtype=dtype)
-        if parsed.method in ("attention", "difference"):
-            return host, choose_method(parsed.method, host.info, ())
-        method = random_head(host.info.unet)
-        method.head.to(device, dtype)
-        return host, MethodChoice(method, "random weights")
-    storage = getattr(torch, parsed.head_storage) if parsed.head_storage else None
-    head = None
-    if parsed.head:  # before the model: a wrong file is then reported at once
-        head = LearnedHead.load(parsed.head, device=device, dtype=dtype, storage=storage)
-    host = DiffusersHost.load(
+        return _make_random_model(parsed, device, dtype)
+    return load_model(
         parsed.checkpoint or EMBEDDED,
+        parsed.head,
+        method=parsed.method,
         device=device,
         dtype=dtype,
+        storage=getattr(torch, parsed.head_storage) if parsed.head_storage else None,
         prediction=parsed.prediction,
         download=parsed.download,
     )
-    if head is not None:
-        return host, MethodChoice(head, "asked for")
-    heads = find_heads([MODELS]) if parsed.method in ("auto", "head") else []
-    return host, choose_method(parsed.method, host.info, heads, device=device, dtype=dtype, storage=storage)
+
+
+def _make_random_model(
+    parsed: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> tuple[DiffusersHost, MethodChoice]:
+    """Return a small model with random weights, and a random head unless the method needs none."""
+    from ldznet.hosts.diffusers.random_weights import random_host
+    from ldznet.methods.choose import MethodChoice, choose_method
+    from ldznet.methods.learned_head import random_head
+
+    host = random_host(device=device, dtype=dtype)
+    if parsed.method != AUTO and not method_entry(parsed.method).needs_head:
+        return host, choose_method(parsed.method, host.info, ())
+    method = random_head(host.info.unet)
+    method.head.to(device, dtype)
+    return host, MethodChoice(method, "random weights")
 
 
 # --- processes of one launch --------------------------------------------------------------------
 
 
 def process_of_launch() -> tuple[int, int]:
-    """Which of how many processes this is, as `accelerate launch` and torchrun say it.
+    """Return the number of this process and how many there are, as accelerate and torchrun set them.
 
     Raises:
-        OptionError: the environment's RANK and WORLD_SIZE are no such numbers.
+        OptionError: RANK and WORLD_SIZE in the environment are not such numbers.
     """
     if "RANK" not in os.environ and "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True":
-        _say_one_process()
+        _warn_of_one_process()
     texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if all(text.isdecimal() for text in texts) and int(texts[0]) < int(texts[1]):
         return int(texts[0]), int(texts[1])
     raise OptionError(
-        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which is no process of a launch. "
+        f"RANK is {texts[0]!r} and WORLD_SIZE {texts[1]!r} in the environment, which no launch sets. "
         "Unset both, or start with accelerate launch."
     )
 
 
 def local_rank() -> int:
-    """Which of the processes of a launch on this machine this is.
+    """Return the number of this process among those of a launch on this machine.
 
     Raises:
-        OptionError: the environment's LOCAL_RANK is no such number.
+        OptionError: LOCAL_RANK in the environment is not a number.
     """
     text = os.environ.get("LOCAL_RANK", "0")
     if text.isdecimal():
         return int(text)
     raise OptionError(
-        f"LOCAL_RANK is {text!r} in the environment, which is no process of a launch. Unset it, or start with "
+        f"LOCAL_RANK is {text!r} in the environment, which no launch sets. Unset it, or start with "
         "accelerate launch."
     )
 
 
 @functools.cache
-def _say_one_process() -> None:
+def _warn_of_one_process() -> None:
+    """Warn once that accelerate starts fewer processes than the user wanted."""
     log.warning(
-        "accelerate launch --cpu starts one process on a machine, however many are asked for. For several on a "
+        "accelerate launch --cpu starts one process on a machine, however many you ask for. For several on a "
         "CPU: torchrun --nproc_per_node N -m ldznet ..."
     )

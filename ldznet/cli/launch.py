@@ -1,7 +1,7 @@
-"""Processes of one launch (torchrun, accelerate launch): a GPU for each, and leaving without harm to the others.
+"""Let the processes of one launch (torchrun, accelerate launch) end without harm to each other.
 
-A launcher ends all processes as soon as one of them fails. So a process in which something could not be done
-waits for the others before it says so; they meet in the store that torchrun keeps for its processes.
+A launcher ends all processes as soon as one of them fails. So a process that failed waits for the others before it
+ends; they meet in the store that torchrun keeps for its processes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ldznet.errors import OptionError
 
 
 def require_own_gpus(asked: str | None, gpus: int) -> None:
-    """Refuse to train where processes of this machine would share a GPU: what joins them, NCCL, cannot do that.
+    """Refuse to train where processes of this machine would share a GPU, which NCCL cannot do.
 
     Raises:
         OptionError: one GPU is named for all of them, or there are more processes than GPUs.
     """
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")  # launchers that do not say it give each process its GPU alone
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")  # other launchers show each process only its own GPU
     local = int(text) if text.isdecimal() else 1
     if local > 1 and asked is not None and ":" in asked:
         raise OptionError(
             f"--device {asked} names one GPU for all {local} processes, but to train together each needs its own. "
-            "Give --device cuda, and which GPUs there are to be with CUDA_VISIBLE_DEVICES."
+            "Give --device cuda, and choose the GPUs with CUDA_VISIBLE_DEVICES."
         )
     if local > gpus:
         raise OptionError(
@@ -35,10 +35,10 @@ def require_own_gpus(asked: str | None, gpus: int) -> None:
 
 
 def leave(*, failed: bool) -> None:
-    """Say that this process has done its part; one that failed waits until all have said so."""
+    """Report that this process is done; one that failed waits until all have reported."""
     rank, world = process_of_launch()
     if world == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return  # nobody ends the others
+        return  # no launcher that ends the others
     from torch import distributed
 
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -54,4 +54,4 @@ def leave(*, failed: bool) -> None:
         while failed and not store.check(parts):
             time.sleep(0.1)
     except (RuntimeError, KeyError, ValueError):
-        return  # the launcher has gone, and with it the others
+        return  # the launcher has ended, and with it the others

@@ -1,4 +1,4 @@
-"""What a command says: to people in lines, to programs in JSON; and with which exit code it was stopped."""
+"""Print what a command reports: lines for people, JSON for programs, progress bars."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-_JOINERS = "\u200c\u200d"  # between letters, and inside of emoji
+_JOINERS = "\u200c\u200d"  # not "printable", but they stand between letters and inside emoji
 
 
 def printable(text: str) -> str:
-    """A text on one line: what would move a terminal's cursor, or colour it, is written as an escape."""
+    """Return a text on one line, with escapes for what would move a terminal's cursor or colour its text."""
     return "".join(
         letter if letter.isprintable() or letter in _JOINERS else letter.encode("unicode_escape").decode()
         for letter in text
@@ -21,12 +21,12 @@ def printable(text: str) -> str:
 
 
 def print_json(content: Any) -> None:
-    """The one document of a command, on standard output."""
+    """Print the one JSON document of a command on standard output."""
     print(json.dumps(content, indent=2), flush=True)
 
 
 def stop_code(stop: KeyboardInterrupt) -> int:
-    """128 and the signal's number; without one it was Ctrl-C."""
+    """Return 128 and the signal's number; an interrupt without a number is Ctrl-C."""
     return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
 
 
@@ -35,35 +35,38 @@ class Printer:
 
     def __init__(self, *, quiet: bool, json: bool) -> None:
         self.quiet, self.json = quiet, json
-        self.bar: Any = None  # a progress bar to be written above
+        self.bar: Any = None  # a progress bar, above which lines are printed
 
     def result(self, text: str) -> None:
-        """What was done."""
+        """Print what was done."""
         if not self.quiet and not self.json:
-            self._line(text, sys.stdout)
+            self._print(text, sys.stdout)
 
     def note(self, text: str) -> None:
-        """What a user may want to know."""
+        """Print what a user may want to know."""
         if not self.quiet:
-            self._line(text, sys.stderr)
+            self._print(text, sys.stderr)
 
     def error(self, text: str) -> None:
-        """What could not be done."""
-        self._line(text, sys.stderr)
+        """Print what could not be done."""
+        self._print(text, sys.stderr)
 
-    def _line(self, text: str, stream: TextIO | None) -> None:
+    def _print(self, text: str, stream: TextIO | None) -> None:
         if stream is None:  # closed
             return
         if hasattr(self.bar, "write"):
             self.bar.write(printable(text), file=stream)
         else:
             print(printable(text), file=stream)
-        stream.flush()  # also into a pipe: whoever reads it sees each image at once
+        stream.flush()  # so that whoever reads a pipe gets the line of each image at once
+
+
+# --- progress bars ---------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def byte_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar over bytes on a terminal; None where tqdm is not installed."""
+    """Show a progress bar over bytes on a terminal; yield its update, or None where tqdm is not installed."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -79,7 +82,7 @@ def byte_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 class _NoBar:
-    """Stands for tqdm where it is not installed."""
+    """Takes the calls to a progress bar where tqdm is not installed."""
 
     def update(self, more: int = 1) -> None: ...
 
@@ -89,7 +92,7 @@ class _NoBar:
 
 
 def item_bar(total: int, unit: str, *, start: int = 0, quiet: bool = False) -> Any:
-    """A progress bar over things, with their rate and the time left, on a terminal."""
+    """Return a progress bar over items, with their rate and the time left; it shows on a terminal only."""
     try:
         from tqdm import tqdm
     except ImportError:

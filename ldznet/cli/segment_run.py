@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import EMBEDDED, load_model
+from ldznet.cli.flags import load_chosen_model
 from ldznet.cli.inputs import Inputs, Job, Source, read_source
 from ldznet.cli.outputs import ResultFiles, known_files
 from ldznet.cli.printing import Printer, item_bar, print_json, stop_code
 from ldznet.cli.reports import clean_folders, publish, replaced_prompts, report_if_done, require_own, staging
 from ldznet.cli.segment_settings import Settings
 from ldznet.errors import LdznetError, OptionError
+from ldznet.methods.load import EMBEDDED
 
 if TYPE_CHECKING:
     from ldznet.decision import Decision
@@ -202,7 +203,7 @@ def _load_segmenter(parsed: argparse.Namespace, printer: Printer) -> tuple[Segme
     """Load the model; return the segmenter, and why it uses its method."""
     from ldznet.segmenter import Segmenter
 
-    host, choice = load_model(parsed)
+    host, choice = load_chosen_model(parsed)
     if not parsed.random_weights:
         printer.note(f"method: {choice.method.name} ({choice.reason})")
     return Segmenter(host, choice.method), choice.reason

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldznet import __version__
-from ldznet.cli.flags import EMBEDDED, MODELS, device_and_dtype, read_options, require_model
+from ldznet.cli.flags import device_and_dtype, read_options, require_model
 from ldznet.cli.inputs import Job, Source, file_digest
 from ldznet.cli.outputs import OUTPUTS, batch_stem
 from ldznet.errors import LdznetError, OptionError
+from ldznet.methods.load import EMBEDDED, MODELS
 from ldznet.options import MaskOptions, SegmentOptions
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from ldznet.cli.flags import EMBEDDED, MODELS, add_checkpoint, device_and_dtype
+from ldznet.cli.flags import add_checkpoint, device_and_dtype
 from ldznet.cli.printing import Printer
 from ldznet.errors import LdznetError, OptionError
+from ldznet.methods.load import EMBEDDED, MODELS
 
 # The page is made for one generation of gradio; the webui's own is older.
 NEEDED = 'pip install "ldznet[serve]"'

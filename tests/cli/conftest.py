@@ -30,7 +30,7 @@ def nobody(folder):
 @pytest.fixture
 def no_model(monkeypatch):
     """A mistake is to be said before a model is loaded."""
-    monkeypatch.setattr(segment_run, "load_model", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(segment_run, "load_chosen_model", lambda _: pytest.fail("a model was loaded"))
 
 
 @pytest.fixture

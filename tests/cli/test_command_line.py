@@ -24,7 +24,7 @@ def test_an_environment_that_is_no_launch_is_an_error(folder, monkeypatch, capsy
 
 
 def test_a_launcher_that_starts_one_process_where_several_were_asked_for_is_named_once(monkeypatch, caplog):
-    flags._say_one_process.cache_clear()
+    flags._warn_of_one_process.cache_clear()
     for name, text in (("ACCELERATE_USE_CPU", "True"), ("MASTER_ADDR", "127.0.0.1")):
         monkeypatch.setenv(name, text)
     monkeypatch.delenv("RANK", raising=False)
@@ -191,7 +191,7 @@ def test_a_program_gets_json_however_a_command_ends(folder, capsys, monkeypatch,
         raise raised
 
     picture(folder / "a.png")
-    monkeypatch.setattr(segment_run, "load_model", load)
+    monkeypatch.setattr(segment_run, "load_chosen_model", load)
 
     assert command("a.png", *CAT, "--json") == code
 

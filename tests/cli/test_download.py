@@ -14,7 +14,7 @@ from conftest import CHECKPOINT
 
 from ldznet.__main__ import main
 from ldznet.cli import fetching
-from ldznet.cli.fetching import fetched
+from ldznet.cli.fetching import fetch
 from ldznet.errors import DownloadError, OptionError
 from ldznet.heads.convert import convert
 from ldznet.heads.head_file import read_head_info
@@ -77,7 +77,7 @@ def head(tmp_path_factory):
 
 
 def took(url, folder, **more):
-    with fetched(url, folder, **more) as path:
+    with fetch(url, folder, **more) as path:
         return path.name, path.read_bytes()
 
 
@@ -114,15 +114,15 @@ def test_what_was_interrupted_goes_on_where_it_was(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_was_killed_at_its_very_end_is_made_anew(server, tmp_path):
+def test_a_download_that_was_killed_at_its_very_end_is_complete(server, tmp_path):
     server.content, server.cut = b"x" * 100, 50
     with pytest.raises(DownloadError):
         took(server.address("x.ckpt"), tmp_path)
-    next(tmp_path.glob("*/partial")).write_bytes(server.content)
+    next(tmp_path.glob("*/x.ckpt")).write_bytes(server.content)
     server.cut = None
 
     assert took(server.address("x.ckpt"), tmp_path)[1] == server.content
-    assert server.asked == [None, "bytes=100-", None]
+    assert server.asked == [None]
 
 
 @pytest.mark.parametrize("tag", ['"2"', "", 'W/"1"'])
@@ -170,18 +170,18 @@ def test_spaces_and_other_letters_in_an_address_are_asked_for_as_a_browser_does(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:abc/x.ckpt", "http://.example.org/x.ckpt"])
 def test_an_address_that_cannot_be_is_named_as_such(url, tmp_path):
-    with pytest.raises(DownloadError, match=r"cannot be asked for \(.*\)\. Check the address"):
+    with pytest.raises(DownloadError, match=r"is not a valid address \(.*\)\. Check it"):
         took(url, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["h.safetensors", "h.ckpt"])
-def test_a_head_that_is_there_is_told_before_anything_is_fetched(server, head, tmp_path, capsys, name):
+def test_a_head_that_is_there_is_told_before_anything_is_fetch(server, head, tmp_path, capsys, name):
     server.content = head.read_bytes()
     taken = tmp_path / "h.safetensors"
     taken.write_bytes(b"mine")
 
     assert main(["download", server.address(name), "--to", str(tmp_path)]) == 1
-    assert f"{taken} is there already; it was left as it is. Move it away" in capsys.readouterr().err
+    assert f"{taken} exists; it was left as it is. Move it away" in capsys.readouterr().err
     assert taken.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [taken]  # what had come would have been kept
 
@@ -211,7 +211,7 @@ def test_a_second_download_of_the_same_file_is_refused_until_the_first_one_ends(
     url = server.address("x.ckpt")
 
     with (
-        fetched(url, tmp_path),
+        fetch(url, tmp_path),
         pytest.raises(DownloadError, match=r"Another process is fetching .* Wait until it is done"),
     ):
         took(url, tmp_path)
@@ -223,8 +223,8 @@ def test_a_second_download_of_the_same_file_is_refused_until_the_first_one_ends(
 def test_a_download_that_was_killed_leaves_no_lock(server, tmp_path):
     server.content, url = b"x" * 5000, server.address("x.ckpt")
     code = (
-        "import os, signal, sys; from pathlib import Path; from ldznet.cli.fetching import fetched\n"
-        "with fetched(sys.argv[1], Path(sys.argv[2])): os._exit(9)"
+        "import os, signal, sys; from pathlib import Path; from ldznet.cli.fetching import fetch\n"
+        "with fetch(sys.argv[1], Path(sys.argv[2])): os._exit(9)"
     )
     killed = subprocess.run(
         [sys.executable, "-c", code, url, tmp_path], cwd=Path(__file__).parents[2], check=False
@@ -291,7 +291,7 @@ def test_a_server_may_not_send_on_to_where_anybody_could_change_the_file(
     monkeypatch.setattr(http.client, "HTTPSConnection", plain)
     sends_on(monkeypatch, server, other.address("x.ckpt").replace("http", kind))
 
-    with pytest.raises(DownloadError, match=r"sends on to .*, where anybody on the way could change the file"):
+    with pytest.raises(DownloadError, match=r"leads to .*, where anybody on the way could change the file"):
         took(server.address("x.ckpt").replace("http", "https"), tmp_path)
     assert (server.asked, other.asked) == ([None], [])
     assert list(tmp_path.iterdir()) == []
@@ -324,13 +324,13 @@ def test_a_damaged_head_is_named_and_not_put_among_the_heads(server, head, tmp_p
 
 def test_a_page_a_missing_file_and_a_file_of_something_else_are_told_apart(server, tmp_path):
     server.kind = "text/html; charset=utf-8"
-    with pytest.raises(DownloadError, match=r"answers with a page, not with a file\. Open it in a browser"):
+    with pytest.raises(DownloadError, match=r"is a web page, not a file\. Open it in a browser"):
         took(server.address("x.ckpt"), tmp_path)
     server.kind, server.status = "application/zip", 404
     with pytest.raises(DownloadError, match="answers 404"):
         took(server.address("x.ckpt"), tmp_path)
     server.status = 200
-    with pytest.raises(DownloadError, match=r"is a file x\.zip, which is none of weights"):
+    with pytest.raises(DownloadError, match=r"is a file x\.zip, which is not a weight file"):
         took(server.address("x.zip"), tmp_path)
 
 
@@ -338,12 +338,12 @@ def test_a_page_a_missing_file_and_a_file_of_something_else_are_told_apart(serve
     "url", ["file:///etc/passwd", "ftp://host/x.ckpt", "x.ckpt", "https:///x.ckpt", "http://[::1/x.ckpt"]
 )
 def test_only_addresses_on_the_web_are_taken(url, tmp_path):
-    with pytest.raises(OptionError, match="is no address of a file on the web"):
+    with pytest.raises(OptionError, match="is not the address of a file on the web"):
         took(url, tmp_path)
 
 
-def test_no_digest_is_told_before_anything_is_fetched(server, tmp_path):
-    with pytest.raises(OptionError, match="is no SHA-256"):
+def test_no_digest_is_told_before_anything_is_fetch(server, tmp_path):
+    with pytest.raises(OptionError, match="is not a SHA-256"):
         took(server.address("x.ckpt"), tmp_path, sha256="abc")
     assert server.asked == []
 
@@ -364,10 +364,43 @@ def test_a_full_disk_is_noticed_before_anything_is_written(server, tmp_path, mon
 
     with pytest.raises(DownloadError, match=r"The file needs 0.00 GB, but the disk of .* has 0.00 GB left"):
         took(server.address("x.ckpt"), tmp_path)
-    assert not list(tmp_path.glob("*/partial"))
+    assert not list(tmp_path.glob("*/x.ckpt"))
 
 
 def test_a_servers_name_is_a_plain_files_name(server, tmp_path):
     server.content = b"x"
 
     assert took(server.address("..%2F..%2F.hidden%20name.ckpt"), tmp_path)[0] == "hidden_name.ckpt"
+
+
+# --- Hugging Face ----------------------------------------------------------------------------------------
+
+
+def test_a_file_of_a_hugging_face_repository_is_left_to_its_library(head, tmp_path, capsys, monkeypatch):
+    calls = []
+
+    def download(repository, name, *, revision, local_dir):
+        calls.append((repository, name, revision))
+        path = Path(local_dir) / name
+        path.parent.mkdir()
+        path.write_bytes(head.read_bytes())
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    url = "https://huggingface.co/owner/name/resolve/main/heads/star%201.safetensors?download=true"
+
+    assert main(["download", url, "--to", str(tmp_path), "--json"]) == 0
+
+    assert calls == [("owner/name", "heads/star 1.safetensors", "main")]
+    assert [info.path.name for info in find_heads([tmp_path])] == ["star 1.safetensors"]
+    assert list(tmp_path.glob(".download*")) == []
+
+
+def test_an_error_of_the_hugging_face_library_is_one_of_ours(tmp_path, monkeypatch):
+    def download(*_, **__):
+        raise OSError("401 Client Error: gated\nmore")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+
+    with pytest.raises(DownloadError, match=r"401 Client Error: gated\. Check .* hf auth login"):
+        took("https://hf.co/owner/name/resolve/main/x.ckpt", tmp_path)

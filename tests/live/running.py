@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ldznet.cli.flags import EMBEDDED
+from ldznet.methods.load import EMBEDDED
 
 WEBUI = Path(os.environ.get("WEBUI_DIR", ""))
 LOG = WEBUI / "run" / "webui.log"

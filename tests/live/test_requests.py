@@ -23,10 +23,10 @@ from PIL import Image
 from running import NEEDS_A_WEBUI, WEBUI, Client, ask, encoded, furnish, start, stop
 from test_routes import bad_bodies
 
-from ldznet.cli.flags import EMBEDDED
 from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.learned_head import random_head
+from ldznet.methods.load import EMBEDDED
 from ldznet.research.scenes.scenes import make_scene
 
 SOAK = int(os.environ.get("SOAK", "200"))

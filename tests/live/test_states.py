@@ -13,7 +13,7 @@ from PIL import Image
 from running import NEEDS_A_WEBUI, SIZE, Client, ask, decoded, encoded, furnish, start, stop
 from safetensors.torch import load_file, save_file
 
-from ldznet.cli.flags import EMBEDDED
+from ldznet.methods.load import EMBEDDED
 from ldznet.research.scenes.scenes import make_scene
 
 PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}

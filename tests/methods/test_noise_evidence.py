@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from ldznet.cli.flags import EMBEDDED
 from ldznet.errors import OptionError
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.hosts.diffusers.random_weights import random_host
@@ -12,6 +11,7 @@ from ldznet.hosts.host import Context
 from ldznet.methods import attention
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.attention_options import AttentionOptions
+from ldznet.methods.load import EMBEDDED
 from ldznet.methods.method import EncodedImage, Prompts, RandomInputs
 from ldznet.methods.noise_evidence import (
     Evidence,

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from ldznet.cli.flags import device_and_dtype, load_model
+from ldznet.cli.flags import device_and_dtype, load_chosen_model
 from ldznet.errors import OptionError
 from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, machine_text, timing_rows
 
@@ -30,7 +30,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
         raise OptionError("--full-size has random weights: give either it or --checkpoint.")
     if parsed.checkpoint:
         parsed.method = "attention"
-        host, _ = load_model(parsed)
+        host, _ = load_chosen_model(parsed)
     else:
         device, dtype = device_and_dtype(parsed)
         host = random_host(full_size=parsed.full_size, device=device, dtype=dtype)

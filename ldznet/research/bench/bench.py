@@ -16,7 +16,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import add_model, device_and_dtype, load_model
+from ldznet.cli.flags import add_model, device_and_dtype, load_chosen_model
 from ldznet.errors import OptionError
 from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, machine_text, timing_rows
 
@@ -128,7 +128,7 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
         method = random_head(host.info.unet)
         method.head.to(device, dtype)
     else:
-        host, choice = load_model(parsed)
+        host, choice = load_chosen_model(parsed)
         if not isinstance(choice.method, LearnedHead):
             raise OptionError("bench times a head. Give one with --head, or leave --method out.")
         method = choice.method

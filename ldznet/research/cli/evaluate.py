@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import add_model, load_model, process_of_launch
+from ldznet.cli.flags import add_model, load_chosen_model, process_of_launch
 from ldznet.cli.printing import item_bar
 from ldznet.cli.reports import require_writable
 from ldznet.errors import OptionError
@@ -103,7 +103,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise OptionError("Several processes meet in a folder: give one with --out.")
     if parsed.out:
         require_writable(parsed.out)
-    host, choice = load_model(parsed)
+    host, choice = load_chosen_model(parsed)
     if parsed.clipseg:
         from ldznet.methods.choose import MethodChoice
         from ldznet.research.evaluation.clipseg import ClipSeg

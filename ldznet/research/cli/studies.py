@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldznet.cli.flags import MODELS
 from ldznet.cli.printing import item_bar
 from ldznet.errors import OptionError
+from ldznet.methods.load import MODELS
 
 if TYPE_CHECKING:
     from ldznet.hosts.diffusers.host import DiffusersHost

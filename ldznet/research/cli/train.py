@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldznet.cli.flags import EMBEDDED, add_options
+from ldznet.cli.flags import add_options
 from ldznet.errors import OptionError
+from ldznet.methods.load import EMBEDDED
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut
 
 

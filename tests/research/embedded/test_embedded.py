@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ldznet.__main__ import main
-from ldznet.cli.flags import EMBEDDED, MODELS
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
+from ldznet.methods.load import EMBEDDED, MODELS
 from ldznet.research.scenes.scenes import make_scene
 from ldznet.segmenter import Segmenter
 
