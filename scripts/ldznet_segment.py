@@ -12,6 +12,7 @@ try:
     from ldznet.webui import infotext, settings_page
     from ldznet.webui.api import routes
     from ldznet.webui.controls import TITLE
+    from ldznet.webui.page import a1111
     from ldznet.webui.panel import layout
     from ldznet.webui.run import axes, hooks
     from ldznet.webui.session import webui_app, webui_session
@@ -48,7 +49,7 @@ class LdznetSegment(scripts.Script):
             with gr.Accordion(TITLE, open=False):
                 gr.HTML(f"ldznet cannot be loaded: {BROKEN}. The log has the whole story.")
             return []
-        components = layout.build(self.elem_id)
+        components = layout.build(SESSION, a1111.current_page(), self.elem_id)
         self.infotext_fields = infotext.fields(components)
         return components
 
@@ -69,7 +70,7 @@ class LdznetSegment(scripts.Script):
 
 
 if SESSION is not None:
-    script_callbacks.on_after_component(layout.remember)
+    script_callbacks.on_after_component(a1111.remember)
     script_callbacks.on_ui_settings(lambda: settings_page.declare_settings(APP))
     script_callbacks.on_infotext_pasted(infotext.complete)
     script_callbacks.on_app_started(lambda _demo, fastapi_app: routes.register(fastapi_app, SESSION, APP))

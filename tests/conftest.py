@@ -146,7 +146,6 @@ def webui(monkeypatch, tmp_path):
     session.webui_session.cache_clear()  # in a webui it stays; a test has its own
     found.session = session.webui_session()
     found.hooks = RunHooks(found.session, session.webui_app())
-    monkeypatch.setattr(session, "RUNS", found.session)
     return found
 
 

@@ -29,7 +29,14 @@ LAYERS = [
 # library -> where it may be imported
 RESERVED = {
     "modules": ("webui/", "hosts/a1111/", "scripts/"),
-    "gradio": ("webui/panel/", "webui/app.py", "webui/settings_page.py", "cli/standalone_page.py", "scripts/"),
+    "gradio": (
+        "webui/panel/",
+        "webui/page/a1111.py",
+        "webui/app.py",
+        "webui/settings_page.py",
+        "cli/standalone_page.py",
+        "scripts/",
+    ),
     "fastapi": ("webui/",),
     "pydantic": ("webui/",),
     "diffusers": ("hosts/diffusers/", "research/"),

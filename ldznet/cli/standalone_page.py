@@ -1,142 +1,214 @@
-"""The panel on a page of its own, without a webui: what `python -m ldznet serve` opens.
+"""The panel on a separate page, without a webui: what `python -m ldznet serve` opens.
 
-The panel asks for a few things by the names that the webui's modules have. `stand_in` gives those few, with the
-program's model as the one that is loaded; `make_page` puts the panel below a picture and a mask to combine with,
-as in the webui's tab Inpaint upload. Nothing here generates pictures.
+`StandaloneApp` is the program that the panel's session runs in, with the model of the command line as the loaded
+one. `StandalonePage` is the page around the panel: an image, and a mask to combine with.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+from PIL import Image
+
+from ldznet.errors import ImageError
 from ldznet.hosts.host import Host
+from ldznet.inference.passes import Progress
 from ldznet.webui.controls import TITLE
 
-STYLE = Path(__file__).parents[2] / "style.css"
-KEYS = Path(__file__).parents[2] / "javascript" / "ldznet.js"
+Result = TypeVar("Result")
+
+ROOT = Path(__file__).parents[2]
+STYLE = ROOT / "style.css"
+SCRIPT = ROOT / "javascript" / "ldznet.js"
+# Gradio's own footer and its button to share an image with a website have no place on a local page.
 _OWN_STYLE = """
 footer, button[aria-label=Share] { display: none !important; }
 #ldznet_refresh { align-self: center; }
 """
-IMAGES = {
-    "img_inpaint_base": "Picture",
-    "img_inpaint_mask": "A mask to combine with; none is needed",
-}
-# The panel asks which tab is open: it is like Inpaint upload, and stays so.
-_SCRIPT = "<script>function get_tab_index() { return 4; } function switch_to_img2img_tab() {}</script>"
+IMAGE, MASK = "img_inpaint_base", "img_inpaint_mask"
+LABELS = {IMAGE: "Picture", MASK: "A mask to combine with; none is needed"}
 
 
-class Lent:
-    """A host of the command line's, with what a host of the webui has beside."""
+class BorrowedHost:
+    """A host of the command line, with what a session asks of a webui's host in addition."""
 
-    is_current = True
+    is_current = True  # the model is never replaced
+    before_pass: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
-        """Nothing else is at work in the model."""
+        """Do nothing: no run changes the model, so that nothing has to be put back."""
         yield
 
     def __getattr__(self, name: str) -> Any:
+        """Return what the host has of this name."""
         return getattr(self._host, name)
 
 
-class _State:
-    """Whether the work is to be stopped; there is no button for it."""
+class StandaloneApp:
+    """The program around the panel: an `App` (webui/app.py) with one model, a lock and a few flags."""
 
-    interrupted = skipped = stopping_generation = False
-    textinfo: str | None = None
+    def __init__(self, host: Host, models: Path, *, heads: Path | None = None, precision: str = "auto") -> None:
+        """`models` is the folder whose subfolder `ldznet` has heads, `heads` is another folder with heads."""
+        self._host = BorrowedHost(host)
+        self._models = models
+        self._flags = {"ldznet_heads": heads and str(heads), "ldznet_precision": precision}
+        self._lock = threading.Lock()  # the page may be open in several browsers
 
-    def begin(self, job: str) -> None: ...
+    def run_exclusively(self, work: Callable[[], Result]) -> Result:
+        """Call `work` while nobody else who has the page open uses the model."""
+        with self._lock:
+            return work()
 
-    def end(self) -> None: ...
-
-
-def stand_in(host: Host, models: Path, *, heads: Path | None = None, precision: str = "auto") -> None:
-    """Let the panel find `host` as the loaded model, and the heads of the folders `models` and `heads`."""
-    flags = SimpleNamespace(ldznet_heads=heads and str(heads), ldznet_device=None, ldznet_precision=precision)
-    opts = SimpleNamespace(img2img_background_color="#ffffff")
-    parts: dict[str, dict[str, Any]] = {
-        "shared": {"sd_model": Lent(host), "state": _State(), "opts": opts, "cmd_opts": flags},
-        "devices": {"device": host.device},
-        "paths": {"models_path": str(models)},
-        "call_queue": {"queue_lock": threading.Lock()},
-        "sd_models": {"reload_model_weights": lambda: None},
-        "ui_components": _containers(),
-    }
-    package = sys.modules["modules"] = ModuleType("modules")
-    for name, content in parts.items():
-        module = ModuleType(f"modules.{name}")
-        vars(module).update(content)
-        setattr(package, name, module)
-        sys.modules[module.__name__] = module
-
-
-def _containers() -> dict[str, Any]:
-    """What the webui's own containers are on a plain page."""
-    import gradio as gr
+    def stop_requested(self) -> bool:
+        """Return false: the page has no button for it."""
+        return False
 
     @contextmanager
-    def always_open(_value: bool, *, label: str, elem_id: str) -> Iterator[Any]:
+    def show_progress(self, text: str) -> Iterator[Progress]:
+        """Show nothing: gradio shows that something runs."""
+        yield lambda done, total: None
+
+    @contextmanager
+    def progress_bar(self, task: str) -> Iterator[Callable[[], None]]:
+        """Show no bar."""
+        yield lambda: None
+
+    def load_model(self) -> Any:
+        """Return the model, as a host."""
+        return self._host
+
+    def current_model(self) -> Any:
+        """Return the model, as a host."""
+        return self._host
+
+    def device(self) -> torch.device:
+        """Return the device of the model."""
+        device: torch.device = self._host.device
+        return device
+
+    def room_maker(self, model: Any) -> None:
+        """Return None: the model stays on its device."""
+
+    def flag(self, name: str) -> Any:
+        """Return a flag of the command line."""
+        return self._flags.get(name)
+
+    def option(self, name: str, default: Any) -> Any:
+        """Return the default: there is no settings page."""
+        return default
+
+    def models_folder(self) -> Path:
+        """Return the folder with the model files."""
+        return self._models
+
+    def form_row(self) -> AbstractContextManager[Any]:
+        """Return a plain row."""
+        import gradio as gr
+
+        row: AbstractContextManager[Any] = gr.Row()
+        return row
+
+    @contextmanager
+    def accordion(self, *, label: str, elem_id: str) -> Iterator[Any]:
+        """Yield a switch that is always on, above a column that is always open."""
+        import gradio as gr
+
+        # CONTROLS has the switch, so that it must be there.
         enabled = gr.Checkbox(True, label=label, elem_id=elem_id, visible=False)
-        with gr.Column(elem_id="ldznet_panel"):
+        with gr.Column(elem_id="ldznet_panel"):  # javascript/ldznet.js looks for this name
             yield enabled
 
-    def button(text: str, *, elem_id: str, tooltip: str) -> Any:
+    def tool_button(self, text: str, *, elem_id: str, tooltip: str) -> Any:
+        """Return a button with its tooltip as text."""
+        import gradio as gr
+
         return gr.Button(f"{text} {tooltip}", elem_id=elem_id, size="md", scale=0, min_width=210)
 
-    return {"InputAccordion": always_open, "FormRow": gr.Row, "ToolButton": button}
+
+class StandalonePage:
+    """The page around the panel: a `Page` (webui/page/page.py) with an image and a mask; it inpaints nothing."""
+
+    generates = False
+    input_names: Sequence[str] = (IMAGE, MASK)
+    output_names: Sequence[str] = ()
+
+    def __init__(self, components: Mapping[str, Any]) -> None:
+        self.components = components
+
+    def when_complete(self, act: Callable[[], None]) -> None:
+        """Call `act`: the components are made before the panel."""
+        act()
+
+    def read_image(self, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
+        """Return the image and the mask."""
+        if values[IMAGE] is None:
+            raise ImageError(f'There is no picture. Put one into "{LABELS[IMAGE]}".')
+        return values[IMAGE], values[MASK]
+
+    def send(self, image: Image.Image, mask: Image.Image) -> dict[str, Any]:
+        """Return nothing: there is no place to send a mask to."""
+        return {}
+
+    def script_before_segment(self, names: Sequence[str]) -> None:
+        """Return None: all values are sent as they are."""
+
+    def script_after_send(self, names: Sequence[str]) -> None:
+        """Return None: nothing is sent."""
 
 
-def make_page(name: str) -> Any:
-    """Picture and mask, and the panel below; `name` is the model's, to be shown."""
+def make_page(app: StandaloneApp, name: str) -> Any:
+    """Return the page as gradio's Blocks: image and mask, and the panel below; `name` is the model's."""
     import gradio as gr
 
-    from ldznet.webui import session
-    from ldznet.webui.panel import callbacks, layout
+    from ldznet.webui.panel import layout
+    from ldznet.webui.panel.messages import lines
+    from ldznet.webui.session import Session
 
-    session.RUNS.make_host = lambda lent: lent  # it is a host already
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.HTML(f"<h2>{TITLE}</h2>{callbacks.lines([f'Masks from words, by {name}.'])}")
+    session = Session(app, lambda host: host)
+    # Files that were shown are deleted after a day.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+        gr.HTML(f"<h2>{TITLE}</h2>{lines([f'Masks from words, by {name}.'])}")
         with gr.Row():
-            there = {elem_id: _image(elem_id, label) for elem_id, label in IMAGES.items()}
-        layout.build("ldznet_{}".format, generates=False)
-        for elem_id in layout.HOSTS:
-            layout.remember(there.get(elem_id) or gr.State(), elem_id=elem_id)
-    return page
+            components = {elem_id: _image(elem_id, label) for elem_id, label in LABELS.items()}
+        layout.build(session, StandalonePage(components), "ldznet_{}".format)
+    return blocks
 
 
 def _image(elem_id: str, label: str) -> Any:
     import gradio as gr
 
-    sources = ["upload", "clipboard"]
+    sources = ["upload", "clipboard"]  # no webcam
     return gr.Image(label=label, elem_id=elem_id, type="pil", image_mode="RGBA", sources=sources, height=360)
 
 
-def open_page(page: Any, host: str, port: int, *, browser: bool) -> str:
-    """Serve it, from threads of its own -> its address.
+def open_page(blocks: Any, host: str, port: int, *, browser: bool) -> str:
+    """Serve the page from threads; return its address.
 
     Raises:
         OSError: the port is taken.
     """
-    _, address, _ = page.launch(
+    # An installed package has neither file; the page works without them.
+    style = STYLE.read_text() if STYLE.exists() else ""
+    script = f"<script>{SCRIPT.read_text()}</script>" if SCRIPT.exists() else None
+    _, address, _ = blocks.launch(
         server_name=host,
         server_port=port,
         inbrowser=browser,
-        prevent_thread_lock=True,
+        prevent_thread_lock=True,  # `serve` waits itself, and prints the address before
         quiet=True,
-        css=STYLE.read_text() + _OWN_STYLE if STYLE.exists() else _OWN_STYLE,
-        head=f"{_SCRIPT}<script>{KEYS.read_text()}</script>" if KEYS.exists() else _SCRIPT,
+        css=style + _OWN_STYLE,
+        head=script,
         footer_links=[],
-        ssr_mode=False,
-        share=False,
+        ssr_mode=False,  # needs Node.js
+        share=False,  # never through somebody else's server
     )
     return str(address)

@@ -1,8 +1,8 @@
 """Every control of the panel, once: for the page, for the script's arguments over the API, and for `Settings`.
 
-The order of CONTROLS is the order of the script's arguments and of GET /sdapi/v1/script-info. Ranges, defaults and
-help of masks and segmentations stand in options.py; here they get a label. Nothing here knows of gradio, of the
-webui or of models.
+The order of CONTROLS is the order of the script's arguments and of GET /sdapi/v1/script-info, so a new control
+goes to the end. Ranges, defaults and help of masks and segmentations are in options.py; here they get a label.
+Nothing here knows of gradio, of the webui or of models.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ldznet.errors import LdznetError, OptionError
+from ldznet.errors import OptionError
 from ldznet.methods.registry import METHOD_NAMES
-from ldznet.options import MaskOptions, Options, SegmentOptions
+from ldznet.options import MaskOptions, Option, SegmentOptions, check_value, options_of
 
-Kind = Literal["switch", "text", "slider", "number", "choice"]
+ControlKind = Literal["switch", "text", "slider", "number", "choice"]
 
 TITLE = "LD-ZNet segment"
 AUTOMATIC = "automatic"
@@ -28,118 +28,61 @@ AREAS = ("whole picture", "only masked")
 
 @dataclass(frozen=True)
 class Control:
-    """One control; `low` to `high` for numbers, `choices` for choices. `basic` ones are always in view."""
+    """One control of the panel, and one argument of the script."""
 
-    name: str
-    label: str
-    kind: Kind
+    name: str  # for programs
+    label: str  # on the page; also its key in the webui's ui-config.json
+    kind: ControlKind
     default: Any
     help: str = ""
-    low: float | None = None
+    low: float | None = None  # of numbers; both ends belong to the range
     high: float | None = None
     step: float | None = None
     choices: tuple[str, ...] = ()
-    basic: bool = False
+    basic: bool = False  # always in view, not under Advanced
 
     def read(self, value: Any) -> Any:
-        """What the page or the API has sent, checked; None is the default.
+        """Return the value that the page or a program has sent, checked; None is the default.
 
         Raises:
-            OptionError: it cannot be used; the text names the control.
+            OptionError: the value cannot be used; the text names the control.
         """
         if value is None:
             return self.default
-        return _READ[self.kind](self, value)
+        option = Option(self.default, self.help, self.low, self.high, self.step, self.choices)
+        return check_value(option, value, self.title)
 
     @property
-    def called(self) -> str:
-        """For a refusal: as on the page and, where that is another, by the name that programs know."""
-        alike = self.label.lower().replace(" ", "_") == self.name
-        return self.label if alike else f"{self.label} ({self.name})"
-
-    def refuse(self, value: Any, wanted: str) -> OptionError:
-        """The error for a value that cannot be used."""
-        return OptionError(f"{self.called} is {value!r}, but it must be {wanted} (default {self.default!r}).")
+    def title(self) -> str:
+        """Return what errors call the control: its label and, where that differs, its name for programs."""
+        is_alike = self.label.lower().replace(" ", "_") == self.name
+        return self.label if is_alike else f"{self.label} ({self.name})"
 
 
-def _read_switch(control: Control, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise control.refuse(value, "true or false")
-    return value
+_MASK_OPTIONS, _SEGMENT_OPTIONS = options_of(MaskOptions), options_of(SegmentOptions)
+_OPTIONS = {**_SEGMENT_OPTIONS, **_MASK_OPTIONS}
 
 
-def _read_text(control: Control, value: Any) -> str:
-    if not isinstance(value, str):
-        raise control.refuse(value, "a text")
-    return value
-
-
-def _read_number(control: Control, value: Any) -> float | int:
-    whole = isinstance(control.default, int)
-    wanted = f"a {'whole ' if whole else ''}number from {control.low:g} to {control.high:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise control.refuse(value, wanted)
-    if control.low is None or control.high is None or not control.low <= value <= control.high:
-        raise control.refuse(value, wanted)
-    if whole and value != int(value):
-        raise control.refuse(value, wanted)
-    return int(value) if whole else float(value)
-
-
-def _read_choice(control: Control, value: Any) -> str:
-    if not isinstance(value, str) or (control.choices and value not in control.choices):
-        raise control.refuse(value, "one of " + ", ".join(control.choices) if control.choices else "a text")
-    return value
-
-
-_READ = {
-    "switch": _read_switch,
-    "text": _read_text,
-    "slider": _read_number,
-    "number": _read_number,
-    "choice": _read_choice,
-}
-
-
-def _drawn(name: str, label: str, *, basic: bool = False, **changes: Any) -> Control:
-    """A control of a field of MaskOptions or SegmentOptions: kind, default, range and help are the field's."""
-    field = next(item for item in dataclasses.fields(_source(name)) if item.name == name)  # type: ignore[arg-type]
-    meta = field.metadata
-    kind: Kind = "slider"
-    if isinstance(field.default, bool):
+def _of_option(name: str, label: str, *, basic: bool = False, **changes: Any) -> Control:
+    """Return the control of an option: its kind, default, range and help are the option's, up to `changes`."""
+    option = _OPTIONS[name]
+    kind: ControlKind = "slider"
+    if isinstance(option.default, bool):
         kind = "switch"
-    elif meta["choices"]:
+    elif option.choices:
         kind = "choice"
-    control = Control(
-        name,
-        label,
-        kind,
-        field.default,
-        meta["help"],
-        meta["low"],
-        meta["high"],
-        meta["step"],
-        meta["choices"],
-        basic,
-    )
+    limits = (option.low, option.high, option.step)
+    control = Control(name, label, kind, option.default, option.help, *limits, option.choices, basic)
     return dataclasses.replace(control, **changes)
 
 
-def _source(name: str) -> type[Options]:
-    return MaskOptions if name in _names(MaskOptions) else SegmentOptions
-
-
-def _names(kind: type[Options]) -> tuple[str, ...]:
-    return tuple(item.name for item in dataclasses.fields(kind))  # type: ignore[arg-type]
-
-
-def _listed(name: str, label: str, default: str, hint: str) -> Control:
-    """Several numbers in a text."""
-    return _drawn(name, label, kind="text", default=default, low=None, high=None, step=None, help=hint)
+def _of_numbers(name: str, label: str, default: str, help: str) -> Control:
+    """Return the control of an option that is several numbers: they are typed as a text."""
+    return Control(name, label, "text", default, help)
 
 
 CONTROLS: tuple[Control, ...] = (
-    Control("enabled", TITLE, "switch", False, "find the mask anew whenever a picture is generated", basic=True),
+    Control("enabled", TITLE, "switch", False, "make a new mask for every picture that is generated", basic=True),
     Control("prompt", "What to select", "text", "", "a word or phrase; several: bucket | red hat", basic=True),
     Control("negative_prompt", "What to leave out", "text", "", "a word or phrase", basic=True),
     Control(
@@ -152,18 +95,18 @@ CONTROLS: tuple[Control, ...] = (
         basic=True,
     ),
     Control("head", "Head", "choice", AUTOMATIC, "a trained file in models/ldznet", basic=True),
-    _drawn("threshold", "Threshold", basic=True),
-    _drawn("grow", "Grow or shrink (px)", basic=True),
-    _drawn("feather", "Feather (px)", basic=True),
-    _drawn("invert", "Invert"),
-    _drawn("smallest_area", "Smallest area (px)", kind="number"),
-    _drawn("largest_only", "Largest part only"),
-    _drawn("fill_holes", "Fill holes"),
-    _drawn("combine", "Several prompts", help="all, what they share, or the first without the others"),
-    _drawn("brush", "Painted or uploaded mask", help="what the words do with a mask that is there"),
-    _drawn("resolution", "Resolution", help="0: what suits the method"),
-    _listed("timesteps", "Timesteps", "", "what suits the method"),
-    _listed("seeds", "Seeds of the mask", "0", "several, 0 1, are averaged"),
+    _of_option("threshold", "Threshold", basic=True),
+    _of_option("grow", "Grow or shrink (px)", basic=True),
+    _of_option("feather", "Feather (px)", basic=True),
+    _of_option("invert", "Invert"),
+    _of_option("smallest_area", "Smallest area (px)", kind="number"),
+    _of_option("largest_only", "Largest part only"),
+    _of_option("fill_holes", "Fill holes"),
+    _of_option("combine", "Several prompts", help="all, what they share, or the first without the others"),
+    _of_option("brush", "Painted or uploaded mask", help="how the prompts change a painted or uploaded mask"),
+    _of_option("resolution", "Resolution", help="0: as suits the method"),
+    _of_numbers("timesteps", "Timesteps", "", "empty: as suits the method"),
+    _of_numbers("seeds", "Seeds of the mask", "0", "the results of several, such as 0 1, are averaged"),
     Control(
         "on_nothing",
         "If nothing is found",
@@ -177,18 +120,19 @@ CONTROLS: tuple[Control, ...] = (
     Control("area", "Inpaint area", "choice", AS_IN_THE_TAB, choices=(AS_IN_THE_TAB, *AREAS)),
     Control("padding", "Only masked padding (px)", "slider", -1, f"-1: {AS_IN_THE_TAB}", -1, 256, 1),
     Control("mask_blur", "Mask blur (px)", "slider", -1, f"-1: {AS_IN_THE_TAB}", -1, 64, 1),
-    _drawn("refine", "Refine small things"),
-    _drawn("average_templates", "Average nine sentences"),
-    _listed(
+    _of_option("refine", "Refine small things"),
+    _of_option("average_templates", "Average nine sentences"),
+    _of_numbers(
         "objects", "Objects", "", "by number, 1 is the largest; several: 1 3; none: all; in Batch: of each file"
     ),
 )
 BY_NAME: Mapping[str, Control] = {control.name: control for control in CONTROLS}
+MASK_CONTROLS = tuple(name for name in BY_NAME if name in _MASK_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the controls say. Of the inpaint settings, None is: as set in the tab."""
+    """What the controls say together."""
 
     enabled: bool
     prompts: tuple[str, ...]
@@ -199,6 +143,7 @@ class Settings:
     segment: SegmentOptions
     on_nothing: str
     append: bool
+    # How to inpaint; None is as set in the tab.
     fill: int | None
     only_masked: bool | None
     padding: int | None
@@ -206,54 +151,65 @@ class Settings:
 
 
 def read_settings(args: Sequence[Any]) -> Settings:
-    """The script's arguments -> Settings, without what the webui's settings say; see `read_values`."""
+    """Return the Settings of the script's arguments, without the webui's settings page; see `read_values`."""
     return settings_of(read_values(args))
 
 
 def read_values(args: Sequence[Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The script's arguments -> the checked value of every control, by name.
+    """Return the checked value of every control, by name.
 
-    What is missing or None has its default: of `defaults`, where that has the control, else of CONTROLS. Over the
-    API a single object with names, {"prompt": "bucket"}, will do too; it is enabled unless it says not.
+    `args` are the script's arguments in order, or a single object with names, {"prompt": "bucket"}, which switches
+    the script on unless it says otherwise. A value that is missing or None is taken from `defaults`, else from
+    CONTROLS.
 
     Raises:
         OptionError: a value cannot be used; the text names its control.
     """
     defaults = defaults or {}
-    given = {name: value for name, value in _named(args, defaults).items() if value is not None}
-    values = {**defaults, **given}
+    # The API fills up with None what a request leaves out.
+    values = {name: value for name, value in _by_name(args, defaults).items() if value is not None}
+    values = {**defaults, **values}
     return {name: control.read(values.get(name)) for name, control in BY_NAME.items()}
 
 
 def read_value(name: str, value: Any) -> Any:
-    """One control's value, checked as a whole: numbers in a text too.
+    """Return the checked value of one control; numbers in a text are checked too.
 
     Raises:
-        OptionError: it cannot be used; the text names the control.
+        OptionError: the value cannot be used; the text names the control.
     """
     checked = BY_NAME[name].read(value)
-    settings_of({**{control.name: control.default for control in CONTROLS}, name: checked})
+    if isinstance(_OPTIONS[name].default if name in _OPTIONS else None, tuple):
+        _read_numbers(name, checked)
     return checked
 
 
+def read_mask_options(values: Mapping[str, Any]) -> MaskOptions:
+    """Return the options of the mask from the values of MASK_CONTROLS, by name.
+
+    Raises:
+        OptionError: a value cannot be used; the text names its control.
+    """
+    return _mask_options({name: BY_NAME[name].read(values.get(name)) for name in MASK_CONTROLS})
+
+
 def settings_of(values: Mapping[str, Any], *, template: str = "") -> Settings:
-    """Checked values of all controls -> Settings; `template` as in SegmentOptions.
+    """Return the Settings of checked values of all controls; `template` is that of SegmentOptions.
 
     Raises:
         OptionError: numbers in a text cannot be read.
     """
-    objects = _integers(BY_NAME["objects"], values["objects"])
     return Settings(
         enabled=values["enabled"],
         prompts=split_prompts(values["prompt"]),
         negatives=split_prompts(values["negative_prompt"]),
         method=values["method"],
         head=values["head"],
-        mask=MaskOptions(**{**{name: values[name] for name in _names(MaskOptions)}, "objects": objects}),
+        mask=_mask_options(values),
         segment=SegmentOptions(
             resolution=values["resolution"],
-            timesteps=_integers(BY_NAME["timesteps"], values["timesteps"]),
-            seeds=_integers(BY_NAME["seeds"], values["seeds"]) or (0,),
+            timesteps=_read_numbers("timesteps", values["timesteps"]),
+            seeds=_read_numbers("seeds", values["seeds"]) or (0,),
             refine=values["refine"],
             average_templates=values["average_templates"],
             template=template,
@@ -262,65 +218,75 @@ def settings_of(values: Mapping[str, Any], *, template: str = "") -> Settings:
         append=values["append"],
         fill=None if values["fill"] == AS_IN_THE_TAB else FILLS.index(values["fill"]),
         only_masked=None if values["area"] == AS_IN_THE_TAB else values["area"] == AREAS[1],
+        # -1 stands for None, since a slider has no empty place.
         padding=None if values["padding"] < 0 else values["padding"],
         mask_blur=None if values["mask_blur"] < 0 else values["mask_blur"],
     )
 
 
 def is_enabled(args: Sequence[Any]) -> bool:
-    """Whether there is anything to do; needs no other value to be right."""
+    """Return whether the script is on, ignoring invalid values elsewhere."""
     if not args:
         return False
-    return bool(_switched(args[0])["enabled"] if isinstance(args[0], Mapping) else args[0])
+    return bool(_switched_on(args[0])["enabled"] if isinstance(args[0], Mapping) else args[0])
 
 
-def _named(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+def split_prompts(text: str) -> tuple[str, ...]:
+    """Return the parts of "bucket | red hat", without empty ones."""
+    return tuple(part.strip() for part in text.split("|") if part.strip())
+
+
+def _by_name(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(args) > len(CONTROLS):
         raise OptionError(
             f"{TITLE} was given {len(args)} arguments, but it has {len(CONTROLS)}: {', '.join(BY_NAME)}. "
             "Leave the rest out."
         )
-    if args and isinstance(args[0], Mapping):
-        for control, value in zip(CONTROLS[1:], args[1:], strict=False):
-            # The webui fills up with what its page starts with; where there is a setting, it may be an old one.
-            if value is not None and value != control.default and control.name not in defaults:
-                raise OptionError(
-                    f"{TITLE} was given an object with names and, after it, {value!r}, which stands where "
-                    f"{control.name} stands. Give one object with names, or values in order, not both."
-                )
-        if unknown := sorted(args[0].keys() - BY_NAME.keys()):
-            raise OptionError(f"{TITLE} has no control {unknown[0]!r}. Those there are: {', '.join(BY_NAME)}.")
-        return _switched(args[0])
-    return dict(zip(BY_NAME, args, strict=False))
+    if not args or not isinstance(args[0], Mapping):
+        return dict(zip(BY_NAME, args, strict=False))
+    for control, value in zip(CONTROLS[1:], args[1:], strict=False):
+        # The webui fills up with what its page starts with; where there is a setting, that may be an old value.
+        if value is not None and value != control.default and control.name not in defaults:
+            raise OptionError(
+                f"{TITLE} was given an object with names and, after it, {value!r} at the place of {control.name}. "
+                "Give one object with names, or values in order, not both."
+            )
+    if unknown := sorted(args[0].keys() - BY_NAME.keys()):
+        raise OptionError(f"{TITLE} has no control {unknown[0]!r}. Its controls are: {', '.join(BY_NAME)}.")
+    return _switched_on(args[0])
 
 
-def _switched(named: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An object switches on by itself, also where it leaves the switch open."""
-    return {**named, "enabled": True if named.get("enabled") is None else named["enabled"]}
+def _switched_on(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return values in which `enabled` is true unless an object with names says otherwise."""
+    return {**values, "enabled": True if values.get("enabled") is None else values["enabled"]}
 
 
-def split_prompts(text: str) -> tuple[str, ...]:
-    """ "bucket | red hat" -> its parts, without the empty ones."""
-    return tuple(part.strip() for part in text.split("|") if part.strip())
+def _mask_options(values: Mapping[str, Any]) -> MaskOptions:
+    """Return the options of the mask from checked values, by name."""
+    options = {name: values[name] for name in MASK_CONTROLS}
+    return MaskOptions(**{**options, "objects": _read_numbers("objects", values["objects"])})
 
 
-def _integers(control: Control, text: str) -> tuple[int, ...]:
-    found = []
+def _read_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Return the numbers in the text of a control, checked against the range of its option.
+
+    Raises:
+        OptionError: something in the text is not a whole number, or out of range.
+    """
+    control, numbers = BY_NAME[name], []
     for part in text.replace(",", " ").split():
         try:
-            found.append(int(part))
+            numbers.append(int(part))
         except ValueError:
-            example = "300 400" if control.name == "timesteps" else "1 2"
-            raise control.refuse(text, f"whole numbers, such as {example}") from None
-    return tuple(_checked(control, text, found))
-
-
-def _checked(control: Control, text: str, numbers: list[int]) -> list[int]:
-    """The range stands in the options, which do not know how the control is called."""
-    kind = _source(control.name)
+            example = "300 400" if name == "timesteps" else "1 2"
+            raise OptionError(
+                f"{control.title} is {text!r}, but it must be whole numbers, such as {example} "
+                f"(default {control.default!r})."
+            ) from None
+    if not numbers:  # an empty text is fine, also where the option itself needs a number
+        return ()
     try:
-        if numbers:
-            kind(**{control.name: tuple(numbers)})
-    except LdznetError as why:
-        raise OptionError(f"{control.called} is {text!r}: {why}") from why
-    return numbers
+        checked: tuple[int, ...] = check_value(_OPTIONS[name], tuple(numbers), name)
+    except OptionError as why:
+        raise OptionError(f"{control.title} is {text!r}: {why}") from why
+    return checked

@@ -19,7 +19,6 @@ from ldznet.heads.weight_files import open_tensors
 from ldznet.hosts.host import HostInfo
 from ldznet.inference.passes import Progress
 from ldznet.methods.choose import find_heads
-from ldznet.webui.app import A1111App
 from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
 from ldznet.webui.settings_page import SettingsPage
 
@@ -189,8 +188,3 @@ def _attention_heads(path: Path, host: HostInfo) -> int | None:
             _RELEASED_WIDTH,
         )
     return host.unet.heads if width == host.unet.model_channels != _RELEASED_WIDTH else None
-
-
-# Until the panel has its session.
-head_names = HeadFiles(SettingsPage(A1111App())).names
-waiting_checkpoint = HeadFiles(SettingsPage(A1111App())).waiting_checkpoint

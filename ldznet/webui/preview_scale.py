@@ -1,6 +1,7 @@
-"""Large pictures are shown reduced, so that a slider answers quickly; their masks are made at their own size.
+"""Reduce a large image and its result to the size at which the page shows them, so that a slider answers quickly.
 
-Plain arrays: nothing here knows of the page. Sizes are (height, width).
+Masks are made at the image's own size all the same. Plain arrays: nothing here knows of the page. Sizes are
+(height, width).
 """
 
 from __future__ import annotations
@@ -16,26 +17,27 @@ from ldznet.masks.objects import Objects
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
 
-LONGEST = 1024  # pixels of the longer side; encoding what is shown as PNG takes longest
+# Pixels of the longer side. Encoding the shown images as PNG takes longest, and grows with their area.
+LONGEST = 1024
 
 Size = tuple[int, int]
 
 
 def shown_size(size: Size) -> Size:
-    """What a picture of `size` is shown at: as it is, unless it is large."""
+    """Return the size at which an image of `size` is shown: its own, unless it is large."""
     scale = min(1.0, LONGEST / max(size))
     return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
 
-def reduce_picture(picture: NDArray[Any], size: Size) -> NDArray[Any]:
-    """(H, W) or (H, W, 3) -> an array of its own of `size`, every pixel the mean of what it stands for."""
-    if picture.shape[:2] == size:
-        return picture.copy()
-    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+def reduce_image(image: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Return a copy of (H, W) or (H, W, 3) at `size`; each pixel is the mean of those that it stands for."""
+    if image.shape[:2] == size:
+        return image.copy()
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def reduce_segmentation(segmentation: Segmentation, size: Size) -> Segmentation:
-    """The same, of a smaller picture; it shares the maps."""
+    """Return the same segmentation for a smaller image; both share the maps."""
     patches = tuple(
         tuple(RefinedPatch(_reduce_box(patch.box, segmentation.size, size), patch.probability) for patch in of_map)
         for of_map in segmentation.patches
@@ -44,16 +46,17 @@ def reduce_segmentation(segmentation: Segmentation, size: Size) -> Segmentation:
 
 
 def reduce_objects(objects: Objects, size: Size) -> Objects:
-    """With the same numbers; one that is too small to be seen has a box still."""
+    """Return the objects at a smaller size, with the same numbers; one too small to be seen still has a box."""
     if objects.numbers.shape == size:
         return objects
     height, width = objects.numbers.shape
+    # Nearest pixels: the mean of two numbers would be a third object.
     numbers: Any = cv2.resize(objects.numbers, size[::-1], interpolation=cv2.INTER_NEAREST)
     return Objects(numbers, tuple(_reduce_box(box, (height, width), size) for box in objects.boxes))
 
 
 def reduce_options(options: MaskOptions, scale: float) -> MaskOptions:
-    """What is counted in pixels is less in a picture that is `scale` times as large."""
+    """Return the options for an image that is `scale` times as large: lengths and areas in pixels shrink."""
     return dataclasses.replace(
         options,
         grow=round(scale * options.grow),
@@ -63,12 +66,10 @@ def reduce_options(options: MaskOptions, scale: float) -> MaskOptions:
 
 
 def _reduce_box(box: Box, size: Size, smaller: Size) -> Box:
-    """Of a pixel at least."""
+    """Return the box at the smaller size, at least one pixel wide and high."""
     x0, y0, x1, y1 = box
-    (left, right), (top, bottom) = (
-        _reduce_span(x0, x1, size[1], smaller[1]),
-        _reduce_span(y0, y1, size[0], smaller[0]),
-    )
+    left, right = _reduce_span(x0, x1, size[1], smaller[1])
+    top, bottom = _reduce_span(y0, y1, size[0], smaller[0])
     return left, top, right, bottom
 
 

@@ -21,7 +21,7 @@ from ldznet.errors import ImageError
 from ldznet.masks.pipeline import SoftMask, area, bounding_box
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
-from ldznet.webui.preview_scale import reduce_picture, reduce_segmentation, shown_size
+from ldznet.webui.preview_scale import reduce_image, reduce_segmentation, shown_size
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SegmentResult:
         if size == self.segmentation.size:
             return self
         segmentation = reduce_segmentation(self.segmentation, size)
-        return dataclasses.replace(self, segmentation=segmentation, image=reduce_picture(self.image, size))
+        return dataclasses.replace(self, segmentation=segmentation, image=reduce_image(self.image, size))
 
     @property
     def scale(self) -> float:

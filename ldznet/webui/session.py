@@ -297,8 +297,3 @@ def _result_bytes(results: Collection[SegmentResult]) -> int:
     """Return the memory of results, of which those of one image share its array."""
     images = {id(result.image): result.image.nbytes for result in results}
     return sum(images.values()) + sum(result.segmentation.nbytes for result in results)
-
-
-# Until the panel has its session.
-RUNS = webui_session()
-loaded_model = RUNS.app.load_model

@@ -18,7 +18,7 @@ from typing import Any
 from ldznet.errors import OptionError
 from ldznet.options import SegmentOptions
 from ldznet.webui import controls
-from ldznet.webui.app import A1111App, App, GeneratingApp
+from ldznet.webui.app import App, GeneratingApp
 from ldznet.webui.controls import BY_NAME, TITLE, Settings
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,3 @@ def decode_template(text: str) -> str:
         with contextlib.suppress(ValueError):
             text = str(json.loads(text)[0])
     return text
-
-
-# Until the panel has its session.
-read, first_value = SettingsPage(A1111App()).read, SettingsPage(A1111App()).first_value

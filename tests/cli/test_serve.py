@@ -85,7 +85,7 @@ def test_a_folder_of_heads_that_is_none_is_refused(capsys, gradio):
 
     assert (code, text) == (
         2,
-        "error: --heads is nowhere, which is no folder. Give the folder where the heads are.\n",
+        "error: --heads is nowhere, which is not a folder. Give the folder that has the heads.\n",
     )
 
 

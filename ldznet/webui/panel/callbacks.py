@@ -1,213 +1,245 @@
-"""What a click or a slider of the panel does; panel.py says which.
+"""What the events of the panel do.
 
-The answers are values for the page's components, in the order in which panel.py lists them.
+Each method gets the values of components by name, and returns new values by name; what it does not return stays
+as it is. wiring.py says which event calls which method.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import html
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from PIL import Image
 
-from ldznet.decision import decide
+from ldznet.decision import Decision, decide
 from ldznet.errors import LdznetError
 from ldznet.images.given_mask import read_given_mask
 from ldznet.masks.pipeline import SoftMask
 from ldznet.options import MaskOptions
-from ldznet.webui import head_files, results, session, settings_page
-from ldznet.webui.controls import AUTOMATIC, Settings
+from ldznet.webui import head_files, results, settings_page
+from ldznet.webui.controls import AUTOMATIC, BY_NAME, Settings, read_mask_options
 from ldznet.webui.inpaint_preview import is_faint
-from ldznet.webui.page.tab_inputs import PICTURES, SKETCH, fitting_size, source
+from ldznet.webui.page.page import Page
 from ldznet.webui.panel import preview
-from ldznet.webui.progress import bar
+from ldznet.webui.panel.events import Answer, Values
+from ldznet.webui.panel.messages import error, is_error, lines
+from ldznet.webui.results import SegmentResult
+from ldznet.webui.session import Session
 
 log = logging.getLogger(__name__)
 
-# How many components of the page show what was found, without and with the masks to choose from.
-_SHOWN, _ALL = 8, 10
 _FAINT = "The mask stays below 50%, from which on the webui repaints. Make the feather smaller."
 
 
-def segment(*asked: Any) -> list[Any]:
-    """Find what is asked for in the picture of the open tab, and show it."""
-    try:
-        found, brush, options, kept = _find(asked)
-        return [*kept, *_shown_anew(found, options, brush)]
-    except LdznetError as why:
-        return [*_as_before(), *_refused(why, _ALL)]
+class Callbacks:
+    """The events of one panel, with the session that segments and the page that has the images."""
 
+    def __init__(self, session: Session, page: Page) -> None:
+        self._session = session
+        self._page = page
 
-def send(*asked: Any) -> list[Any]:
-    """The same, into the tab Inpaint upload; if nothing is found, that tab stays as it is."""
-    try:
-        found, brush, options, kept = _find(asked)
-        shown = [*kept, *_shown_anew(found, options, brush)]
-        decision = decide(found.segmentation, options, brush)
-        if decision.reason is not None:
-            return [*[gr.update()] * 4, *shown]
-        mask = results.mask_image(decision.mask)
-        width, height = fitting_size(mask.size)
-        return [Image.fromarray(found.image), mask, width, height, *shown]
-    except LdznetError as why:
-        return [*[gr.update()] * 4, *_as_before(), *_refused(why, _ALL)]
+    # --- Segment -------------------------------------------------------------------------------------
 
+    def segment(self, values: Values) -> Answer:
+        """Segment the image of the open tab, and show the result."""
+        try:
+            _, _, answer = self._segment(values)
+            return answer
+        except LdznetError as why:
+            return {"status": error(why)}
 
-def redraw(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
-    """Show what was found with other options of the mask: from the kept probabilities."""
-    return _redrawn(_all_shown, _ALL, key, brush, args)
+    def send(self, values: Values) -> Answer:
+        """Do the same and send image and mask to where the page inpaints; an empty mask is not sent."""
+        try:
+            result, decision, answer = self._segment(values)
+        except LdznetError as why:
+            return {"status": error(why)}
+        if decision.reason is not None:  # the status says why; Inpaint upload stays as it is
+            return answer
+        image, mask = Image.fromarray(result.image), results.mask_image(decision.mask)
+        return {**answer, **self._page.send(image, mask)}
 
+    def _segment(self, values: Values) -> tuple[SegmentResult, Decision, Answer]:
+        """Segment, and return the new values of the whole panel too.
 
-def move(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
-    """The same with another threshold, or other objects, which the masks to choose from do not depend on."""
-    return _redrawn(_shown, _SHOWN, key, brush, args)
+        Numbers of objects that were chosen in another result are dropped; numbers that stay belong to this one.
+        """
+        result, given_mask, settings = self._segment_tab(values)
+        options, answer = settings.mask, self._converted_head(settings)
+        if options.objects and not results.numbers_apply(result, values["chosen_in"]):
+            options, answer["objects"] = dataclasses.replace(options, objects=()), ""
+        decision = decide(result.segmentation, options, given_mask)
+        answer |= {"key": result.key, "chosen_in": result.key, "given_mask": given_mask}
+        answer |= self._show(result, options, decision) | self._show_choices(result, options)
+        return result, decision, answer | {"heat": preview.draw_probability(result)}
 
+    def _segment_tab(self, values: Values) -> tuple[SegmentResult, SoftMask | None, Settings]:
+        """Return the result for the open tab, the painted or uploaded mask, and the settings that were used."""
+        app, session = self._session.app, self._session
+        with _unforeseen_explained(), app.progress_bar(values["task"]) as start_bar:
+            settings = self._read_settings(values)
+            image, mask = self._page.read_image(values)
 
-def enlarge(key: str, brush: SoftMask | None, *args: Any) -> list[Any]:
-    """What to say, and the overlay of a large picture at its own size."""
-    try:
-        return [gr.update(), _whole_overlay(_kept(key), settings_page.read(args)[1].mask, brush)]
-    except LdznetError as why:
-        return _refused(why, 2)
+            def run() -> tuple[SegmentResult, Settings]:
+                start_bar()
+                # While this waited, another run may have overridden the settings page; now it is as it was.
+                settings = self._read_settings(values)
+                return session.segment_image(app.load_model(), image, settings), settings
 
+            if not settings.prompts:  # refused at once, since another run may use the model for long
+                session.segment_image(None, image, settings)
+            result, settings = app.run_exclusively(run)
+            given_mask = None if mask is None else read_given_mask(mask, result.segmentation.size)
+        return result, given_mask, settings
 
-def choose(event: gr.SelectData, offered: list[preview.ThresholdChoice]) -> list[Any]:
-    """The threshold of the mask that was clicked, and no picture to click; `offer` has them again.
+    def _read_settings(self, values: Values) -> Settings:
+        # A single object with names is how programs give the controls too.
+        controls = {name: values[name] for name in BY_NAME if name in values}
+        return self._session.settings_page.read([controls])[1]
 
-    A gallery keeps in mind which one was clicked last, and does not tell of a second click until it was empty.
-    """
-    return [offered[event.index].threshold, gr.update(value=[])]
+    def _converted_head(self, settings: Settings) -> Answer:
+        """Return the new list and choice of heads if a checkpoint was chosen, which is converted by now."""
+        if not settings.head.removesuffix(head_files.TO_CONVERT).endswith(".ckpt"):
+            return {}
+        return {"head": gr.update(choices=self.head_names(), value=head_files.chosen_name(settings.head))}
 
+    # --- another mask of the same result -------------------------------------------------------------
 
-def offer(offered: list[preview.ThresholdChoice]) -> Any:
-    """The masks to choose from."""
-    return gr.update(value=[(one.image, one.caption) for one in offered], visible=bool(offered))
+    def redraw(self, values: Values) -> Answer:
+        """Show the result with other options of the mask."""
+        return self._redraw(values, with_choices=False)
 
+    def redraw_all(self, values: Values) -> Answer:
+        """Show the result with other options of the mask, on which the masks of other thresholds depend too."""
+        return self._redraw(values, with_choices=True)
 
-def pick(event: gr.SelectData, key: str, *args: Any) -> list[Any]:
-    """A clicked object joins the chosen ones, or leaves -> numbers, what they were chosen in, what to say."""
-    try:
-        found, options = _kept(key), settings_page.read(args)[1].mask
-    except LdznetError as why:
-        return [gr.update(), gr.update(), error(str(why))]
-    number = preview.object_at(found, decide(found.segmentation, options), *event.index)
-    chosen = set(options.objects) ^ ({number} if number else set())
-    return [", ".join(map(str, sorted(chosen))), key, gr.update()]
+    def enlarge(self, values: Values) -> Answer:
+        """Show the overlay of a large image at its own size."""
+        try:
+            result, _, decision = self._decide(values)
+        except LdznetError as why:
+            return {"status": error(why)}
+        return {"overlay": preview.draw_whole_overlay(result, decision)}
 
+    def choose_threshold(self, values: Values, index: int) -> Answer:
+        """Take the threshold of the mask that was clicked, and empty the gallery; `show_choices` fills it again.
 
-def explain(status: str, *args: Any) -> Any:
-    """Why the chosen method and head cannot run with the loaded checkpoint, or that one will be converted."""
-    from modules import shared  # type: ignore[import-not-found,unused-ignore]
+        A gallery remembers which image was clicked last, and reports no second click on it until it was empty.
+        """
+        return {"threshold": values["offered"][index].threshold, "choices": gr.update(value=[])}
 
-    try:
-        settings = settings_page.read(args)[1]
-        if checkpoint := head_files.waiting_checkpoint(settings):
-            return lines(
-                [f"{checkpoint.name} is converted when you press Segment: once, which takes some minutes."]
+    def show_choices(self, values: Values) -> Answer:
+        """Show the masks of other thresholds again."""
+        return {"choices": _gallery(values["offered"])}
+
+    def choose_object(self, values: Values, place: tuple[int, int]) -> Answer:
+        """Select the object that was clicked in addition to the selected ones, or deselect it."""
+        try:
+            result, options, decision = self._decide(values)
+        except LdznetError as why:
+            return {"status": error(why)}
+        number = preview.object_at(result, decision, *place)
+        # Without a selection all objects are meant, so that the first click leaves the clicked one alone.
+        selected = set(options.objects) ^ ({number} if number else set())
+        return {"objects": ", ".join(map(str, sorted(selected))), "chosen_in": result.key}
+
+    def _redraw(self, values: Values, *, with_choices: bool) -> Answer:
+        if not values["key"]:  # nothing has been segmented yet
+            return {}
+        try:
+            result, options, decision = self._decide(values)
+        except LdznetError as why:
+            return {"status": error(why)}
+        answer = self._show(result, options, decision)
+        return answer | self._show_choices(result, options) if with_choices else answer
+
+    def _decide(self, values: Values) -> tuple[SegmentResult, MaskOptions, Decision]:
+        """Return the result that is shown, the options of the mask, and what is to be inpainted."""
+        result = self._session.kept_result(values["key"])
+        if result is None:
+            raise LdznetError(
+                "What is shown is not kept any more: others came after it, or the memory was freed. Press Segment "
+                "again; then the controls act on it."
             )
-        if why := session.RUNS.obstacle(shared.sd_model, settings):
-            return error(why)
-    except LdznetError as why:
-        return error(str(why))
-    return "" if "ldznet-error" in (status or "") else gr.update()
+        options = read_mask_options(values)
+        return result, options, decide(result.segmentation, options, values["given_mask"])
 
+    # --- what is shown -------------------------------------------------------------------------------
 
-def unload() -> str:
-    """Let go of the head and of all that was found."""
-    from modules.call_queue import queue_lock  # type: ignore[import-not-found,unused-ignore]
+    def _show(self, result: SegmentResult, options: MaskOptions, decision: Decision) -> Answer:
+        images = preview.draw_preview(result, options, decision)
+        if decision.reason is None:
+            notes = [results.explain_only_given(result, options)] if decision.only_given else []
+            notes += [_FAINT] if is_faint(images.mask) else []
+            status = lines([*preview.describe_result(result, options, decision), *notes])
+        else:
+            status = error(results.explain_reason(result, options, decision.reason))
+        return {
+            "status": status,
+            "preview": gr.update(visible=True),
+            "overlay": images.overlay,
+            # "picture", since elem_ids are known to style sheets and to other extensions.
+            "mask_picture": images.mask,
+            "colors": _image_if_any(images.colors),
+            "objects_picture": _image_if_any(images.objects),
+            "enlarge": gr.update(visible=result.shown is not result),
+        }
 
-    try:
-        with queue_lock:
-            status = session.RUNS.unload()
-    except LdznetError as why:
-        return error(str(why))
-    free = status["free_mb"]
-    room = "" if free is None else f" {free / 1024:.1f} of {status['total_mb'] / 1024:.1f} GB of the GPU are free."
-    return lines([f"Unloaded: nothing of LD-ZNet is in memory.{room}"])
+    def _show_choices(self, result: SegmentResult, options: MaskOptions) -> Answer:
+        offered = preview.draw_threshold_choices(result, options)
+        return {"offered": offered, "choices": _gallery(offered)}
 
+    # --- heads, memory, and opening the page ---------------------------------------------------------
 
-def refresh() -> Any:
-    """Look for heads again."""
-    return gr.update(choices=head_choices())
+    def explain_choice(self, values: Values) -> Answer:
+        """Say why method and head cannot run with the loaded checkpoint, or that a head will be converted."""
+        try:
+            settings = self._read_settings(values)
+            if checkpoint := self._session.head_files.waiting_checkpoint(settings):
+                text = f"{checkpoint.name} is converted when you press Segment: once, which takes some minutes."
+                return {"status": lines([text])}
+            if why := self._session.obstacle(self._session.app.current_model(), settings):
+                return {"status": error(why)}
+        except LdznetError as why:
+            return {"status": error(why)}
+        # Only an error gives way: a status that describes the shown result stays.
+        return {"status": ""} if is_error(values["status"]) else {}
 
+    def unload(self, _values: Values) -> Answer:
+        """Free the head and all results."""
+        try:
+            status = self._session.app.run_exclusively(self._session.unload)
+        except LdznetError as why:
+            return {"status": error(why)}
+        free, total = status["free_mb"], status["total_mb"]
+        room = "" if free is None else f" {free / 1024:.1f} of {total / 1024:.1f} GB of the GPU are free."
+        return {"status": lines([f"Unloaded: nothing of LD-ZNet is in memory.{room}"])}
 
-def fresh() -> list[Any]:
-    """Return what the page shows when it is opened: values of the settings page, and the current list of heads."""
-    return [*map(settings_page.first_value, settings_page.OF_CONTROLS), gr.update(choices=head_choices())]
+    def refresh_heads(self, _values: Values) -> Answer:
+        """Look for heads again."""
+        return {"head": gr.update(choices=self.head_names())}
 
+    def first_values(self, _values: Values) -> Answer:
+        """Return what the page shows when it is opened: values of the settings page, and the heads there are."""
+        page = self._session.settings_page
+        return {name: page.first_value(name) for name in settings_page.OF_CONTROLS} | self.refresh_heads({})
 
-def head_choices() -> list[str]:
-    """For the drop-down; a folder that cannot be read does not keep the page from opening."""
-    try:
-        return head_files.head_names()
-    except Exception:
-        log.exception("The folders of heads cannot be read")
-        return [AUTOMATIC]
-
-
-# --- finding -----------------------------------------------------------------------------------------
-
-
-def _find(asked: tuple[Any, ...]) -> tuple[results.SegmentResult, SoftMask | None, MaskOptions, list[Any]]:
-    """-> what was found, the mask that was given, the mask's options, and what the page keeps of it.
-
-    Numbers of objects that were chosen in something else are let go; those that stay belong to this from now on.
-    """
-    *asked_for, chosen_in = asked
-    found, brush, settings = _find_in_tab(*asked_for)
-    options, objects = settings.mask, gr.update()
-    if options.objects and not results.numbers_apply(found, chosen_in):
-        options, objects = dataclasses.replace(options, objects=()), ""
-    return found, brush, options, [found.key, brush, found.key, _head(settings), objects]
-
-
-def _as_before() -> list[Any]:
-    """What was found before is shown still, and stays at hand."""
-    return [gr.update()] * 5
-
-
-def _kept(key: str) -> results.SegmentResult:
-    if found := session.RUNS.kept_result(key):
-        return found
-    raise LdznetError(
-        "What is shown is not kept any more: others came after it, or the memory was freed. Press Segment again; "
-        "then the controls act on it."
-    )
-
-
-def _find_in_tab(task: str, tab: int, *rest: Any) -> tuple[results.SegmentResult, SoftMask | None, Settings]:
-    from modules import shared
-    from modules.call_queue import queue_lock
-
-    pictures, rest = rest[: len(PICTURES)], rest[len(PICTURES) :]
-    sketch, args = rest[: len(SKETCH)], rest[len(SKETCH) :]
-    with _explained(), bar(task) as begin:
-        settings = settings_page.read(args)[1]
-        image, mask = source(int(tab), pictures, sketch)
-        if not settings.prompts:
-            # Before the lock: another run may hold it for long.
-            return session.RUNS.segment_image(None, image, settings), None, settings
-        with queue_lock:
-            begin()
-            shared.state.begin(job="ldznet")
-            try:
-                settings = settings_page.read(args)[
-                    1
-                ]  # until now another's run may have overridden the settings page
-                found = session.RUNS.segment_image(session.loaded_model(), image, settings)
-            finally:
-                shared.state.end()
-        return found, None if mask is None else read_given_mask(mask, found.segmentation.size), settings
+    def head_names(self) -> list[str]:
+        """Return the choices of the drop-down; no heads if a folder cannot be read, so that the page opens."""
+        try:
+            return self._session.head_files.names()
+        except Exception:  # a share that is gone, a folder without permission
+            log.exception("The folders of heads cannot be read")
+            return [AUTOMATIC]
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """What nobody foresaw is shown on the page as well."""
+def _unforeseen_explained() -> Iterator[None]:
+    """Turn every exception into one that the page shows."""
     try:
         yield
     except LdznetError:
@@ -219,68 +251,9 @@ def _explained() -> Iterator[None]:
         ) from why
 
 
-# --- what the page shows -----------------------------------------------------------------------------
+def _image_if_any(image: Image.Image | None) -> Any:
+    return gr.update(value=image, visible=image is not None)
 
 
-def _shown(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
-    decision = decide(found.segmentation, options, brush)
-    look = preview.draw_preview(found, options, decision)
-    if decision.reason is None:
-        notes = [
-            results.explain_only_given(found, options) if decision.only_given else "",
-            _FAINT if is_faint(look.mask) else "",
-        ]
-        status = lines([*preview.describe(found, options, decision), *filter(None, notes)])
-    else:
-        status = error(results.explain_reason(found, options, decision.reason))
-    only_of_several = (gr.update(value=one, visible=one is not None) for one in (look.colors, look.objects))
-    enlarge = gr.update(visible=found.shown is not found)
-    return [status, gr.update(visible=True), look.overlay, look.mask, gr.update(), *only_of_several, enlarge]
-
-
-def _whole_overlay(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> Image.Image:
-    return preview.draw_whole_overlay(found, decide(found.segmentation, options, brush))
-
-
-def _all_shown(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
-    choices = preview.draw_threshold_choices(found, options)
-    return [*_shown(found, options, brush), offer(choices), choices]
-
-
-def _shown_anew(found: results.SegmentResult, options: MaskOptions, brush: SoftMask | None) -> list[Any]:
-    """With the probabilities, which no option of the mask changes."""
-    status, row, overlay, mask, _, *more = _all_shown(found, options, brush)
-    return [status, row, overlay, mask, preview.draw_probability(found), *more]
-
-
-def _redrawn(
-    show: Callable[..., list[Any]], count: int, key: str, brush: SoftMask | None, args: tuple[Any, ...]
-) -> list[Any]:
-    """The page's values; nothing changes before Segment was pressed at all."""
-    if not key:
-        return [gr.update()] * count
-    try:
-        return show(_kept(key), settings_page.read(args)[1].mask, brush)
-    except LdznetError as why:
-        return _refused(why, count)
-
-
-def _head(settings: Settings) -> Any:
-    """A checkpoint that was converted meanwhile goes by the name of its head."""
-    if not settings.head.removesuffix(head_files.TO_CONVERT).endswith(".ckpt"):
-        return gr.update()
-    return gr.update(choices=head_choices(), value=head_files.chosen_name(settings.head))
-
-
-def _refused(why: LdznetError, count: int) -> list[Any]:
-    return [error(str(why)), *[gr.update()] * (count - 1)]
-
-
-def error(text: str) -> str:
-    """A message that cannot be overlooked."""
-    return f'<div class="ldznet-error">{html.escape(text)}</div>'
-
-
-def lines(texts: list[str]) -> str:
-    """Several lines for the status."""
-    return "".join(f"<div>{html.escape(text)}</div>" for text in texts)
+def _gallery(offered: list[preview.ThresholdChoice]) -> Any:
+    return gr.update(value=[(one.image, one.caption) for one in offered], visible=bool(offered))

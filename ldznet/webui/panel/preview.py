@@ -15,13 +15,13 @@ from functools import reduce
 import numpy as np
 from PIL import Image
 
-from ldznet.decision import Decision, to_levels
+from ldznet.decision import Decision
 from ldznet.drawing.overlay import color_map, heat_map, object_map, overlay
 from ldznet.masks.objects import Objects
 from ldznet.masks.pipeline import SoftMask, bounding_box
 from ldznet.options import MaskOptions
-from ldznet.webui.preview_scale import reduce_objects, reduce_options, reduce_picture
-from ldznet.webui.results import SegmentResult
+from ldznet.webui.preview_scale import reduce_image, reduce_objects, reduce_options
+from ldznet.webui.results import SegmentResult, mask_image
 
 _THUMBNAIL = (384, 384)  # largest sides of the images of other thresholds: three share the panel's width
 
@@ -58,8 +58,8 @@ def draw_preview(result: SegmentResult, options: MaskOptions, decision: Decision
     if len(decision.objects) > 1:
         objects = _draw_objects(result, decision.objects, probabilities, options.objects)
     return Preview(
-        Image.fromarray(to_levels(decision.mask)),
-        Image.fromarray(overlay(image, reduce_picture(decision.mask, segmentation.size))),
+        mask_image(decision.mask),
+        Image.fromarray(overlay(image, reduce_image(decision.mask, segmentation.size))),
         colors,
         objects,
     )
@@ -84,10 +84,11 @@ def draw_threshold_choices(result: SegmentResult, options: MaskOptions) -> list[
     """
     segmentation, options = result.shown.segmentation, reduce_options(options, result.scale)
     candidates = segmentation.candidates(options)
-    if len(candidates) < 2:
+    if len(candidates) < 2:  # nearly the same mask at every threshold
         return []
     each = (dataclasses.replace(options, threshold=one.threshold, objects=()) for one in candidates)
     masks = [segmentation.mask(one) for one in each]
+    # The same part for all, so that they can be compared.
     part = _with_margin(bounding_box(np.maximum.reduce(masks)), segmentation.size)
     images = [Image.fromarray(overlay(result.shown.image, mask)).crop(part) for mask in masks]
     for image in images:
@@ -109,7 +110,7 @@ def object_at(result: SegmentResult, decision: Decision, x: int, y: int) -> int:
     return int(numbers[(2 * y + 1) * whole_height // (2 * height), (2 * x + 1) * whole_width // (2 * width)])
 
 
-def describe(result: SegmentResult, options: MaskOptions, decision: Decision) -> list[str]:
+def describe_result(result: SegmentResult, options: MaskOptions, decision: Decision) -> list[str]:
     """Return lines for the page: each prompt's share and probability, the objects, the method, and notes."""
     segmentation, count = result.shown.segmentation, len(decision.objects)
     # The share of what the prompts name, also where the mask is everything else.

@@ -29,11 +29,11 @@ TWO = dots((8, 8, 56, 56), (88, 16, 120, 48))
 
 
 @pytest.fixture
-def find(webui, method):
+def find(webui, session):
     """Return a function that segments an image."""
 
     def find(image, prompt="bright", **more):
-        return webui.session.segment_image(webui.model, image, read_settings([{"prompt": prompt, **more}]))
+        return session.segment_image(webui.model, image, read_settings([{"prompt": prompt, **more}]))
 
     return find
 
@@ -45,21 +45,21 @@ def show(result, **options):
 
 def describe(result, **options):
     options = MaskOptions(**options)
-    return preview.describe(result, options, decide(result.segmentation, options))
+    return preview.describe_result(result, options, decide(result.segmentation, options))
 
 
 def object_at(result, x, y):
     return preview.object_at(result, decide(result.segmentation, MaskOptions()), x, y)
 
 
-def test_the_same_question_is_asked_once_and_sliders_ask_nothing(find, method, webui):
+def test_the_same_request_runs_once_and_sliders_run_nothing(find, session, method):
     result = find(half(), "bright | dark", negative_prompt="unicorn")
     calls = method.calls
     again = find(half(), "bright | dark", negative_prompt="unicorn")
     previews = [show(result, threshold=level) for level in (0.3, 0.6)]
 
     assert again is result
-    assert webui.session.kept_result(result.key) is result
+    assert session.kept_result(result.key) is result
     assert method.calls == calls
     assert all(shown.mask.size == shown.overlay.size == SIZE for shown in previews)
     assert all(shown.colors is not None for shown in previews)

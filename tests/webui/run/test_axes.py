@@ -149,9 +149,13 @@ def test_an_axis_switches_the_panel_on(options, run, p):
 @pytest.mark.parametrize(
     ("axis", "value", "said"),
     [
-        ("Threshold", "1.5", "Threshold is 1.5, but it must be a number from 0 to 1"),
+        ("Threshold", "1.5", "Threshold is 1.5, but it must be from 0.0 to 1.0: "),
         ("Timesteps", "1000", "Timesteps is '1000'"),
-        ("Method", "magic", "Method is 'magic', but it must be one of auto, head, attention, difference"),
+        (
+            "Method",
+            "magic",
+            "Method is 'magic', which is not known: give one of auto, head, attention, difference",
+        ),
         ("Head", "gone.safetensors", "There is no head 'gone.safetensors' (there: "),
     ],
 )

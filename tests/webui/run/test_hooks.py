@@ -108,12 +108,16 @@ def test_the_order_of_the_arguments_stays():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("threshold", 2, "Threshold is 2, but it must be a number from 0 to 1 (default 0.5)."),
+        ("threshold", 2, "Threshold is 2.0, but it must be from 0.0 to 1.0: probability from which a pixel"),
         ("threshold", True, "Threshold is True, but it must be a number"),
-        ("grow", 1.5, "Grow or shrink (px) (grow) is 1.5, but it must be a whole number from -512 to 512"),
+        ("grow", 1.5, "Grow or shrink (px) (grow) is 1.5, but it must be a whole number: give one (default 0)."),
         ("grow", float("nan"), "Grow or shrink (px) (grow) is nan"),
         ("prompt", 7, "What to select (prompt) is 7, but it must be a text"),
-        ("method", "magic", "Method is 'magic', but it must be one of auto, head, attention, difference"),
+        (
+            "method",
+            "magic",
+            "Method is 'magic', which is not known: give one of auto, head, attention, difference",
+        ),
         ("invert", "yes", "Invert is 'yes', but it must be true or false"),
         ("timesteps", "early", "Timesteps is 'early', but it must be whole numbers, such as 300 400"),
         ("timesteps", "1000", "Timesteps is '1000': each of timesteps is 1000, but it must be from 0 to 999"),
@@ -140,7 +144,7 @@ def test_values_after_an_object_of_names_are_refused_unless_the_webui_has_filled
     filled = [control.default for control in CONTROLS[1:]]
     assert read_settings([{"prompt": "bucket"}, *filled]).prompts == ("bucket",)
 
-    with pytest.raises(OptionError, match="after it, 'red hat', which stands where prompt stands"):
+    with pytest.raises(OptionError, match="after it, 'red hat' at the place of prompt"):
         read_settings([{"prompt": "bucket"}, "red hat"])
 
 

@@ -1,0 +1,90 @@
+"""The panel among the webui's own components, which come before or after it."""
+
+import re
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from ldznet.webui.controls import CONTROLS
+from ldznet.webui.page import a1111, tab_inputs
+from ldznet.webui.panel import layout
+
+IMAGES = dict.fromkeys(tab_inputs.IMAGES, gr.Image)
+SLIDERS = dict.fromkeys(("img2img_mask_blur", "img2img_mask_alpha", "img2img_width", "img2img_height"), gr.Slider)
+
+
+@pytest.fixture(autouse=True)
+def containers(webui, monkeypatch, session, closed_loops):
+    """Give the app plain containers: the stand-in of the webui has none."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def accordion(*, label, elem_id):
+        with gr.Accordion(label):
+            yield gr.Checkbox(elem_id=elem_id)
+
+    monkeypatch.setattr(session.app, "form_row", gr.Row)
+    monkeypatch.setattr(session.app, "accordion", accordion)
+    monkeypatch.setattr(session.app, "tool_button", lambda text, **_: gr.Button(text))
+
+
+def make_webuis_components():
+    for name, kind in {"img2img_prompt": gr.Textbox, **IMAGES, **SLIDERS}.items():
+        a1111.remember(kind(), elem_id=name)
+        if name == tab_inputs.SKETCH_IMAGE:
+            a1111.remember(gr.State(None))
+            a1111.remember(gr.State(None))  # another extension's
+
+
+def build(session):
+    return layout.build(session, a1111.current_page(), "ldznet_{}".format)
+
+
+def dependencies(blocks):
+    return blocks.get_config_file()["dependencies"]
+
+
+@pytest.mark.parametrize("panel_first", [True, False])
+def test_the_panel_is_wired_once_when_all_components_are_there(session, panel_first):
+    with gr.Blocks() as blocks:
+        if panel_first:
+            build(session)
+            assert dependencies(blocks) == []
+        make_webuis_components()
+        if not panel_first:
+            build(session)
+
+    segment, *_ = dependencies(blocks)
+    assert len([one for one in dependencies(blocks) if "ldznetBeforeSegment" in str(one["js"])]) == 4
+    names = re.search(r'\(\["(.*?)"\]', str(segment["js"])).group(1).split('", "')
+    assert len(names) == len(segment["inputs"])
+    assert {"task", "tab", "chosen_in", *tab_inputs.IMAGES, *(control.name for control in CONTROLS)} <= set(names)
+
+
+def test_in_throw_away_blocks_controls_with_a_setting_have_no_value_and_nothing_is_wired(session):
+    with gr.Blocks() as blocks:
+        *controls, chosen_in = build(session)
+
+    values = {control.name: component.value for control, component in zip(CONTROLS, controls, strict=True)}
+    assert (values["on_nothing"], values["method"], values["threshold"], chosen_in.value) == (None, None, 0.5, "")
+    assert dependencies(blocks) == []
+
+
+def test_segment_runs_through_gradio_by_name(session, webui):
+    with gr.Blocks() as blocks:
+        make_webuis_components()
+        build(session)
+    call = blocks.fns[0].fn
+    components = {component._id: component for component in blocks.blocks.values()}
+    inputs = [components[number] for number in dependencies(blocks)[0]["inputs"]]
+    values = {component: getattr(component, "value", None) for component in inputs}
+    page = a1111.A1111Page()
+    assert page.components == {}
+
+    answer = call(values)
+
+    assert any("There is no picture" in str(value) for value in answer.values())
+    image = next(component for component in inputs if isinstance(component, gr.Image))
+    answer = call(values | {image: Image.new("RGB", (128, 64))})
+    assert any("There is no prompt" in str(value) for value in answer.values())
