@@ -32,7 +32,7 @@ from ldznet.heads.unet import UNetConfig
 from ldznet.heads.weight_files import TensorFile, open_tensors, require_file, shard_number
 from ldznet.heads.writer import Shapes, new_folders, require_room, write_head
 
-# done, total: bytes; called often while a long piece of work goes on
+# done, total: bytes; called often during a long piece of work
 Progress = Callable[[int, int], None]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -42,7 +42,7 @@ _EMA = "model_ema."
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What `convert` wrote and what it left out."""
+    """The result of `convert`: what it wrote and what it left out."""
 
     path: Path
     config: HeadConfig
@@ -65,10 +65,11 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
-    """Make a head's file from a checkpoint in the released layout; by default beside it.
+    """Make a head file from a checkpoint in the released layout; by default beside the checkpoint.
 
-    `heads` is the number of attention heads, which no shape tells: 8 in the released size, to be given for
-    any other. Nothing in the source is unpickled as an object, nothing of it is held in memory as a whole.
+    `heads` is the number of attention heads, which no shape tells: 8 in the released size, required for any other.
+    No object in the source is unpickled. The source is mapped, so that the peak of memory is the head alone,
+    unless its records are compressed.
 
     Raises:
         CheckpointError: the source is damaged, unsafe, or something else; the text says what it seems to be.
@@ -92,7 +93,7 @@ def convert(
         )
         parameters = sum(map(math.prod, expected.values()))
         size = dtype.itemsize * parameters
-        # All that can be refused is refused before the long reading begins.
+        # Everything that can be refused is refused before the long reading begins.
         require_room(path, size, overwrite)
         counter = _Counter(progress, size + sum(part.stat().st_size for part in _parts(tensors)))
         source_sha256 = digest_of(_parts(tensors), counter)
@@ -127,12 +128,12 @@ def convert(
         )
 
 
-# What a head has and a Stable Diffusion model has not, in both namings.
+# Layers that a head has and a Stable Diffusion model does not have, in both namings.
 _OF_A_HEAD = re.compile(r"diffusion_model\.?final\.?\d|attentionpool2D|attn3")
 
 
 def _released_names(tensors: TensorFile, weights: str) -> dict[str, str]:
-    """The head's own name -> the name in the file."""
+    """Return {name in the head: name in the file}."""
     shapes = tensors.shapes
     if part := shard_number(tensors.path):
         raise CheckpointError(
@@ -164,12 +165,12 @@ def _released_names(tensors: TensorFile, weights: str) -> dict[str, str]:
     known = raw or shapes_of(empty_head(HeadConfig()))
     dotless = {f"diffusion_model{name}".replace(".", ""): name for name in known}
     counters = {"decay", "num_updates"}
-    # A name that matches nothing is kept, so that it is listed as left over.
+    # A name that matches nothing stays as it is, so that it is listed as left over.
     return {dotless.get(name, name): key for name, key in averaged.items() if name not in counters}
 
 
 def _released_config(path: Path, shapes: Shapes, heads: int | None) -> HeadConfig:
-    """The structure of the head in a released file."""
+    """Return the structure of the head in a released file."""
     known = shapes_of(empty_head(HeadConfig()))  # names are the same at every width
     try:
         # Any number of heads that divides every width will do until the right one is known.
@@ -201,9 +202,9 @@ def _released_config(path: Path, shapes: Shapes, heads: int | None) -> HeadConfi
     unet = dataclasses.replace(unet, heads=8 if heads is None else heads, in_channels=4, out_channels=1)
     table = re.compile(r"(.+)\.attentionpool2D\.positional_embedding")
     grids = {
-        found[1]: round((shape[1] - 1) ** 0.5)
+        match[1]: round((shape[1] - 1) ** 0.5)
         for name, shape in shapes.items()
-        if (found := table.fullmatch(name)) and len(shape) == 2 and shape[1] > 1
+        if (match := table.fullmatch(name)) and len(shape) == 2 and shape[1] > 1
     }
     kind: Literal["ld-znet", "znet", "rgbnet"] = (
         "ld-znet" if grids else "rgbnet" if "stem.0.weight" in shapes else "znet"
@@ -221,7 +222,7 @@ def _left_out(shapes: Shapes) -> dict[str, int]:
 
 
 class _Counter:
-    """Adds up bytes and tells `progress`."""
+    """Add up bytes and report them to `progress`."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
@@ -233,7 +234,7 @@ class _Counter:
 
 
 def _parts(tensors: TensorFile) -> list[Path]:
-    """The files that a checkpoint consists of."""
+    """Return the files that a checkpoint consists of."""
     path = tensors.path
     if not path.name.endswith(".index.json"):
         return [path]

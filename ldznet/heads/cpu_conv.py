@@ -1,9 +1,9 @@
-"""Convolutions that a CPU gets through sooner where few pixels meet many weights.
+"""Convolutions that are faster on a CPU where few pixels meet many weights.
 
 For one prompt the deep levels of a Stable Diffusion UNet have 6 x 6 and 12 x 12 pixels and 1280 channels. There
-PyTorch's convolution waits for its weights more than it computes; as one product of matrices the same sum takes
-0.3 to 0.8 of the time (two cores of an AMD EPYC, float32). With more pixels, as with several prompts at once,
-PyTorch's own is as quick or quicker, and is what runs.
+the convolution of PyTorch waits for its weights more than it computes; as one product of matrices the same sum
+takes 0.3 to 0.8 of the time (two cores of an AMD EPYC, float32). With more pixels, as with several prompts at
+once, PyTorch's own convolution is as fast or faster, and runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHANNELS = 1024  # of the input
 
 
 class Convolution(nn.Conv2d):
-    """nn.Conv2d; without gradients, where that is sooner, a product of matrices. They differ by rounding only."""
+    """An nn.Conv2d that computes a product of matrices without gradients, where that is faster."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if input.device.type != "cpu" or torch.is_grad_enabled() or self.in_channels < _CHANNELS:
@@ -31,12 +31,13 @@ class Convolution(nn.Conv2d):
             return super()._conv_forward(input, weight, bias)
         patches = F.unfold(input, 3, padding=1, stride=self.stride)  # (B, 9 C, h w)
         rows = patches.transpose(1, 2).reshape(batch * height * width, -1)
-        found = F.linear(rows, weight.flatten(1), bias)
-        return found.view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+        # The same sum in another order, so that the result differs from the plain one by rounding only.
+        pixels = F.linear(rows, weight.flatten(1), bias)
+        return pixels.view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
 
 
 def quicken(model: nn.Module) -> None:
-    """Let all 3 x 3 convolutions of a model run in the way that is sooner. Weights and names stay."""
+    """Let all 3 x 3 convolutions of a model run in the faster way. Weights and names stay."""
     for module in model.modules():
         if type(module) is nn.Conv2d and _known(module):
             module.__class__ = Convolution
@@ -44,7 +45,7 @@ def quicken(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def as_pytorch_does(*models: nn.Module) -> Iterator[None]:
-    """Run the models' convolutions in PyTorch's own way, to compare with."""
+    """Run the convolutions of the models in PyTorch's own way inside the block, to compare with."""
     changed: list[nn.Module] = [
         module for model in models for module in model.modules() if type(module) is Convolution
     ]

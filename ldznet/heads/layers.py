@@ -6,7 +6,7 @@ released checkpoints, so that a state dict fits without translation.
     x         (B, C, h, w)      the running activation
     emb       (1 or B, 4C)      the timestep's embedding
     context   (B, L, D)         the prompt as the text encoder returns it
-    feature   (B, F, h', w')    what one transformer of the host's UNet put out
+    feature   (B, F, h', w')    the output of one transformer of the host's UNet
     tokens    (B, h'w' + 1, F)  that feature after attention pooling
 
 Wherever two of these meet, a batch of one stands for any batch: one latent serves many prompts.
@@ -27,7 +27,7 @@ from ldznet.heads.cpu_conv import Convolution
 
 
 def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
-    """(B,) -> (B, width), float32: cosines in the first half, sines in the second."""
+    """Map (B,) to (B, width), float32: cosines in the first half, sines in the second."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     frequencies = torch.exp(-math.log(max_period) * steps / half)
@@ -36,20 +36,20 @@ def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10000.
 
 
 class GroupNorm(nn.GroupNorm):
-    """32 groups, computed in float32 at least, whatever the dtype of `x`."""
+    """Group normalisation with 32 groups, computed in float32 at least, whatever the dtype of `x`."""
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__(32, channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape and dtype."""
+        """Map (B, C, h, w) to the same shape and dtype."""
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(wide), self.bias.to(wide)
         return F.group_norm(x.to(wide), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 def zeroed(module: nn.Conv2d) -> nn.Conv2d:
-    """The layer starts as zero, so that the block around it starts as its skip connection."""
+    """Set a layer to zero and return it, so that the block around it starts as its skip connection."""
     nn.init.zeros_(module.weight)
     assert module.bias is not None
     nn.init.zeros_(module.bias)
@@ -75,32 +75,32 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """(B, C, h, w), (1 or B, E) -> (B, C_out, h, w)."""
-        found: Tensor = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(found)
+        """Map (B, C, h, w), (1 or B, E) to (B, C_out, h, w)."""
+        inner: Tensor = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(inner)
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided convolution."""
+    """A strided convolution to half the size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = Convolution(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h/2, w/2)."""
+        """Map (B, C, h, w) to (B, C, h/2, w/2)."""
         return self.op(x)
 
 
 class Upsample(nn.Module):
-    """Twice the size, nearest neighbour, then a convolution."""
+    """Enlargement to twice the size (nearest neighbour), then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Convolution(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, 2h, 2w)."""
+        """Map (B, C, h, w) to (B, C, 2h, 2w)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -116,15 +116,15 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.0))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(1 or B, N, C), (1 or B, L, D) -> (B, N, C)."""
+        """Map (1 or B, N, C), (1 or B, L, D) to (B, N, C)."""
         context = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         # (B, tokens, C) -> (B, heads, tokens, C / heads)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         batch = max(len(q), len(k))
         q, k, v = (t.expand(batch, -1, -1, -1) for t in (q, k, v))
-        found = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
 class GEGLU(nn.Module):
@@ -135,25 +135,25 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(width, 2 * out_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C_out)."""
+        """Map (B, N, C) to (B, N, C_out)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
 class FeedForward(nn.Module):
-    """Each token for itself, through four times its width."""
+    """Two linear layers per token, over four times its width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Dropout(0.0), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+        """Map (B, N, C) to (B, N, C)."""
         return self.net(x)
 
 
 class TransformerBlock(nn.Module):
-    """Attention to itself, to the text, with `feature_width` also to the host's features, then feed-forward."""
+    """Attention to itself and to the text, with `feature_width` also to the host's features, then feed-forward."""
 
     def __init__(self, width: int, context_width: int, heads: int, feature_width: int | None = None) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """(1 or B, N, C), (B, L, D), (B, T, F) -> (B, N, C)."""
+        """Map (1 or B, N, C), (B, L, D), (B, T, F) to (B, N, C)."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         if self.attn3 is not None:
@@ -180,8 +180,8 @@ class TransformerBlock(nn.Module):
 class AttentionPool(nn.Module):
     """Attention over a feature map with its mean in front; all tokens are kept, none is pooled away.
 
-    The table of positions was made for a square grid. A map with as many tokens as the table uses it as
-    it stands, whatever the map's shape; for any other count it is interpolated.
+    The table of positions was made for a square grid. A map with as many tokens as the table uses the
+    table unchanged, whatever the shape of the map; for any other count the table is interpolated.
     """
 
     def __init__(self, channels: int, grid: int, heads: int) -> None:
@@ -194,7 +194,7 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Conv1d(channels, channels, 1)
 
     def positions(self, size: tuple[int, int]) -> Tensor:
-        """(height, width) of the feature -> (F, height * width + 1); column 0 belongs to the mean."""
+        """Return positions (F, height * width + 1) for a feature (height, width); column 0 is for the mean."""
         table = self.positional_embedding
         if size[0] * size[1] == self.grid * self.grid:
             return table
@@ -205,19 +205,19 @@ class AttentionPool(nn.Module):
         return torch.cat([table[:, :1], fitted.flatten(1).to(table.dtype)], dim=-1)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """(B, F, h, w) -> tokens (B, h * w + 1, F), the mean first, then row by row."""
+        """Map (B, F, h, w) to tokens (B, h * w + 1, F), the mean first, then row by row."""
         flat = feature.flatten(2)
         x = torch.cat([flat.mean(dim=-1, keepdim=True), flat], dim=-1)
         x = x + self.positions((feature.shape[-2], feature.shape[-1])).to(x.dtype)
         # (B, 3F, T) -> 3 x (B, heads, T, F / heads)
         q, k, v = (t.unflatten(1, (self.heads, -1)).transpose(2, 3) for t in self.qkv_proj(x).chunk(3, dim=1))
         # Scaling q and k by d^-1/4 each, as published, is the usual d^-1/2 of their product.
-        found = F.scaled_dot_product_attention(q, k, v)
-        return self.c_proj(found.transpose(2, 3).flatten(1, 2)).mT
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.c_proj(attended.transpose(2, 3).flatten(1, 2)).mT
 
 
 class Concatenation(nn.Module):
-    """Channels of `x` and of a feature map side by side, brought back to those of `x` by a 1 x 1 convolution."""
+    """Join the channels of `x` and of a feature map, and reduce them to those of `x` by a 1 x 1 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class Concatenation(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor, feature: Tensor) -> Tensor:
-        """(1 or B, C, h, w), (1 or B, C, h', w') -> (B, C, h, w)."""
+        """Map (1 or B, C, h, w), (1 or B, C, h', w') to (B, C, h, w)."""
         if feature.shape[-2:] != x.shape[-2:]:
             # In float32: not every CPU enlarges in half precision.
             wide = feature.to(torch.promote_types(feature.dtype, torch.float32))
@@ -242,8 +242,8 @@ class Concatenation(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of `x`; with `pool_grid` they also read a feature map.
 
-    The feature has as many channels as `x`, as in the UNet that both come from. With `concat` it is not
-    attended to but joined to `x` before all else.
+    The feature has as many channels as `x`, as in the UNet that both come from. With `concat` the feature is
+    joined to `x` before everything else instead of being attended to.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class SpatialTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor, context: Tensor, feature: Tensor | None = None) -> Tensor:
-        """(1 or B, C, h, w), (B, L, D), (B, C, h', w') -> (B, C, h, w)."""
+        """Map (1 or B, C, h, w), (B, L, D), (B, C, h', w') to (B, C, h, w)."""
         tokens = None
         if self.concatenation is not None:
             assert feature is not None
@@ -282,15 +282,15 @@ class SpatialTransformer(nn.Module):
         if self.attentionpool2D is not None:
             assert feature is not None
             tokens = self.attentionpool2D(feature)
-        found = self._project(self.norm(x))
+        pixels = self._project(self.norm(x))  # (B, hw, C)
         for block in self.transformer_blocks:
-            found = block(found, context, tokens)
+            pixels = block(pixels, context, tokens)
         if self.linear_projection:
-            return x + self.proj_out(found).mT.reshape(-1, *x.shape[1:])
-        return x + self.proj_out(found.mT.reshape(-1, *x.shape[1:]))
+            return x + self.proj_out(pixels).mT.reshape(-1, *x.shape[1:])
+        return x + self.proj_out(pixels.mT.reshape(-1, *x.shape[1:]))
 
     def _project(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, hw, C)."""
+        """Map (B, C, h, w) to (B, hw, C)."""
         if self.linear_projection:
             return self.proj_in(x.flatten(2).mT)
         return self.proj_in(x).flatten(2).mT

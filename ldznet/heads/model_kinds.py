@@ -65,7 +65,7 @@ def is_refiner(shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def _kind_of_unet(shapes: Mapping[str, tuple[int, ...]], first: tuple[int, ...]) -> str:
-    """`first` is the shape of the UNet's first convolution."""
+    """Return the kind of a checkpoint with a UNet; `first` is the shape of its first convolution."""
     context = next((shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")), 0)
     if len(first) == 4 and first[1] == 9:
         return "a Stable Diffusion inpainting checkpoint"

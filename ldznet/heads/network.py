@@ -5,12 +5,11 @@
     znet      the clean latent, the prompt                       "ZNet"
     rgbnet    the image, the prompt                              "RGBNet"
 
-All three are the UNet of Stable Diffusion at timestep 0 with one output channel, brought to the image's
-size by three transposed convolutions. LD-ZNet adds, at five of the transformers, attention to the features
-that the host's UNet has at the same place; or, as in the paper's Table 4, joins them to its own channels right
-before the transformer, of which the paper says no more, so that the 1 x 1 convolution behind it is our own
-design. RGBNet puts three strided convolutions in front; the paper only
-says that they are learnable, so their widths are our own design.
+All three are the UNet of Stable Diffusion at timestep 0 with one output channel, brought to the image's size by
+three transposed convolutions. LD-ZNet adds, at five of the transformers, attention to the features that the host's
+UNet has at the same place; or, as in the paper's Table 4, joins them to its own channels right before the
+transformer. The 1 x 1 convolution after the join is our design, as the paper does not describe it. RGBNet puts
+three strided convolutions in front, whose widths are our design: the paper only says that they are learnable.
 
     latent    (B, 4, h, w)        VAE output, scaled as the UNet expects it, without noise
     image     (B, 3, 8h, 8w)      in [-1, 1], RGBNet only
@@ -85,9 +84,9 @@ class HeadConfig:
             )
 
     def to_json(self) -> str:
-        """One line, as it stands in the header of a head's file."""
+        """Return the configuration as one line of JSON, as in the header of a head file."""
         raw = dataclasses.asdict(self)
-        if self.fusion == "attention":  # as all were before there was a choice: the same text as then
+        if self.fusion == "attention":  # the only one of the first versions, whose text had no such field
             del raw["fusion"]
         return json.dumps(raw, sort_keys=True)
 
@@ -96,7 +95,7 @@ class HeadConfig:
         """Read what `to_json` wrote.
 
         Raises:
-            CheckpointError: the text is not such a configuration, or one of a newer version.
+            CheckpointError: the text is not a configuration, or comes from a newer version.
         """
         try:
             raw: dict[str, Any] = json.loads(text)
@@ -112,7 +111,7 @@ class HeadConfig:
 
 
 class Head(UNet):
-    """A UNet that answers with one logit per pixel of the image."""
+    """A UNet with one logit per pixel of the image as its output."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config.unet, config.pool_grids, concat=config.fusion == "concat")
@@ -134,8 +133,8 @@ class Head(UNet):
             nn.Conv2d(1, 1, 3, padding=1),
         )
         if config.kind == "rgbnet":
-            # Ends in as many channels as a latent has, so that the UNet behind it can start from
-            # Stable Diffusion's weights down to its first convolution.
+            # Ends in as many channels as a latent has, so that the UNet after it can start from
+            # Stable Diffusion's weights, its first convolution included.
             wide = config.stem_width
             self.stem = nn.Sequential(
                 nn.Conv2d(3, wide, 3, stride=2, padding=1),
@@ -150,7 +149,7 @@ class Head(UNet):
     def forward(  # type: ignore[override]
         self, x: Tensor, context: Tensor, features: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """(1 or B, 4, h, w), or for RGBNet (1 or B, 3, 8h, 8w) -> logits (B, 1, 8h, 8w).
+        """Return logits (B, 1, 8h, 8w) from (1 or B, 4, h, w), or for RGBNet from (1 or B, 3, 8h, 8w).
 
         B is the number of prompts in `context` (B, L, D); `features` have a batch of 1 or B.
 
@@ -221,9 +220,9 @@ _HEAD_ONLY = re.compile(r"\.attentionpool2D\.|\.attn3\.|\.norm_sd\.|\.concatenat
 
 @dataclass(frozen=True)
 class StartReport:
-    """What a head took from a Stable Diffusion UNet; lists of names below `model.diffusion_model.`."""
+    """The weights that a head took from a Stable Diffusion UNet, as names below `model.diffusion_model.`."""
 
-    taken: list[str]  # as they are
+    taken: list[str]  # unchanged
     cut: list[str]  # the part that fits: one output channel, or four input channels of an inpainting model
     new: list[str]  # of the head alone; they keep their first values
     unused: list[str]  # of the UNet alone
@@ -284,10 +283,10 @@ def start_from_unet(head: Head, unet: Mapping[str, Tensor]) -> StartReport:
 
 @torch.no_grad()
 def start_as_enlargement(head: Head, background: float = -2.0) -> None:
-    """Let the way up to the image's size begin as a plain enlargement of what lies before it.
+    """Let the layers up to the image's size start as a plain enlargement of their input.
 
-    Its convolutions have one channel, so that from PyTorch's own first values next to no signal comes
-    through, and a short training spends its time on getting some. `background` is the logit of nothing.
+    Their convolutions have one channel. With PyTorch's own first values next to no signal passes through, and a
+    short training spends its time on getting some. `background` is the first logit of the background.
     """
     for layer in head.final:
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -308,17 +307,17 @@ def _covers(source: Tensor, target: Tensor) -> bool:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """The number of trainable numbers."""
+    """Return the number of trainable values."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def head_config_for_unet(
     shapes: Mapping[str, Sequence[int]], kind: Kind = "ld-znet", *, heads: int = 8, head_channels: int = 0
 ) -> HeadConfig:
-    """A head of the same structure as a UNet (original names, no prefix), reading the paper's blocks.
+    """Return a head configuration with the structure of a UNet (original names, no prefix).
 
-    The paper's blocks are the last transformer before the middle, the middle, and the first level of the
-    decoder that has transformers; the grids are those of a 384 x 384 image.
+    LD-ZNet reads the paper's blocks: the last transformer before the middle, the middle, and the first level of
+    the decoder that has transformers; the grids are those of a 384 x 384 image.
     """
     unet = UNetConfig.from_shapes(shapes, heads=heads, head_channels=head_channels)
     unet = dataclasses.replace(unet, in_channels=4, out_channels=1)
@@ -326,7 +325,7 @@ def head_config_for_unet(
 
 
 def paper_pool_grids(unet: UNetConfig, latent_side: int = 48) -> dict[str, int]:
-    """The paper's five places in a UNet of any depth, with their grids for a square latent."""
+    """Return the paper's five places in a UNet of any depth, with their grids for a square latent."""
     paths = unet.transformer_paths()
     middle = paths.index("middle_block.1")
     places = paths[middle - 1 : middle + 2 + unet.res_blocks]
@@ -334,7 +333,7 @@ def paper_pool_grids(unet: UNetConfig, latent_side: int = 48) -> dict[str, int]:
 
 
 def pool_grid(unet: UNetConfig, path: str, latent_side: int = 48) -> int:
-    """The side of the feature map at a transformer, for a square latent.
+    """Return the side of the feature map at a transformer, for a square latent.
 
     Raises:
         HeadError: the UNet has no transformer there.

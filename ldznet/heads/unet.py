@@ -1,7 +1,7 @@
 """The UNet of Stable Diffusion in the original ("ldm") layout, for any width, depth and number of levels.
 
-Heads are built on it (head.py). It also stands in for a real Stable Diffusion UNet in tests and in the
-bench, and it is what the embedded model is trained as. Knows nothing of files or hosts.
+Heads are built on it (network.py). It also stands in for a real Stable Diffusion UNet in tests and in the bench,
+and the embedded model is trained with it. Knows nothing of files or hosts.
 
     noisy_latent (B, C_in, h, w)   h and w multiples of `config.multiple` (8 for Stable Diffusion 1.x)
     timesteps    (B,)
@@ -74,15 +74,15 @@ class UNetConfig:
 
     @property
     def multiple(self) -> int:
-        """What both sides of a latent must be divisible by."""
+        """Return the number that both sides of a latent must be divisible by."""
         return int(2 ** (len(self.channel_mult) - 1))
 
     def heads_for(self, channels: int) -> int:
-        """The number of attention heads at a width."""
+        """Return the number of attention heads at a width."""
         return channels // self.head_channels if self.head_channels else self.heads
 
     def transformer_paths(self) -> list[str]:
-        """The places with a transformer, in the order in which the UNet runs them."""
+        """Return the places with a transformer, in the order in which the UNet runs them."""
         paths, index = [], 1
         for level, depth in enumerate(self.depths):
             paths += [f"input_blocks.{index + n}.1" for n in range(self.res_blocks) if depth]
@@ -95,7 +95,7 @@ class UNetConfig:
         return paths
 
     def level_of(self, path: str) -> int:
-        """How often the latent has been halved at a place of `transformer_paths`."""
+        """Return how often the latent has been halved at a place of `transformer_paths`."""
         last = len(self.depths) - 1
         if path == "middle_block.1":
             return last
@@ -109,7 +109,7 @@ class UNetConfig:
     ) -> UNetConfig:
         """Read the structure off the names and shapes of a state dict.
 
-        The number of heads leaves no trace in the shapes and is taken as given.
+        The shapes do not tell the number of attention heads: it comes from the caller.
 
         Raises:
             ShapeError: the names are not those of such a UNet.
@@ -173,10 +173,10 @@ class UNetConfig:
 
 
 class Block(nn.Sequential):
-    """Layers of one place of the UNet; each is given what it reads."""
+    """The layers at one place of the UNet; each gets the inputs that it reads."""
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor, feature: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """(1 or B, C, h, w) -> (B, C_out, h', w')."""
+        """Map (1 or B, C, h, w) to (B, C_out, h', w')."""
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
@@ -199,7 +199,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.unet_config = config
-        self.compute_dtype: torch.dtype | None = None  # None: that of the weights; see storage.py
+        self.compute_dtype: torch.dtype | None = None  # None: that of the weights; see half_storage.py
         self.checkpointing = False  # train with less memory, computing each block again for its gradient
         grids = dict(pool_grids or {})
         width = config.model_channels
@@ -265,36 +265,36 @@ class UNet(nn.Module):
         context: Tensor,
         features: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """(1 or B, C_in, h, w), (1 or B,), (1 or B, L, D) -> (B, C_out, h, w).
+        """Map (1 or B, C_in, h, w), (1 or B,), (1 or B, L, D) to (B, C_out, h, w).
 
         Raises:
             ShapeError: a side of the latent is not a multiple of `config.multiple`.
         """
         self.check_size(noisy_latent)
-        given = features or {}
+        features = features or {}
         x = noisy_latent.to(self.dtype)
         context = context.to(self.dtype)
         emb = self.time_embed(timestep_embedding(timesteps, self.unet_config.model_channels).to(self.dtype))
         skips = []
         for index, block in enumerate(self.input_blocks):
-            x = self._run(block, x, emb, context, given.get(f"input_blocks.{index}.1"))
+            x = self._run(block, x, emb, context, features.get(f"input_blocks.{index}.1"))
             skips.append(x)
-        x = self._run(self.middle_block, x, emb, context, given.get("middle_block.1"))
+        x = self._run(self.middle_block, x, emb, context, features.get("middle_block.1"))
         for index, block in enumerate(self.output_blocks):
             skip = skips.pop()
             x = torch.cat([x, skip.expand(len(x), -1, -1, -1)], dim=1)
-            x = self._run(block, x, emb, context, given.get(f"output_blocks.{index}.1"))
+            x = self._run(block, x, emb, context, features.get(f"output_blocks.{index}.1"))
         return self.out(x)
 
-    def _run(self, block: nn.Module, *given: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            found: Tensor = checkpoint(block, *given, use_reentrant=False)
-            return found
-        return block(*given)
+            output: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+            return output
+        return block(*inputs)
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the UNet computes."""
+        """Return the dtype in which the UNet computes."""
         return self.compute_dtype or next(self.parameters()).dtype
 
     def check_size(self, latent: Tensor) -> None:
@@ -309,6 +309,6 @@ class UNet(nn.Module):
             )
 
     def transformers(self) -> dict[str, SpatialTransformer]:
-        """The transformers by path, in the order in which they run."""
+        """Return the transformers by path, in the order in which they run."""
         modules: dict[str, Any] = dict(self.named_modules())
         return {path: modules[path] for path in self.unet_config.transformer_paths()}

@@ -23,7 +23,7 @@ from ldznet.heads.pickled import read_pickled, require_stored
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The tensors of one checkpoint; `tensor` reads them one by one."""
+    """The tensors of one checkpoint; `tensor` reads one by its name."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]

@@ -1,9 +1,9 @@
-"""The attention of the host's UNet, computed again beside it: fused attention never forms the probabilities.
+"""Compute the attention of the host's UNet a second time, because fused attention never forms the probabilities.
 
-Hooks read what goes into chosen attention layers and apply the layers' own `to_q` and `to_k` to it; the host's
-computation and its result are not touched. Two layouts are known, the original one (ours, A1111's) and that
-of diffusers: both have `transformer_blocks`, in each an `attn1` (to the map itself) and an `attn2` (to the text).
-A hook fires for every thread that runs the UNet; what is not of the thread that opened the probe is let pass.
+Hooks read the inputs of chosen attention layers and apply the layers' own `to_q` and `to_k`; the computation of
+the host and its result stay the same. Two layouts are known, the original one (ours and A1111's) and that of
+diffusers: both have `transformer_blocks`, each with an `attn1` (to the map itself) and an `attn2` (to the text). A
+hook fires in every thread that runs the UNet; threads other than the one that opened the probe are ignored.
 
     q            (1 or B, N, heads * d)   one query per pixel of the map, N = h * w, row by row
     k            (1 or B, L, heads * d)   one key per token of the text, or per pixel
@@ -33,14 +33,14 @@ _SCORES = 2**24
 
 @dataclass(frozen=True)
 class QueriesAndKeys:
-    """What the probabilities of one attention layer follow from, at a small part of their size."""
+    """The queries and keys of one attention layer: a small part of the size of its probabilities."""
 
     q: Tensor
     k: Tensor
     heads: int
 
     def of(self, index: int) -> tuple[Tensor, Tensor]:
-        """Of one prompt: (heads, N, d), scaled by 1 / sqrt(d), and (heads, L, d), both float32."""
+        """Return q (heads, N, d), scaled by 1 / sqrt(d), and k (heads, L, d) of one prompt, both float32."""
         q, k = (one_of(t, index).float() for t in (self.q, self.k))
         q, k = (t.reshape(len(t), self.heads, -1).transpose(0, 1) for t in (q, k))
         return q * q.shape[-1] ** -0.5, k
@@ -48,7 +48,7 @@ class QueriesAndKeys:
 
 @dataclass(frozen=True)
 class Probes:
-    """What was seen in one pass, by the transformer's path; one entry per block inside it."""
+    """The attention in one pass, by the path of the transformer; one entry per block inside it."""
 
     text: dict[str, list[Tensor]] = field(default_factory=dict)  # probabilities (1 or B, N, L), float32
     own: dict[str, list[QueriesAndKeys]] = field(default_factory=dict)
@@ -64,25 +64,25 @@ class Level:
 
 
 def levels_of(unet: UNetConfig) -> list[Level]:
-    """The levels that have transformers, finest first: four in Stable Diffusion 1.x and 2.x, two in XL."""
-    found: dict[int, list[str]] = {}
+    """Return the levels that have transformers, finest first: four in Stable Diffusion 1.x and 2.x, two in XL."""
+    paths_of: dict[int, list[str]] = {}
     for path in unet.transformer_paths():
-        found.setdefault(unet.level_of(path), []).append(path)
+        paths_of.setdefault(unet.level_of(path), []).append(path)
     return [
         Level(2**level, unet.model_channels * unet.channel_mult[level], tuple(paths))
-        for level, paths in sorted(found.items())
+        for level, paths in sorted(paths_of.items())
     ]
 
 
 def one_of(batch: Tensor, index: int) -> Tensor:
-    """Of one prompt; a batch of one stands for all."""
+    """Return the tensor of one prompt; a batch of one stands for all."""
     return batch[index if len(batch) > 1 else 0]
 
 
 def attention_rows(layers: Sequence[QueriesAndKeys], index: int) -> Iterator[Tensor]:
-    """The probabilities of one prompt, mean over heads and layers, as many rows (n, L) at a time as are cheap.
+    """Yield the probabilities of one prompt, mean over heads and layers, in groups of rows (n, L).
 
-    Beside a result of 4 N L bytes this holds 130 MB at most, however large the map is.
+    In addition to a result of 4 N L bytes this holds 130 MB at most, however large the map is.
     """
     pixels, tokens = (one_of(t, index).shape[0] for t in (layers[0].q, layers[0].k))
     step = max(1, _SCORES // (max(layer.heads for layer in layers) * tokens))
@@ -104,12 +104,12 @@ def probe_attention(
     own: Collection[str] = (),
     last_block: bool = False,
 ) -> Iterator[Probes]:
-    """See the attention of some transformers to the text, and to their own map, while the UNet runs once.
+    """Collect the attention of some transformers to the text, and to their own map, while the UNet runs once.
 
-    `transformers` are all of them, in the order in which they run: the pass ends after the last that is needed,
-    and with it the block (see `capture`). With `last_block` only the last block inside each is read. The hooks
-    come off however it ends, and what other threads run meanwhile is not looked at. Queries and keys are held of
-    `own`, probabilities of `text`.
+    `transformers` are all of them, in the order in which they run: the pass ends after the last one that is
+    needed, and with it the block (see `capture`). With `last_block` only the last block inside each is read. For
+    `own` queries and keys are kept, for `text` probabilities. The hooks are removed however the block ends, and
+    other threads are ignored.
 
     Raises:
         FeatureError: the block ended, but some layers were never called.
@@ -132,11 +132,11 @@ def probe_attention(
             def keep(attention: Any, args: Any, kwargs: Any = None, path: str = path, layer: str = layer) -> None:
                 if threading.get_ident() != thread:
                     return
-                seen = _queries_and_keys(attention, args, kwargs)
+                layer_input = _queries_and_keys(attention, args, kwargs)
                 if layer.endswith("attn1"):
-                    probes.own.setdefault(path, []).append(seen)
+                    probes.own.setdefault(path, []).append(layer_input)
                 else:
-                    probes.text.setdefault(path, []).append(_probabilities(seen))
+                    probes.text.setdefault(path, []).append(_probabilities(layer_input))
                 silent.discard(layer)
 
             undo.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
@@ -151,7 +151,7 @@ def probe_attention(
 
 
 def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> QueriesAndKeys:
-    """Of a layer that is called as `(x, context)`, in either layout's words."""
+    """Return queries and keys of a layer from the arguments of its call, named as in either layout."""
     x, context = (
         args[place] if len(args) > place else next((kwargs[name] for name in names if name in kwargs), None)
         for place, names in enumerate((("x", "hidden_states"), ("context", "encoder_hidden_states")))
@@ -159,7 +159,7 @@ def _queries_and_keys(attention: Any, args: tuple[Any, ...], kwargs: dict[str, A
     return QueriesAndKeys(attention.to_q(x), attention.to_k(x if context is None else context), attention.heads)
 
 
-def _probabilities(seen: QueriesAndKeys) -> Tensor:
-    """All of them, (1 or B, N, L); for the text, whose L is small."""
-    batch = max(len(seen.q), len(seen.k))
-    return torch.stack([torch.cat(list(attention_rows([seen], index))) for index in range(batch)])
+def _probabilities(layer: QueriesAndKeys) -> Tensor:
+    """Return all probabilities (1 or B, N, L); for the text, whose L is small."""
+    batch = max(len(layer.q), len(layer.k))
+    return torch.stack([torch.cat(list(attention_rows([layer], index))) for index in range(batch)])

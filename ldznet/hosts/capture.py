@@ -1,8 +1,8 @@
-"""Hooks on, features out, hooks off; the UNet is stopped as soon as nothing more is needed of it.
+"""Capture outputs of the UNet's layers with hooks, and stop the UNet as soon as all of them are there.
 
-The hooks sit on the transformers themselves, not on the blocks around them: what follows in the same
-block, such as an upsampling, must not be in the feature, and some webuis walk a block's layers themselves.
-A hook fires for every thread that runs the UNet; one that is not the capture's own is let pass.
+The hooks are on the transformers themselves, not on the blocks around them: later layers of the same block, such
+as an upsampling, must not be in the feature, and some webuis walk the layers of a block themselves. A hook fires
+in every thread that runs the UNet; threads other than the capture's own are ignored.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ldznet.errors import FeatureError
 
 
 class _EnoughError(Exception):
-    """Leaves the UNet's forward pass; caught by the capture that it was raised for."""
+    """Leave the UNet's forward pass; caught by the capture that it was raised for."""
 
 
 class _Capture:
-    def __init__(self, wanted: frozenset[str], early_exit: bool) -> None:
+    def __init__(self, names: frozenset[str], early_exit: bool) -> None:
         self.thread = threading.get_ident()
-        self.wanted = wanted
+        self.names = names
         self.early_exit = early_exit
         self.features: dict[str, Tensor] = {}
 
     @property
     def done(self) -> bool:
-        return self.early_exit and self.wanted <= self.features.keys()
+        return self.early_exit and self.names <= self.features.keys()
 
 
 class _Active(threading.local):
@@ -46,9 +46,9 @@ _active = _Active()
 def capture(modules: Mapping[str, nn.Module], *, early_exit: bool = True) -> Iterator[dict[str, Tensor]]:
     """Collect each module's output by name while the UNet runs once inside the block.
 
-    With `early_exit` the rest of the pass is left out, and with it the rest of the block: put nothing
-    behind the UNet's call. The features are the same, bit for bit. The hooks come off however it ends. What
-    other threads run meanwhile goes on as if nothing were captured.
+    With `early_exit` the rest of the pass is skipped, and with it the rest of the block: put nothing after the
+    call of the UNet. The features are the same, bit for bit. The hooks are removed however the block ends. Other
+    threads that run the UNet meanwhile are not affected.
 
     Raises:
         FeatureError: the block ended, but some of the modules were never called.
