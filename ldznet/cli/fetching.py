@@ -22,7 +22,7 @@ from typing import Any
 
 from ldznet import __version__
 from ldznet.errors import DownloadError, OptionError
-from ldznet.files import locked
+from ldznet.files import digest_of, locked
 
 _CHUNK = 2**20
 _TIMEOUT = 60.0  # seconds without a byte
@@ -61,7 +61,7 @@ def fetch(
     with _alone(url, room):
         hub = _HUB.match(url)
         path = _fetch_from_hub(url, hub, room, accept) if hub else _fetch_plain(url, room, accept, progress)
-        if sha256 and (digest := _digest_of(path)) != sha256.lower():
+        if sha256 and (digest := digest_of([path])) != sha256.lower():
             shutil.rmtree(room)
             raise DownloadError(
                 f"The file at {url} has the SHA-256 {digest[:16]}..., not {sha256[:16].lower()}...: it is another "
@@ -93,14 +93,6 @@ def _alone(url: str, room: Path) -> Iterator[None]:
             f"Another process is fetching {url} into {room.parent}. Wait until it is done, or end it: then the "
             "same command resumes."
         ) from why
-
-
-def _digest_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _fetch_from_hub(url: str, match: re.Match[str], room: Path, accept: Accept) -> Path:

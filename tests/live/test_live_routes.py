@@ -9,9 +9,9 @@ import urllib.error
 import urllib.request
 
 import pytest
+from host.bodies import ROUTES, asked_as_the_schema_says, bad_bodies
 from PIL import Image
 from running import LOG, NEEDS_A_WEBUI, PORT, ROOT, SIZE, decoded, encoded, furnish, start, stop
-from test_routes import ROUTES, asked_as_the_schema_says, bad_bodies
 
 from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from host.control_values import some_values
 from PIL import Image
 from running import NEEDS_ANY_WEBUI, URL, WEBUI, Client, furnish, start, stop
-from test_infotext import some_values
 
 from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS

@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from host.bodies import bad_bodies
 from PIL import Image
 from running import NEEDS_A_WEBUI, WEBUI, Client, ask, encoded, furnish, start, stop
-from test_routes import bad_bodies
 
 from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.host import DiffusersHost

@@ -8,7 +8,6 @@ import pytest
 import torch
 from miniature import write_aigi, write_phrasecut
 from stand_ins import write_folder
-from test_clipseg import folder as clipseg_folder  # noqa: F401 - a fixture
 
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers.random_weights import random_host
@@ -80,7 +79,7 @@ def test_clipseg_is_known_by_its_weights_and_not_by_its_folders_name(
     phrasecut,
     tmp_path,
     capsys,
-    clipseg_folder,  # noqa: F811
+    clipseg_folder,
 ):
     one, renamed = (shutil.copytree(clipseg_folder, tmp_path / name) for name in ("one", "renamed"))
     assert measure(phrasecut, tmp_path / "out", "--clipseg", str(one)) == 0

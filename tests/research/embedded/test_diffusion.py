@@ -9,36 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_diffusion import TINY, say
 from transformers import CLIPTokenizer
 
 from ldznet.errors import OptionError
-from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.hosts.host import Schedule
 from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, train_decoder, train_encoder
 from ldznet.research.embedded.diffusion import loss_weights, train_unet
 from ldznet.research.embedded.files import export, unpack
-from ldznet.research.embedded.model import TinyConfig, TinyModel
+from ldznet.research.embedded.model import TinyModel
 from ldznet.research.embedded.resumable_stage import RunOptions
 from ldznet.research.embedded.tokenizer import write_tokenizer
 from ldznet.research.scenes.scenes import VOCABULARY, make_scene
 from ldznet.research.scenes.stream import SceneStream
-
-TINY = TinyConfig(
-    unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), heads=2, context_width=32),
-    vae_widths=(32, 32, 32, 32),
-    vae_blocks=0,
-    text_layers=1,
-    size=64,
-    batch=2,
-    vae_crop=32,
-    scenes=6,
-    warmup=2,
-    encoder_warmup=2,
-)
-
-
-def say(_text): ...
 
 
 def train(folder, steps, config=TINY):
@@ -93,7 +77,7 @@ SHARED = """
 import sys
 from pathlib import Path
 from accelerate import PartialState
-from test_diffusion import TINY, say
+from small_diffusion import TINY, say
 from ldznet.research.embedded.diffusion import train_unet
 from ldznet.research.embedded.resumable_stage import RunOptions
 

@@ -4,10 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from stand_ins import write_tokenizer
-from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from ldznet.__main__ import main
 from ldznet.errors import CheckpointError
@@ -17,34 +14,9 @@ from ldznet.research.evaluation.runner import predict
 from ldznet.research.scenes.samples import SceneSamples
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("clipseg")
-    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
-    config = CLIPSegConfig(
-        text_config={
-            **layers,
-            "vocab_size": 1024,
-            "bos_token_id": 1022,
-            "eos_token_id": 1023,
-            "projection_dim": 16,
-        },
-        vision_config={**layers, "image_size": 64, "patch_size": 16, "projection_dim": 16},
-        projection_dim=16,
-        reduce_dim=16,
-        extract_layers=[1, 2, 3],
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=32,
-    )
-    CLIPSegForImageSegmentation(config).save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
-
-
-def test_it_gives_one_probability_per_pixel_and_phrase(folder):
+def test_it_gives_one_probability_per_pixel_and_phrase(clipseg_folder):
     samples = SceneSamples("photo", 1, size=64)
-    found = list(predict(random_host(), ClipSeg.load(folder), samples, size=64))
+    found = list(predict(random_host(), ClipSeg.load(clipseg_folder), samples, size=64))
 
     assert len(found) == len(samples)
     for one in found:
@@ -53,8 +25,8 @@ def test_it_gives_one_probability_per_pixel_and_phrase(folder):
     assert not np.array_equal(found[0].probability, found[1].probability)
 
 
-def test_it_sees_the_square_of_its_protocol_whatever_its_config_says(folder):
-    method, seen = ClipSeg.load(folder), []
+def test_it_sees_the_square_of_its_protocol_whatever_its_config_says(clipseg_folder):
+    method, seen = ClipSeg.load(clipseg_folder), []
     method.model.register_forward_pre_hook(
         lambda _model, _args, given: seen.append(given["pixel_values"].shape), with_kwargs=True
     )
@@ -64,14 +36,14 @@ def test_it_sees_the_square_of_its_protocol_whatever_its_config_says(folder):
     assert [tuple(shape) for shape in seen] == [(1, 3, 352, 352)]
 
 
-def test_it_is_measured_from_the_command_line(folder, capsys):
+def test_it_is_measured_from_the_command_line(clipseg_folder, capsys):
     arguments = ["evaluate", "scenes", "--scenes", "1", "--looks", "photo", "--random-weights", "--quiet"]
-    assert main([*arguments, "--clipseg", str(folder)]) == 0
+    assert main([*arguments, "--clipseg", str(clipseg_folder)]) == 0
     assert "clipseg (a baseline)" in capsys.readouterr().out
 
 
-def test_weights_that_are_missing_are_not_made_up(folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "copy")
+def test_weights_that_are_missing_are_not_made_up(clipseg_folder, tmp_path):
+    copy = shutil.copytree(clipseg_folder, tmp_path / "copy")
     weights = load_file(copy / "model.safetensors")
     lost = [name for name in weights if name.startswith("decoder.layers.0.")]
     save_file({name: tensor for name, tensor in weights.items() if name not in lost}, copy / "model.safetensors")
