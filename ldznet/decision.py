@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldznet.masks.checks import Mask, SoftMask
+from ldznet.masks.morphology import grow
 from ldznet.masks.objects import Objects, find_objects
-from ldznet.masks.pipeline import Mask, SoftMask, finish_mask, grow
+from ldznet.masks.pipeline import finish_mask
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
 

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldznet.errors import OptionError
-from ldznet.images.reading import to_image_size
+from ldznet.images.tensors import to_image_size
 from ldznet.inference.tiles import RefinedPatch, lay_over
+from ldznet.masks.morphology import area, bounding_box
 from ldznet.masks.objects import Objects, find_objects
-from ldznet.masks.pipeline import area, bounding_box, make_mask, mask_before_objects, subtract_negatives
+from ldznet.masks.pipeline import make_mask, mask_before_objects, subtract_negatives
 from ldznet.masks.threshold_suggestions import Candidate, find_candidates
 from ldznet.options import MaskOptions, require_options
 

@@ -23,7 +23,10 @@ from torch import Tensor
 from ldznet import __version__
 from ldznet.errors import ImageError, OptionError, OutOfMemoryError
 from ldznet.hosts.host import Host
-from ldznet.images.reading import ImageSource, image_digest, network_size, on_background, read_image, to_tensor
+from ldznet.images.reading import on_background, read_image
+from ldznet.images.saving import image_digest
+from ldznet.images.sources import ImageSource
+from ldznet.images.tensors import network_size, to_tensor
 from ldznet.inference.batching import BatchRunner
 from ldznet.inference.passes import Passes, Progress, shift_progress
 from ldznet.inference.prompts import check_prompts

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ldznet.masks.pipeline import Mask
+from ldznet.masks.checks import Mask
 from ldznet.research.scenes.phrases import RELATIONS
 from ldznet.research.scenes.scenes import LOOK_NAMES, Phrase, Scene, make_scene
 

@@ -15,7 +15,7 @@ from ldznet.errors import HeadError, HostError, ImageError, OptionError, OutOfMe
 from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.host import Context
-from ldznet.images.reading import from_tensor
+from ldznet.images.tensors import from_tensor
 from ldznet.inference import batching
 from ldznet.inference.prompts import TEMPLATES, check_prompts
 from ldznet.memory_errors import explain_out_of_memory

@@ -103,7 +103,7 @@ def find_inputs(arguments: Sequence[str], out: Path, recursive: bool) -> Inputs:
 
 def _is_pattern(text: str) -> bool:
     """Return whether the text is a pattern and neither a file nor an address."""
-    from ldznet.images.reading import is_address
+    from ldznet.images.sources import is_address
 
     return any(mark in text for mark in "*?[") and not os.path.exists(text) and not is_address(text)
 
@@ -228,7 +228,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     Raises:
         ImageError: the file cannot be read, or is no file.
     """
-    from ldznet.images.reading import open_path
+    from ldznet.images.sources import open_path
 
     digest = hashlib.sha256()
     with open_path(path) as file:

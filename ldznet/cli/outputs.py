@@ -105,7 +105,7 @@ class ResultFiles:
 
     def _write(self, kind: str, path: Path) -> None:
         """Write one file of the kind, such as "mask" or "each 2"."""
-        from ldznet.images.reading import save_png
+        from ldznet.images.saving import save_png
 
         name, _, which = kind.partition(" ")
         if name == "npz":
@@ -120,7 +120,8 @@ class ResultFiles:
     def _mask(self, name: str, which: str) -> Any:
         """Return a mask of one prompt, one object or one threshold: (H, W) float32 in [0, 1]."""
         from ldznet.decision import decide
-        from ldznet.masks.pipeline import finish_mask, grow
+        from ldznet.masks.morphology import grow
+        from ldznet.masks.pipeline import finish_mask
 
         options, result = self._options, self._result
         if name == "object":

@@ -287,7 +287,7 @@ def _closed_folder_text(folder: str, why: str) -> str:
 
 def _with_name(what: str, why: str) -> str:
     """Return why an image could not be done, after its name unless the text has it."""
-    from ldznet.images.reading import quote_path
+    from ldznet.images.sources import quote_path
 
     name = "standard input" if what == "-" else what
     names = (quote_path(what), os.path.abspath(what), f"folder {what} ")

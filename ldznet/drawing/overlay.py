@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from ldznet.drawing.colors import BLACK, PALETTE, WHITE, Color, RgbImage, Shape, blend, color_of, paint_numbers
 from ldznet.drawing.legend import draw_chip, draw_legend, draw_scale, stack, text_size
 from ldznet.errors import OptionError, ShapeError
+from ldznet.masks.checks import Maps, as_probability, as_soft_mask, each_probability
+from ldznet.masks.morphology import grow
 from ldznet.masks.objects import Objects
-from ldznet.masks.pipeline import Maps, as_probability, as_soft_mask, each_probability, grow, threshold
+from ldznet.masks.pipeline import threshold
 
 MAGENTA = (230, 0, 130)  # rare in photographs
 

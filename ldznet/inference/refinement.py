@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldznet.images.reading import to_image_size
+from ldznet.images.tensors import to_image_size
 from ldznet.inference.passes import Progress, shift_progress
 from ldznet.inference.tiles import FAINT, TILE, Box, RefinedPatch, add_tile, find_boxes, find_tiles, join, merge
 

@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldznet.images.reading import to_image_size
-from ldznet.masks.pipeline import SoftMask
+from ldznet.images.tensors import to_image_size
+from ldznet.masks.checks import SoftMask
 
 Box = tuple[int, int, int, int]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ldznet.masks.pipeline import as_probability
+from ldznet.masks.checks import as_probability
 
 LOWEST, HIGHEST = 5, 95  # in hundredths, as the panel's slider has them
 WINDOW = 5  # hundredths on either side within which the area shall change little

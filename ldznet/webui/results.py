@@ -18,7 +18,8 @@ from PIL import Image, ImageColor
 from ldznet.decision import Decision, Reason, to_levels
 from ldznet.drawing.colors import RgbImage
 from ldznet.errors import ImageError
-from ldznet.masks.pipeline import SoftMask, area, bounding_box
+from ldznet.masks.checks import SoftMask
+from ldznet.masks.morphology import area, bounding_box
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
 from ldznet.webui.preview_scale import reduce_image, reduce_segmentation, shown_size

@@ -26,7 +26,7 @@ from ldznet.errors import LdznetError, OptionError, OutOfMemoryError, PromptErro
 from ldznet.files import LruCache
 from ldznet.heads.head_file import HeadInfo
 from ldznet.hosts.a1111.host import A1111Host
-from ldznet.images.reading import image_digest
+from ldznet.images.saving import image_digest
 from ldznet.inference.passes import Progress
 from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.choose import best_head, choose_method

@@ -13,7 +13,7 @@ from command_line import CAT, FAST, command, counted, files, picture, report, re
 from ldznet.cli import inputs
 from ldznet.cli.segment_run import SegmentRun
 from ldznet.errors import ImageError
-from ldznet.images.reading import save_png
+from ldznet.images.saving import save_png
 
 
 def test_folders_patterns_and_files_are_taken_together(folder):

@@ -17,7 +17,7 @@ from stand_ins import write_checkpoint
 from ldznet.cli import inputs
 from ldznet.cli.outputs import ResultFiles
 from ldznet.heads.head_file import save_head
-from ldznet.images.reading import save_png
+from ldznet.images.saving import save_png
 from ldznet.methods.learned_head import random_head
 from ldznet.segmenter import Segmenter
 

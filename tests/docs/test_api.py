@@ -13,7 +13,7 @@ from host.api import application, serve
 from host.brightness import Brightness, half, share, use
 from PIL import Image
 
-from ldznet.images.reading import MAX_SIDE
+from ldznet.images.pixel_formats import MAX_SIDE
 from ldznet.inference.prompts import LONGEST_PROMPT, TEMPLATES
 from ldznet.inference.tiles import most_passes
 from ldznet.methods.noise_difference import DifferenceOptions

@@ -4,8 +4,10 @@ import io
 import math
 import os
 import struct
+import sys
 import threading
 import tracemalloc
+import types
 import warnings
 import zlib
 from pathlib import Path
@@ -20,19 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from ldznet.errors import ImageError, OptionError, OutOfMemoryError
-from ldznet.images.reading import (
-    MAX_PIXELS,
-    MAX_SIDE,
-    from_tensor,
-    image_digest,
-    load_image,
-    network_size,
-    on_background,
-    read_image,
-    save_png,
-    to_image_size,
-    to_tensor,
-)
+from ldznet.images.decoding import count_scans
+from ldznet.images.pixel_formats import MAX_PIXELS, MAX_SIDE
+from ldznet.images.reading import load_image, on_background, read_image
+from ldznet.images.saving import image_digest, save_png
+from ldznet.images.tensors import from_tensor, network_size, to_image_size, to_tensor
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -300,7 +294,7 @@ def test_an_image_does_not_follow_its_array():
         (np.zeros((2, 3, 0), np.uint8), r"shape \(2, 3, 0\)"),
         (np.zeros((0, 3), np.uint8), "no pixels: it is 3 x 0"),
         (np.zeros((2, 0, 3), np.float32), "no pixels: it is 0 x 2"),
-        (np.zeros((2, 3), np.int64), "int64.*range cannot be told.*uint8"),
+        (np.zeros((2, 3), np.int64), "int64.*range is not known.*uint8"),
         (np.zeros((2, 3), np.complex64), "complex64"),
         (np.full((2, 3), "x"), "type <U1"),
         (np.array([[0.0, 255.0]]), "from 0 to 255, but floats must lie between 0 and 1"),
@@ -456,6 +450,100 @@ def test_two_threads_leave_the_warning_filters_as_they_were():
     assert list(warnings.filters) == filters
 
 
+def test_a_slow_image_does_not_hold_up_another():
+    reached, released = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        def read(self, *size: int) -> bytes:
+            reached.set()
+            released.wait(30)
+            return super().read(*size)
+
+    filters = list(warnings.filters)
+    slow = threading.Thread(target=load_image, args=(Slow(encoded(four_corners())),))
+    slow.start()
+    reached.wait()
+    quick = threading.Thread(target=load_image, args=(encoded(four_corners()),))
+    quick.start()
+    quick.join(20)
+    waits = quick.is_alive()
+    released.set()
+    slow.join()
+    quick.join()
+
+    assert not waits
+    assert list(warnings.filters) == filters
+
+
+def progressive(scans: int) -> bytes:
+    """A JPEG whose last scan is there again and again, as an attacker would write it."""
+    data = encoded(Image.new("RGB", (64, 48), (200, 100, 50)), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:start] + data[start:-2] * scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(monkeypatch):
+    many, usual = progressive(5000), encoded(Image.new("RGB", (64, 48)), "JPEG", progressive=True)
+    decoded = []
+    real = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image.size) or real(image))
+
+    with pytest.raises(ImageError, match=r"JPEG of 64 x 48 pixels with 100 scans or more: .* Save it again"):
+        load_image(many)
+
+    assert decoded == []
+    assert load_image(usual).size == (64, 48)
+    assert count_scans(usual, 100) == 10
+    assert count_scans(encoded(Image.new("RGB", (64, 48)), "JPEG"), 100) == 1
+    assert count_scans(many, 101) == 101
+
+
+def test_scans_of_a_thumbnail_and_behind_the_end_do_not_count():
+    thumbnail = encoded(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
+    data = encoded(Image.new("RGB", (64, 48)), "JPEG", comment=thumbnail * 3) + b"\xff\xda" * 500
+
+    assert count_scans(data, 100) == 1
+    assert load_image(data).size == (64, 48)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
+def test_of_an_animation_or_several_pages_the_first_is_read_and_a_warning_says_so(kind, caplog):
+    first, second = Image.new("RGB", (3, 2), RED), Image.new("RGB", (3, 2), BLUE)
+    data = encoded(
+        first, kind, save_all=True, append_images=[second], **({"lossless": True} if kind == "WEBP" else {})
+    )
+
+    image = load_image(data)
+    load_image(encoded(first, kind))
+
+    assert image.getpixel((0, 0)) == RED
+    assert [record.getMessage() for record in caplog.records] == [
+        "The data is an animation or has several pages: its first frame is read."
+    ]
+
+
+HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(64)
+
+
+def test_heic_without_pillow_heif_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+
+    with pytest.raises(ImageError, match=r"is a HEIC image, which Pillow cannot read alone. Install pillow-heif"):
+        load_image(HEIC)
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(monkeypatch):
+    class Opened:
+        def to_pillow(self) -> Image.Image:
+            return four_corners()
+
+    module = types.ModuleType("pillow_heif")
+    module.open_heif = lambda file: Opened() if file.read() == HEIC else None
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+
+    assert load_image(HEIC).getpixel((2, 0)) == GREEN
+
+
 # What cannot be read, and why.
 
 
@@ -584,7 +672,7 @@ def test_the_limit_lies_below_that_of_pillow_and_above_8192_squared():
 @pytest.mark.parametrize(
     ("mode", "value", "text"),
     [
-        ("I", -1, "32-bit values from -1 to -1, and which of them is white cannot be told"),
+        ("I", -1, "32-bit values from -1 to -1, and which of them is white is not known"),
         ("I", 65536, "Scale them to 0 to 65535"),
         ("F", math.nan, "NaN"),
         ("F", math.inf, "from inf to inf"),
@@ -592,7 +680,7 @@ def test_the_limit_lies_below_that_of_pillow_and_above_8192_squared():
         ("F", -0.5, "from -0.5 to -0.5"),
     ],
 )
-def test_values_whose_range_cannot_be_told_are_refused(mode, value, text):
+def test_values_whose_range_is_not_known_are_refused(mode, value, text):
     with pytest.raises(ImageError, match=f"^The image holds .*{text}"):
         load_image(Image.new(mode, (3, 2), value))
 
@@ -1050,8 +1138,8 @@ def test_a_pipe_is_refused_instead_of_being_waited_for(tmp_path):
         load_image(tmp_path / "pipe.png")
 
 
-def test_a_link_to_nowhere_is_told_from_a_missing_file(tmp_path):
+def test_a_link_to_nowhere_differs_from_a_missing_file(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
 
-    with pytest.raises(ImageError, match=r"link.png' is a link to a file that does not exist. Mend the link"):
+    with pytest.raises(ImageError, match=r"link.png' is a link to a file that does not exist. Fix the link"):
         load_image(tmp_path / "link.png")

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from ldznet.masks.morphology import drop_small
 from ldznet.masks.objects import find_objects
-from ldznet.masks.pipeline import drop_small
 from ldznet.options import MOST_OBJECTS
 
 

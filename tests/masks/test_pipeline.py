@@ -8,23 +8,17 @@ import numpy as np
 import pytest
 
 from ldznet.errors import OptionError, ShapeError
-from ldznet.masks.pipeline import (
+from ldznet.masks.morphology import (
     area,
     bounding_box,
-    combine_with_given,
-    difference,
     drop_small,
     feather,
     fill_holes,
     grow,
-    intersection,
     invert,
     largest_component,
-    make_mask,
-    subtract_negatives,
-    threshold,
-    union,
 )
+from ldznet.masks.pipeline import combine_with_given, difference, intersection, make_mask, subtract_negatives, threshold, union
 from ldznet.options import MaskOptions, SegmentOptions
 
 SHAPES = [(1, 1), (1, 9), (7, 1), (5, 8), (9, 17), (2, 40)]
@@ -725,7 +719,7 @@ def test_values_outside_of_zero_to_one_are_refused(wrong):
 
     assert raised(OptionError, threshold, probability, 0.5) == (
         f"The probability runs from {low:.6g} to {high:.6g}, but it must stay from 0 to 1. "
-        "Logits need a sigmoid first, and 8-bit values are to be divided by 255."
+        "Logits need a sigmoid first, and 8-bit values must be divided by 255."
     )
 
 
@@ -747,7 +741,7 @@ def test_whole_numbers_are_no_probabilities(kind):
 def test_a_mask_of_another_shape_is_refused(shape):
     assert raised(ShapeError, grow, np.zeros(shape, bool), 1) == (
         f"The mask has the shape {shape}, but it must be (height, width) with at least one pixel: "
-        "leave out empty pictures and the axis of channels."
+        "leave out empty images and the axis of channels."
     )
 
 
@@ -755,7 +749,7 @@ def test_a_mask_of_another_shape_is_refused(shape):
 def test_maps_of_another_shape_are_refused(shape):
     assert raised(ShapeError, make_mask, np.zeros(shape, np.float32), MaskOptions()) == (
         f"The probability has the shape {shape}, but it must be (height, width) or (prompts, height, width) "
-        "with at least one pixel: leave out empty pictures and the axis of channels."
+        "with at least one pixel: leave out empty images and the axis of channels."
     )
 
 
@@ -786,7 +780,7 @@ def test_maps_of_different_sizes_are_refused():
 
     assert raised(ShapeError, make_mask, maps, MaskOptions()) == (
         "The probability of prompt 3 is 3 x 2, but that of the first is 2 x 3 (height x width). "
-        "They belong to one picture: scale them to its size first."
+        "They belong to one image: scale them to its size first."
     )
 
 
@@ -795,7 +789,7 @@ def test_negatives_of_another_size_are_refused():
 
     assert raised(ShapeError, make_mask, maps, MaskOptions(), negatives=negatives) == (
         "The size of the negative probability is 4 x 6, but that of the probability is 2 x 3 "
-        "(height x width). They belong to one picture: scale one to the size of the other."
+        "(height x width). They belong to one image: scale one to the size of the other."
     )
 
 
@@ -804,13 +798,13 @@ def test_a_brush_of_another_size_is_refused():
 
     assert raised(ShapeError, make_mask, np.zeros((2, 3), np.float32), MaskOptions(), given_mask=brush) == (
         "The size of the given mask is 4 x 6, but that of the mask is 2 x 3 "
-        "(height x width). They belong to one picture: scale one to the size of the other."
+        "(height x width). They belong to one image: scale one to the size of the other."
     )
 
 
 def test_a_hard_step_refuses_a_soft_mask():
     assert raised(OptionError, grow, np.zeros((2, 3), np.float32), 1) == (
-        "The mask holds float32, but it must hold bool, because this step knows no half-selected pixels: "
+        "The mask holds float32, but it must hold bool, because this step has no half-selected pixels: "
         "compare it first, for example mask >= 0.5."
     )
 

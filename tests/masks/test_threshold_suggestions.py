@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ldznet.errors import OptionError
-from ldznet.masks.pipeline import area, threshold
+from ldznet.masks.morphology import area
+from ldznet.masks.pipeline import threshold
 from ldznet.masks.threshold_suggestions import APART, find_candidates
 
 

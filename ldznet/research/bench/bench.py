@@ -162,7 +162,7 @@ class _Bench:
         import torch
         from PIL import Image
 
-        from ldznet.images.reading import to_tensor
+        from ldznet.images.tensors import to_tensor
 
         self.host, self.method, self.side, self.repeat = host, method, side, repeat
         pixels = np.random.default_rng(0).integers(0, 256, (2 * side, 2 * side, 3), np.uint8)
@@ -179,7 +179,7 @@ class _Bench:
         import torch
 
         from ldznet.hosts.capture import capture
-        from ldznet.images.reading import to_image_size
+        from ldznet.images.tensors import to_image_size
         from ldznet.masks.pipeline import make_mask
         from ldznet.options import MaskOptions
 
@@ -256,7 +256,7 @@ class _Plain:
         import torch
 
         from ldznet.hosts.capture import capture
-        from ldznet.images.reading import to_image_size
+        from ldznet.images.tensors import to_image_size
         from ldznet.masks.pipeline import make_mask
         from ldznet.options import MaskOptions
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-from ldznet.masks.pipeline import Mask
+from ldznet.masks.checks import Mask
 from ldznet.research.datasets.annotations import (
     draw_coco,
     draw_file,

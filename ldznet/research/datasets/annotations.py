@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldznet.masks.pipeline import Mask
+from ldznet.masks.checks import Mask
 from ldznet.research.datasets.polygons import rasterize_pillow, rasterize_skimage
 from ldznet.research.datasets.samples import SampleError, check_outlines, check_size, read_sample_image
 

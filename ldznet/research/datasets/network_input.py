@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ldznet.masks.pipeline import Mask
+from ldznet.masks.checks import Mask
 
 _TRIES, _LEAST_SHARE = 50, 0.05  # as in the released code's find_crop
 

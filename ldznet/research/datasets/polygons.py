@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ldznet.errors import ShapeError
-from ldznet.masks.pipeline import Mask
+from ldznet.masks.checks import Mask
 
 Polygons = Sequence[Sequence[Sequence[float]]]  # polygon, point, (x, y) in pixels
 _Points = list[tuple[float, float]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldznet.masks.pipeline import Mask
+from ldznet.masks.checks import Mask
 
 
 @dataclass(frozen=True, eq=False)

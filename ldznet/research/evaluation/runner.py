@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldznet.hosts.host import Context, Host
-from ldznet.images.reading import to_image_size
+from ldznet.images.tensors import to_image_size
 from ldznet.methods.method import EncodedImage, Method, Prompts, RandomInputs
 from ldznet.research.datasets.network_input import stretch_to_square
 from ldznet.research.datasets.sample import Sample

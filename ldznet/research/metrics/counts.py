@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldznet.errors import OptionError, ShapeError
-from ldznet.masks.pipeline import as_mask, as_probability
+from ldznet.masks.checks import as_mask, as_probability
 
 THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0, 1, 51)[1:-1].tolist())  # 0.02, 0.04 ... 0.98
 BINS = len(THRESHOLDS) + 1

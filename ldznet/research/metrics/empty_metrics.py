@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldznet.errors import OptionError
-from ldznet.masks.pipeline import as_probability
+from ldznet.masks.checks import as_probability
 from ldznet.options import MaskOptions
 from ldznet.research.metrics.accumulator import Accumulator, MetricError
 from ldznet.research.metrics.counts import THRESHOLDS, Curve, confusion, histogram

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldznet.errors import OptionError, ShapeError
-from ldznet.masks.pipeline import Mask, as_mask
+from ldznet.masks.checks import Mask, as_mask
 from ldznet.research.metrics.accumulator import Accumulator, mean_of, to_fixed
 from ldznet.research.metrics.counts import require_same_size
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from ldznet.errors import OptionError
-from ldznet.masks.pipeline import Mask
+from ldznet.masks.checks import Mask
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.skip_report import Report
 from ldznet.research.scenes.phrases import PHRASE_KINDS

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldznet.drawing.overlay import heat_map, overlay
 from ldznet.hosts.host import Host
-from ldznet.images.reading import from_tensor
+from ldznet.images.tensors import from_tensor
 from ldznet.methods.attention import AttentionMethod
 from ldznet.methods.attention_maps import stretch
 from ldznet.methods.method import EncodedImage, Prompts, RandomInputs

@@ -7,7 +7,8 @@ import itertools
 
 from ldznet.decision import Decision, Reason
 from ldznet.drawing.overlay import color_map, overlay
-from ldznet.masks.pipeline import SoftMask, area
+from ldznet.masks.checks import SoftMask
+from ldznet.masks.morphology import area
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
 from ldznet.webui.api.base64_png import encode, encode_probability

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldznet.errors import ImageError
-from ldznet.images.reading import MAX_SIDE, read_image
+from ldznet.images.pixel_formats import MAX_SIDE
+from ldznet.images.reading import read_image
 from ldznet.webui.limits import MOST_PIXELS
 
 # Every decoder is one that strangers' bytes reach, so these are few; every Pillow has them.

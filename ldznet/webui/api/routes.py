@@ -19,7 +19,7 @@ from ldznet.errors import HeadError, LdznetError, OptionError
 from ldznet.heads.head_file import HeadInfo
 from ldznet.images.given_mask import read_given_mask
 from ldznet.inference.prompts import check_prompts
-from ldznet.masks.pipeline import SoftMask
+from ldznet.masks.checks import SoftMask
 from ldznet.memory_errors import explain_out_of_memory
 from ldznet.methods.choose import find_heads, fits
 from ldznet.methods.registry import METHOD_NAMES

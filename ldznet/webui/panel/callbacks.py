@@ -18,7 +18,7 @@ from PIL import Image
 from ldznet.decision import Decision, decide
 from ldznet.errors import LdznetError
 from ldznet.images.given_mask import read_given_mask
-from ldznet.masks.pipeline import SoftMask
+from ldznet.masks.checks import SoftMask
 from ldznet.options import MaskOptions
 from ldznet.webui import head_files, results, settings_page
 from ldznet.webui.controls import AUTOMATIC, BY_NAME, Settings, read_mask_options

@@ -17,8 +17,9 @@ from PIL import Image
 
 from ldznet.decision import Decision
 from ldznet.drawing.overlay import color_map, heat_map, object_map, overlay
+from ldznet.masks.checks import SoftMask
+from ldznet.masks.morphology import bounding_box
 from ldznet.masks.objects import Objects
-from ldznet.masks.pipeline import SoftMask, bounding_box
 from ldznet.options import MaskOptions
 from ldznet.webui.preview_scale import reduce_image, reduce_objects, reduce_options
 from ldznet.webui.results import SegmentResult, mask_image
