@@ -1,21 +1,21 @@
-"""Masks from the attention of the UNet itself: which pixels look at the words, and which pixels belong together.
+"""Masks from the attention of the UNet itself: which pixels attend to the prompt, and which to each other.
 
-One pass over the noisy latent. Attention to the text says where a phrase is meant, against other words that
+One pass over the noisy latent. Attention to the text says where a phrase is meant, compared with other words that
 the sentence names for the rest of the scene; the attention of the finest map to itself spreads that over the
-thing. No training. What wins nowhere against the other words is absent, and its map is empty. Where that cannot
-tell things apart, noise predictions do (evidence.py). The steps are in attention_maps.py, their options in
-attention_options.py; docs/attention.md shows them.
+thing. No training. A phrase that wins nowhere against the other words is absent, and its map is empty. Where that
+cannot separate things, noise predictions do (noise_evidence.py). The steps are in attention_maps.py, their options
+in attention_options.py; docs/attention.md shows them.
 
-Memory beside the plain pass: queries and keys of the finest level, 256 MB at most for all prompts unless a single
-one needs more, and for one prompt at a time the affinity of its N pixels, 4 N^2 bytes, and 130 MB for work. At 768
-x 768 pixels, one prompt, float32 on a CPU, the UNet of Stable Diffusion 1.5 peaks at most 403 MB above its plain
-pass, in three runs of:
+Memory in addition to the plain pass: queries and keys of the finest level, 256 MB at most for all prompts unless a
+single one needs more, and for one prompt at a time the affinity of its N pixels, 4 N^2 bytes, and 130 MB for work.
+At 768 x 768 pixels, one prompt, float32 on a CPU, the UNet of Stable Diffusion 1.5 peaks at most 403 MB above its
+plain pass, in three runs of:
 
     python -m ldznet bench --full-size --attention
 
 Sources: Sun et al., iSeg, https://arxiv.org/abs/2409.03209 (levels, emphasis, the iterated refinement); Wang et
 al., DiffSegmenter, https://arxiv.org/abs/2309.02773 (one refinement by the mean of all finest layers); GoCA (the
-sharing out among content tokens).
+shares of content tokens).
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ from ldznet.methods.noise_evidence import (
 )
 from ldznet.methods.token_spans import Term, find_terms, name_rivals, put_into
 
-# Bytes of queries and keys that are held at a time.
-_HELD = 2**28
+_MOST_HELD = 2**28  # bytes of queries and keys that are held at a time
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What one sentence with T phrases went through, all at the size of the map that refines."""
+    """The steps of one sentence with T phrases, all at the size of the map that refines."""
 
-    levels: Mapping[int, Tensor]  # the latent's sides over the level's -> (L, h, w): attention to each token
+    # By the factor from the sides of a level to those of the latent: attention (L, h, w) to each token.
+    levels: Mapping[int, Tensor]
     terms: tuple[Term, ...]
-    shares: Tensor  # (T, h, w): of each phrase, against its rivals
-    refined: Tensor  # (T, h, w): spread over what belongs together
-    gates: Tensor  # (T,): how much it is there
-    found: Tensor  # (T, h, w) in [0, 1]
+    shares: Tensor  # (T, h, w): the share of each phrase, against its rivals
+    refined: Tensor  # (T, h, w): the shares, spread over pixels that attend to each other
+    gates: Tensor  # (T,): how much each phrase is present
+    probability: Tensor  # (T, h, w) in [0, 1]
 
 
 class AttentionMethod:
     """Attention to the text, refined by the attention of the map to itself.
 
-    Without arguments with the published values; `for_host` takes those that suit a model.
+    Without arguments, it has the published values; `for_host` takes those that suit a model.
     """
 
     name = "attention"
@@ -76,123 +76,126 @@ class AttentionMethod:
 
     @classmethod
     def for_host(cls, info: HostInfo) -> AttentionMethod:
-        """With the options and defaults that suit a model."""
+        """Return the method with the options and defaults that suit a model."""
         return cls(*suited_options(info))
 
     @property
     def needs_all_prompts(self) -> bool:
-        """Where the phrases are each other's rivals."""
+        """Return whether the phrases are each other's rivals."""
         return self.options.together
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """All options."""
+        """Return all options."""
         return {"method": self.name, "method_options": dataclasses.asdict(self.options)}
 
     def check(self, host: HostInfo) -> None:
-        """Refuse a model without the levels that are asked for.
+        """Refuse a model without the levels that the options read.
 
         Raises:
-            HostError: it has fewer.
+            HostError: it has fewer levels.
         """
-        has = len(levels_of(host.unet))
+        count = len(levels_of(host.unet))
         read = [level for level, weight in enumerate(self.options.cross_levels) if weight]
         needed = 1 + max(self.options.self_level, *read, 0)
-        if has < needed:
+        if count < needed:
             raise HostError(
                 f"The attention method is set to read {needed} levels, but {host.name} "
-                f"({FAMILY_NAMES[host.family]}) has transformers on {has} only. Give cross_levels of {has} "
-                f"weights at most and a self_level below {has}, or leave both at their defaults, which fit every "
-                "model."
+                f"({FAMILY_NAMES[host.family]}) has transformers on {count} only. Give cross_levels of {count} "
+                f"weights at most and a self_level below {count}, or leave both at their defaults, which fit "
+                "every model."
             )
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
-        """-> (P, h, w) float32 in [0, 1], at the size of the picture's pixels.
+    def probability(self, host: Host, encoded: EncodedImage, prompts: Prompts, inputs: RandomInputs) -> Tensor:
+        """Return (P, h, w) float32 in [0, 1], at the size of the image's pixels.
 
         Raises:
-            PromptError: nothing of a phrase is among the tokens that are read.
+            PromptError: the text encoder does not read any token of a phrase.
             FeatureError: the host runs its attention in a way that cannot be read.
         """
-        found = self._found(host, picture.latent, prompts, draw)
+        maps = self._probability(host, encoded.latent, prompts, inputs)
         if self.options.flip:
-            mirrored = host.encode_image(picture.pixels.flip(-1))
-            found = (found + self._found(host, mirrored, prompts, draw).flip(-1)) / 2
-        if evidence := self.evidence(host, picture.latent, prompts, found, draw.seed):
-            evidence = Evidence(resize_like(evidence.gains, found).to(found), evidence.whole.to(found))
-            own = self.options
-            found = apply_evidence(found, evidence, own.evidence_scale, own.presence_level, own.presence_width)
-        found = F.interpolate(found[:, None], size=picture.pixels.shape[-2:], mode="bicubic", align_corners=False)
-        return found[:, 0].clamp(0, 1)
+            mirrored = host.encode_image(encoded.pixels.flip(-1))
+            maps = (maps + self._probability(host, mirrored, prompts, inputs).flip(-1)) / 2
+        if evidence := self.evidence(host, encoded.latent, prompts, maps, inputs.seed):
+            evidence = Evidence(resize_like(evidence.gains, maps).to(maps), evidence.whole.to(maps))
+            options = self.options
+            maps = apply_evidence(
+                maps, evidence, options.evidence_scale, options.presence_level, options.presence_width
+            )
+        maps = F.interpolate(maps[:, None], size=encoded.pixels.shape[-2:], mode="bicubic", align_corners=False)
+        return maps[:, 0].clamp(0, 1)
 
-    def _found(self, host: Host, latent: Tensor, prompts: Prompts, draw: RandomInputs) -> Tensor:
-        """-> (P, h', w') in [0, 1]."""
-        return torch.cat([stages.found for stages in self.stages(host, latent, prompts, draw)])
+    def _probability(self, host: Host, latent: Tensor, prompts: Prompts, inputs: RandomInputs) -> Tensor:
+        """Return the maps (P, h', w') in [0, 1], without evidence."""
+        return torch.cat([stages.probability for stages in self.stages(host, latent, prompts, inputs)])
 
     @torch.no_grad()
     def evidence(
-        self, host: Host, latent: Tensor, prompts: Prompts, found: Tensor, seed: int = 0
+        self, host: Host, latent: Tensor, prompts: Prompts, maps: Tensor, seed: int = 0
     ) -> Evidence | None:
-        """What predicting noise says of phrases that were found (P, h', w'); None if there is nothing to ask."""
+        """Return the evidence for maps (P, h', w'); None if it is off, has no rivals, or all maps are empty."""
         options = self.options
         counts = torch.tensor(
             [[names_another_thing(p, rival) for rival in options.evidence_rivals] for p in prompts.phrases]
         )
-        if not options.evidence or not counts.any() or not found.any():
+        if not options.evidence or not counts.any() or not maps.any():
             return None
-        named = (*prompts.phrases, *options.evidence_rivals)
-        sentences = [options.evidence_template.replace("{}", name) for name in named]
+        phrases = (*prompts.phrases, *options.evidence_rivals)
+        sentences = [options.evidence_template.replace("{}", phrase) for phrase in phrases]
         errors = self._errors(host, latent, prompts, sentences, seed)
         errors, rivals = errors[:, : len(prompts)], errors[:, len(prompts) :]
-        return compare(errors, rivals, counts, resize_like(found.float().cpu(), errors), options.evidence_blur)
+        return compare(errors, rivals, counts, resize_like(maps.float().cpu(), errors), options.evidence_blur)
 
     def _errors(self, host: Host, latent: Tensor, prompts: Prompts, sentences: Sequence[str], seed: int) -> Tensor:
-        """Of n noise predictions with each sentence -> (n, sentences, h, w)."""
+        """Return the errors of n noise predictions with each sentence: (n, sentences, h, w)."""
         noises = draw_noises(latent, self.options.evidence_noises, seed)
         return noise_errors(host, latent, prompts.encode(sentences), self.options.evidence, noises)
 
     @torch.no_grad()
-    def stages(self, host: Host, latent: Tensor, prompts: Prompts, draw: RandomInputs) -> Iterator[Stages]:
-        """What each sentence goes through, one after the other; as many phrases as there are prompts."""
+    def stages(self, host: Host, latent: Tensor, prompts: Prompts, inputs: RandomInputs) -> Iterator[Stages]:
+        """Yield the steps of each sentence, one after the other; together they have as many phrases as prompts."""
         templates = [name_rivals(template, self.options.distractors) for template in prompts.templates]
-        if self.options.together and _alike(templates, draw):
+        if self.options.together and _alike(templates, inputs):
             sentence, spans = put_into(templates[0], prompts.phrases)
             context = prompts.encode([sentence])
             if not any(context.cut):
                 terms = find_terms(host.count_tokens, sentence, spans, context.tokens.shape[1] - 2)
-                first = RandomInputs(draw.timesteps[:1], draw.noise, draw.seed)
+                first = RandomInputs(inputs.timesteps[:1], inputs.noise, inputs.seed)
                 yield from self._pass(host, latent, context, [terms], first)
                 return
-        said = [put_into(template, [phrase]) for template, phrase in zip(templates, prompts.phrases, strict=True)]
-        context = prompts.encode([sentence for sentence, _ in said])
-        length = context.tokens.shape[1] - 2
-        rows = [find_terms(host.count_tokens, *one, length) for one in said]
+        pairs = zip(templates, prompts.phrases, strict=True)
+        sentences = [put_into(template, [phrase]) for template, phrase in pairs]
+        context = prompts.encode([sentence for sentence, _ in sentences])
+        length = context.tokens.shape[1] - 2  # without start and end
+        rows = [find_terms(host.count_tokens, *one, length) for one in sentences]
         if self.options.tokens == "padding":
-            counts = host.count_tokens([sentence for sentence, _ in said])
+            counts = host.count_tokens([sentence for sentence, _ in sentences])
             rows = [
                 [Term(tuple(range(count + 1, length + 2)), term.own)]
                 for count, (term,) in zip(counts, rows, strict=True)
             ]
         for part in self._parts(host, latent, len(prompts)):
-            noise = draw.noise[part] if len(draw.noise) > 1 else draw.noise
-            own = RandomInputs(draw.timesteps[part], noise, draw.seed)
+            noise = inputs.noise[part] if len(inputs.noise) > 1 else inputs.noise
+            own = RandomInputs(inputs.timesteps[part], noise, inputs.seed)
             yield from self._pass(host, latent, context[part], rows[part], own)
 
     def _parts(self, host: Host, latent: Tensor, prompts: int) -> Iterator[slice]:
-        """As many prompts at a time as leave few enough queries and keys to hold."""
+        """Yield as many prompts at a time as leave few enough queries and keys to hold."""
         level = levels_of(host.info.unet)[self.options.self_level]
         modules: Mapping[str, Any] = host.feature_modules()
         layers = sum(len(modules[path].transformer_blocks) for path in level.paths)
         layers = layers if self.options.iterations else 0
         height, width = map_size(level, (latent.shape[-2], latent.shape[-1]))
         each = 2 * layers * height * width * level.channels * host.dtype.itemsize
-        step = max(1, _HELD // max(each, 1))
+        step = max(1, _MOST_HELD // max(each, 1))
         return (slice(start, min(start + step, prompts)) for start in range(0, prompts, step))
 
     def _pass(
-        self, host: Host, latent: Tensor, context: Context, rows: Sequence[Sequence[Term]], draw: RandomInputs
+        self, host: Host, latent: Tensor, context: Context, rows: Sequence[Sequence[Term]], inputs: RandomInputs
     ) -> Iterator[Stages]:
-        """One pass over B sentences, each with its terms -> what each goes through."""
+        """Run one pass over B sentences, each with its terms, and yield the steps of each."""
         options = self.options
         tokens = context.tokens.clone()
         for index, terms in enumerate(rows):
@@ -203,10 +206,10 @@ class AttentionMethod:
         pairs = zip(levels, self._weights(len(levels)), strict=False)
         weights = {level: weight for level, weight in pairs if weight}
         own = levels[options.self_level]
-        noisy_latent = host.add_noise(latent, draw.noise, draw.timesteps)
+        noisy_latent = host.add_noise(latent, inputs.noise, inputs.timesteps)
         text = [path for level in weights for path in level.paths]
         probes = self._probe(
-            host, noisy_latent, draw.timesteps, context, text, own.paths if options.iterations else ()
+            host, noisy_latent, inputs.timesteps, context, text, own.paths if options.iterations else ()
         )
         sides = (latent.shape[-2], latent.shape[-1])
         check_probes(probes, levels, sides, len(rows))
@@ -215,9 +218,9 @@ class AttentionMethod:
         for index, terms in enumerate(rows):
             maps = {level.factor: text_maps(probes, level, sides, size, index) for level in weights}
             shares, gates = share_out(list(zip(weights.values(), maps.values(), strict=True)), terms, options)
-            whole = refine_maps(shares.flatten(1), layers, index, options).reshape(-1, *size)
-            found = calibrate(whole, options.halfway) * gates[:, None, None]
-            yield Stages(maps, tuple(terms), shares, whole, gates, found)
+            refined = refine_maps(shares.flatten(1), layers, index, options).reshape(-1, *size)
+            probability = calibrate(refined, options.halfway) * gates[:, None, None]
+            yield Stages(maps, tuple(terms), shares, refined, gates, probability)
 
     def _probe(
         self,
@@ -228,19 +231,20 @@ class AttentionMethod:
         text: Sequence[str],
         own: Sequence[str],
     ) -> Probes:
-        """Run the UNet as far as the paths that are read, to the text and to themselves."""
+        """Run the UNet as far as these paths, and return their attention to the text and to themselves."""
         last = self.options.blocks == "last"
         with probe_attention(host.feature_modules(), text=text, own=own, last_block=last) as probes:
             host.predict_noise(noisy_latent, timesteps, context)
         return probes
 
     def _weights(self, levels: int) -> tuple[float, ...]:
-        """Per level, finest first. iSeg has 0.3 at 32 x 32 and 0.7 at 16 x 16, for 512 pixels."""
+        """Return the weight of each level, finest first."""
         if self.options.cross_levels:
             return self.options.cross_levels
+        # iSeg has 0.3 at 32 x 32 and 0.7 at 16 x 16, for 512 pixels.
         return {1: (1.0,), 2: (0.3, 0.7)}.get(levels, (0.0, 0.3, 0.7))
 
 
-def _alike(templates: Sequence[str], draw: RandomInputs) -> bool:
-    """Whether nothing was drawn for each prompt, so that one sentence can stand for all."""
-    return len(set(templates)) == 1 and len(draw.noise) == 1 and len(set(draw.timesteps.tolist())) == 1
+def _alike(templates: Sequence[str], inputs: RandomInputs) -> bool:
+    """Return whether all prompts have the same random inputs, so that one sentence can hold all of them."""
+    return len(set(templates)) == 1 and len(inputs.noise) == 1 and len(set(inputs.timesteps.tolist())) == 1

@@ -22,14 +22,14 @@ from ldznet.methods.attention_options import AttentionOptions
 from ldznet.methods.token_spans import Term
 
 _TINY = 1e-12
-_EVEN = 1e-6  # of its largest value: a map that varies less holds rounding errors only
+_EVEN = 1e-6  # part of its largest value: a map that varies less holds rounding errors only
 
 
 def refine_maps(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, options: AttentionOptions) -> Tensor:
-    """(T, N) -> (T, N): each pixel's value becomes that of the pixels to which it attends.
+    """Replace the value of each pixel of (T, N) by those of the pixels to which it attends.
 
     The affinity is the mean over heads and layers. It is only formed where it is needed whole: 4 N^2 bytes.
-    A map that is the same everywhere becomes 0: there is nothing in it but what rounding would be enlarged to.
+    A map that is the same everywhere becomes 0: later steps would enlarge its rounding errors to a map.
     """
     highest = maps.amax(dim=1, keepdim=True)
     maps = maps.masked_fill(highest - maps.amin(dim=1, keepdim=True) <= _EVEN * highest, 0)
@@ -51,21 +51,21 @@ def refine_maps(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, opti
         # A pixel without any link keeps its own value.
         affinity.diagonal().masked_fill_(affinity.sum(dim=1) == 0, 1)
     affinity /= affinity.sum(dim=1, keepdim=True)
-    found = maps.mT
+    spread = maps.mT
     for _ in range(options.iterations):
-        found = affinity @ found
-        found = found - found.amin(dim=0)
-        found = found / found.sum(dim=0).clamp_min(_TINY)
-    return found.mT
+        spread = affinity @ spread
+        spread = spread - spread.amin(dim=0)
+        spread = spread / spread.sum(dim=0).clamp_min(_TINY)
+    return spread.mT
 
 
 def share_out(
     maps: Sequence[tuple[float, Tensor]], terms: Sequence[Term], options: AttentionOptions
 ) -> tuple[Tensor, Tensor]:
-    """Weighted maps (L, h, w) of the levels -> per term its map (T, h, w), and how much it is there (T,).
+    """Turn weighted maps (L, h, w) of the levels into a map per term (T, h, w) and its presence (T,).
 
-    A phrase is one competitor, however many tokens it has: they are reduced to one map before it is shared out.
-    What says whether it is there goes by the plain weights, since normalising takes their level away.
+    A phrase is one competitor, however many tokens it has: they are reduced to one map first.
+    Its presence is read off the plain maps, since normalising removes their level.
     """
     plain = torch.stack([weight * level for weight, level in maps]).sum(dim=0)
     normal = torch.stack([weight * normalise_maps(level, options.normalise) for weight, level in maps]).sum(dim=0)
@@ -88,7 +88,7 @@ def share_out(
 
 
 def text_maps(probes: Probes, level: Level, sides: tuple[int, int], size: tuple[int, int], index: int) -> Tensor:
-    """The attention of one prompt's map to its L tokens on one level, mean over the layers -> (L, h, w)."""
+    """Return the attention of a prompt's map to its L tokens on one level, the mean of the layers: (L, h, w)."""
     layers = [one_of(layer, index) for path in level.paths for layer in probes.text[path]]
     mean = torch.stack(layers).mean(dim=0).mT
     mean = mean.reshape(-1, *map_size(level, sides))
@@ -97,39 +97,39 @@ def text_maps(probes: Probes, level: Level, sides: tuple[int, int], size: tuple[
 
 
 def map_size(level: Level, sides: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a level's map, from those of the latent; the UNet's halvings round up."""
+    """Return (height, width) of a level's map, from those of the latent; the UNet rounds up when it halves."""
     return -(-sides[0] // level.factor), -(-sides[1] // level.factor)
 
 
 def normalise_maps(maps: Tensor, how: str) -> Tensor:
-    """Each map (L, h, w) on a scale of its own; all weigh the same then."""
+    """Scale each map (L, h, w) separately, so that all weigh the same."""
     if how == "sum":
         return maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(_TINY)
     return stretch(maps) if how == "minmax" else maps
 
 
 def stretch(maps: Tensor) -> Tensor:
-    """Each map (T, h, w) from 0 to 1; one that is the same everywhere is 0."""
+    """Scale each map (T, h, w) to 0 and 1; one that is the same everywhere becomes 0."""
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp_min(_TINY)
 
 
 def calibrate(maps: Tensor, halfway: float) -> Tensor:
-    """Each map (T, h, w) from 0 to 1, such that what lies so far between its least and largest value is 0.5."""
+    """Scale each map (T, h, w) to 0 and 1, so that `halfway` between its least and largest value is 0.5."""
     return stretch(maps) ** (math.log(0.5) / math.log(halfway))
 
 
 def check_probes(probes: Probes, levels: Sequence[Level], sides: tuple[int, int], rows: int) -> None:
-    """Refuse what was not seen over the whole map, or not of all prompts.
+    """Refuse attention that was not probed over the whole map, or not for all prompts.
 
     Raises:
-        FeatureError: says at which path, and what may be the cause.
+        FeatureError: names the path, and what may be the cause.
     """
     for level in levels:
         height, width = map_size(level, sides)
         for path in level.paths:
-            seen = [t for layer in probes.own.get(path, ()) for t in (layer.q, layer.k)]
-            for layer in seen + probes.text.get(path, []):
+            own = [tensor for layer in probes.own.get(path, ()) for tensor in (layer.q, layer.k)]
+            for layer in own + probes.text.get(path, []):
                 if layer.shape[1] != height * width:
                     raise FeatureError(
                         f"The attention at {path} ran over {layer.shape[1]} pixels, but its map has {height} x "

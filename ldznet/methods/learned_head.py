@@ -27,15 +27,15 @@ from ldznet.options import SegmentOptions
 
 
 class LearnedHead:
-    """A head as a method; it works where it lives (`to`), or where it comes for each step (`visit`)."""
+    """A head as a method; it computes on its own device (`to`), or visits another for each step (`visit`)."""
 
     needs_all_prompts = False
 
     def __init__(self, head: Head, *, defaults: Defaults | None = None, origin: str = "") -> None:
         self.head = head.eval().requires_grad_(False)
         self._defaults = defaults or Defaults()  # the paper's
-        self._origin = origin  # the SHA-256 of its file, or what else tells it from others
-        self._running = threading.Lock()  # weights that rest narrow are widened in place while they run
+        self._origin = origin  # the SHA-256 of its file, or another text that identifies it
+        self._running = threading.Lock()  # weights that rest in half precision are widened in place while they run
         self._visits: tuple[torch.device, Callable[[], None]] | None = None
 
     @classmethod
@@ -47,7 +47,7 @@ class LearnedHead:
         dtype: torch.dtype | None = None,
         storage: torch.dtype | None = None,
     ) -> LearnedHead:
-        """Load a head's file; with `storage` its weights rest in another precision than it computes in.
+        """Load a head file; with `storage`, its weights rest in another precision than it computes in.
 
         Raises:
             CheckpointError: see `load_head`.
@@ -60,17 +60,17 @@ class LearnedHead:
 
     @property
     def name(self) -> str:
-        """The kind of head."""
+        """Return the kind of head."""
         return self.head.config.kind
 
     @property
     def defaults(self) -> Defaults:
-        """What it was trained with."""
+        """Return the values that it was trained with."""
         return self._defaults
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """Which head it is, in which precision it computes and in which its weights rest."""
+        """Return which head it is, in which precision it computes and in which its weights rest."""
         resting = next(self.head.parameters()).dtype
         return {
             "method": self.name,
@@ -81,25 +81,25 @@ class LearnedHead:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are now."""
+        """Return the device of its weights."""
         return next(self.head.parameters()).device
 
     def to(self, device: torch.device | str) -> None:
-        """Live on a device from now on."""
+        """Move to a device, and stay there."""
         self._visits = None
         self.head.to(device)
 
     def visit(self, device: torch.device | str, make_room: Callable[[], None] = lambda: None) -> None:
-        """From now on live in the CPU's memory, and be on a device for the head's own step only.
+        """Stay in the memory of the CPU, and visit a device for the step of the head only.
 
-        `make_room` is called before the head comes, when the UNet has done its part.
+        `make_room` is called before each visit, after the pass of the UNet.
         """
         self.head.to("cpu")
         self._visits = torch.device(device), make_room
 
     @contextmanager
-    def _at_work(self) -> Iterator[torch.device]:
-        """-> where the head works; it is at home again however the block ends, and half a head never stays."""
+    def _on_device(self) -> Iterator[torch.device]:
+        """Yield the device on which the head computes; afterwards it is on the CPU again, also after an error."""
         if self._visits is None:
             yield self.device
             return
@@ -112,32 +112,36 @@ class LearnedHead:
             self.head.to("cpu")
 
     def check(self, host: HostInfo) -> None:
-        """Refuse a model that the head was not made for."""
+        """Refuse a model that the head was not made for.
+
+        Raises:
+            HeadError: what differs.
+        """
         require_fit(self.head.config, host)
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
-        """The head's sigmoid; the UNet runs only as far as the head reads it."""
+    def probability(self, host: Host, encoded: EncodedImage, prompts: Prompts, inputs: RandomInputs) -> Tensor:
+        """Return the sigmoid of the head; the UNet runs only as far as the head reads it."""
         context = prompts.context
         kind = self.head.config.kind
         features: Mapping[str, Tensor] = {}
         if kind == "ld-znet":
             modules = host.feature_modules()
-            noisy_latent = host.add_noise(picture.latent, draw.noise, draw.timesteps)
+            noisy_latent = host.add_noise(encoded.latent, inputs.noise, inputs.timesteps)
             with capture({path: modules[path] for path in self.head.config.pool_grids}) as features:
-                host.predict_noise(noisy_latent, draw.timesteps, context)
-        x = picture.pixels if kind == "rgbnet" else picture.latent
-        with self._running, self._at_work() as device:
+                host.predict_noise(noisy_latent, inputs.timesteps, context)
+        x = encoded.pixels if kind == "rgbnet" else encoded.latent
+        with self._running, self._on_device() as device:
             on_device = {path: feature.to(device) for path, feature in features.items()}
             logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
         return logits[:, 0].float().sigmoid()
 
 
 def _trained_with(source: Mapping[str, Any]) -> Defaults:
-    """What a head's file says of its training; the paper's where it says nothing.
+    """Return the values that a head file says it was trained with; those of the paper where it says nothing.
 
     Raises:
-        CheckpointError: it says what cannot be.
+        CheckpointError: a value is impossible.
     """
     try:
         options = SegmentOptions(
@@ -145,11 +149,11 @@ def _trained_with(source: Mapping[str, Any]) -> Defaults:
             timesteps=tuple(source.get("timesteps", ())),
             template=source.get("template", ""),
         )
-    except (OptionError, TypeError) as why:
+    except (OptionError, TypeError) as error:
         raise CheckpointError(
-            f"The head's file says that it was trained in a way that cannot be ({why}). It was damaged or written "
+            f"The head file says that it was trained in an impossible way ({error}). It was damaged or written "
             "by another version of ldznet: convert or train the head again."
-        ) from why
+        ) from error
     paper = Defaults()
     return Defaults(
         options.resolution or paper.resolution,
@@ -159,16 +163,17 @@ def _trained_with(source: Mapping[str, Any]) -> Defaults:
 
 
 def random_head(unet: UNetConfig, kind: Kind = "ld-znet", *, seed: int = 0) -> LearnedHead:
-    """A head for a UNet with random weights: for tests and for measuring speed, not for masks."""
-    own = dataclasses.replace(unet, in_channels=4, out_channels=1)
-    config = HeadConfig(kind=kind, unet=own, pool_grids=paper_pool_grids(own) if kind == "ld-znet" else {})
+    """Return a head with random weights for a UNet: for tests and for measuring speed, not for masks."""
+    config_of_unet = dataclasses.replace(unet, in_channels=4, out_channels=1)
+    grids = paper_pool_grids(config_of_unet) if kind == "ld-znet" else {}
+    config = HeadConfig(kind=kind, unet=config_of_unet, pool_grids=grids)
     head = empty_head(config).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in head.named_parameters():
         if name.startswith("final.") and parameter.ndim > 1:
             # A plain enlargement: random convolutions of one channel would only add a lattice.
             nn.init.constant_(parameter, 2.0 / 9 if parameter.shape[-1] == 3 else 1.0)
-        elif parameter.ndim > 1:  # such that what comes in reaches the output
+        elif parameter.ndim > 1:  # scaled so that the input reaches the output
             nn.init.normal_(parameter, std=1.4 / parameter[0].numel() ** 0.5, generator=generator)
         else:
             nn.init.constant_(parameter, float(name.endswith("weight")))  # of a norm; a bias is 0

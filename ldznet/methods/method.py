@@ -1,4 +1,4 @@
-"""What every way of making a probability map has in common."""
+"""The interface that all ways of making a probability map share."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Prompts:
 
     phrases: tuple[str, ...]  # as the user wrote them
     templates: tuple[str, ...]  # the sentence around each; {} stands for the phrase
-    encode: Callable[[Sequence[str]], Context]  # any sentences, whose contexts are then kept
+    encode: Callable[[Sequence[str]], Context]  # encodes any sentences, and keeps their contexts
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Each phrase in its sentence."""
+        """Return each phrase in its sentence."""
         return tuple(t.replace("{}", phrase) for t, phrase in zip(self.templates, self.phrases, strict=True))
 
     @property
     def context(self) -> Context:
-        """The sentences as the text encoder returns them."""
+        """Return the sentences as the text encoder returns them."""
         return self.encode(self.sentences)
 
     def __len__(self) -> int:
@@ -43,43 +43,47 @@ class Prompts:
 
 @dataclass(frozen=True)
 class RandomInputs:
-    """The chance in one pass, drawn beforehand so that a method has none of its own."""
+    """The random inputs of one pass, drawn beforehand so that a method draws none itself."""
 
     timesteps: Tensor  # (P,)
     noise: Tensor  # (1 or P, 4, h/8, w/8)
-    seed: int = 0  # for a method that needs more noise: of a private generator on the CPU
+    seed: int = 0  # of a private generator on the CPU, for a method that needs more noise
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a method does best with, where the user asks for nothing else."""
+    """The values that suit a method best, where the user gives no others."""
 
-    resolution: int = 384  # the side of the square, in pixels, whose area suits it best
+    resolution: int = 384  # the side, in pixels, of the square whose area suits it best
     timesteps: tuple[int, ...] = (400,)
     template: str = "a photo of a {}."
 
 
 class Method(Protocol):
-    """A strategy that turns a picture and prompts into probabilities."""
+    """A strategy that turns an image and prompts into probabilities."""
 
     @property
     def name(self) -> str:
-        """As the user chooses it."""
+        """Return the name by which the user chooses it."""
 
     @property
     def defaults(self) -> Defaults:
-        """What it does best with."""
+        """Return the values that suit it best."""
 
     @property
     def needs_all_prompts(self) -> bool:
-        """Whether all prompts of a picture must come in one pass, since each changes what the others find."""
+        """Return whether all prompts of an image must come in one pass, since each changes the others' maps."""
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What is needed to repeat a result, beside the options."""
+        """Return what is needed to repeat a result, in addition to the options."""
 
     def check(self, host: HostInfo) -> None:
-        """Refuse a model that it cannot work with, before any work, with a HeadError or HostError."""
+        """Refuse a model that it cannot work with, before any work.
 
-    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
-        """One pass over P prompts -> (P, h, w) float32 in [0, 1], at the size of the picture's pixels."""
+        Raises:
+            HeadError, HostError: the model does not fit.
+        """
+
+    def probability(self, host: Host, encoded: EncodedImage, prompts: Prompts, inputs: RandomInputs) -> Tensor:
+        """Run one pass over P prompts -> (P, h, w) float32 in [0, 1], at the size of the image's pixels."""

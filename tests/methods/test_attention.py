@@ -789,7 +789,6 @@ def test_weights_of_zero_ask_for_no_level(hosts):
         ({"cross_levels": (0.0, 0.0)}, "one of the weights must be above 0"),
         ({"gate": (1.0,)}, "two numbers of which the second is larger"),
         ({"gate": (2.0, 1.0)}, "two numbers of which the second is larger"),
-        ({"normalise": "max"}, "give one of sum, minmax, none"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(options, said):
@@ -846,7 +845,7 @@ def test_the_stages_lead_to_the_map(host):
     assert [len(one.terms) for one in stages] == [1, 1]
     for index, one in enumerate(stages):
         assert list(one.levels) == [2, 4]
-        assert one.shares.shape == one.refined.shape == one.found.shape == (1, 8, 16)
+        assert one.shares.shape == one.refined.shape == one.probability.shape == (1, 8, 16)
         enlarged = torch.nn.functional.interpolate(one.found[None], size=(64, 128), mode="bicubic")
         torch.testing.assert_close(enlarged[0, 0].clamp(0, 1), found[index])
 

@@ -76,8 +76,8 @@ def _attention(
     text = f"refined {often} by the attention of the pixels to each other"
     yield _scaled(stages.refined[0]), text if options.iterations else "not refined"
     gate = f"gate {stages.gates[0].item():.2f}" if options.gate else "no gate"
-    yield _heat(stages.found[0].cpu().numpy(), nearest=True), f"from 0 to 1, {gate}"
-    if evidence := method.evidence(host, picture.latent, prompts, stages.found, draw.seed):
+    yield _heat(stages.probability[0].cpu().numpy(), nearest=True), f"from 0 to 1, {gate}"
+    if evidence := method.evidence(host, picture.latent, prompts, stages.probability, draw.seed):
         there = presence(evidence, options.presence_level, options.presence_width).item()
         text = f"where the words help to predict noise; likely there: {there:.2f}"
         yield _heat((evidence.gains[0] / (2 * _GAIN) + 0.5).numpy(), nearest=True), text
