@@ -565,7 +565,7 @@ def test_shape_range_and_repeatability(hosts, name, size):
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("held", [1, 2**28])
 def test_prompts_at_once_give_what_each_gives_alone(hosts, name, held, monkeypatch):
-    monkeypatch.setattr(attention, "_HELD", held)
+    monkeypatch.setattr(attention, "_MOST_HELD", held)
     phrases = ("cat", "two red dogs", "sky")
 
     every = probability(hosts[name], *phrases, gate=(0.0, 2.0))
@@ -594,7 +594,7 @@ def test_queries_and_keys_are_held_of_as_many_prompts_as_fit(host, monkeypatch):
     each = 5 * 2 * 128 * 32 * 4  # layers, queries and keys, pixels, channels, bytes
 
     for held, iterations, expected in ((2 * each, 1, [2, 1]), (2 * each - 1, 1, [1, 1, 1]), (2 * each, 0, [3])):
-        monkeypatch.setattr(attention, "_HELD", held)
+        monkeypatch.setattr(attention, "_MOST_HELD", held)
         probability(host, "a", "b", "c", iterations=iterations)
         assert rows == expected
         rows.clear()
@@ -605,7 +605,7 @@ def test_maps_of_odd_sides_are_as_large_as_the_unet_makes_them(host, monkeypatch
     rows = []
     predict_noise = host.predict_noise
     monkeypatch.setattr(host, "predict_noise", lambda *args: rows.append(len(args[2])) or predict_noise(*args))
-    monkeypatch.setattr(attention, "_HELD", 2 * (5 * 2 * 35 * 64 * 4) - 1)  # one byte too few for two prompts
+    monkeypatch.setattr(attention, "_MOST_HELD", 2 * (5 * 2 * 35 * 64 * 4) - 1)  # one byte too few for two prompts
     picture = a_picture(host, 72, 104)
 
     found = probability(host, "cat", "dog", picture=picture, gate=(), self_level=1)
