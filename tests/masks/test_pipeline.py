@@ -18,7 +18,15 @@ from ldznet.masks.morphology import (
     invert,
     largest_component,
 )
-from ldznet.masks.pipeline import combine_with_given, difference, intersection, make_mask, subtract_negatives, threshold, union
+from ldznet.masks.pipeline import (
+    combine_with_given,
+    difference,
+    intersection,
+    make_mask,
+    subtract_negatives,
+    threshold,
+    union,
+)
 from ldznet.options import MaskOptions, SegmentOptions
 
 SHAPES = [(1, 1), (1, 9), (7, 1), (5, 8), (9, 17), (2, 40)]
