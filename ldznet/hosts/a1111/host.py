@@ -28,6 +28,7 @@ from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.a1111.neutral import WebuiModules, neutral, text_part
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Context, Family, HostInfo, Prediction, Schedule
+from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR, read_marks
 
 _PREDICTIONS: Mapping[str, Prediction] = {"eps": "noise", "v": "v"}
 
@@ -42,6 +43,8 @@ class A1111Host:
         self._loaded = _identity(self._model)
         alphas = getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)
         self.schedule = Schedule(alphas.detach().double().cpu())
+        if ZERO_SNR in _marks(self._model):  # the webui itself does not read this mark
+            self.schedule = self.schedule.with_zero_snr()
         self._borrowed = 0
         # Called before each pass of the UNet; an exception that it raises ends the work.
         self.before_pass: Callable[[], None] = lambda: None
@@ -263,7 +266,8 @@ def _describe(model: Any) -> HostInfo:
     checkpoint = model.sd_checkpoint_info
     name = checkpoint.title
     family, encoders = _family(model, name), _text_encoders(model)
-    prediction = _PREDICTIONS.get(model.parameterization)
+    # The mark is what the model was trained with; the webui knows only its own configuration.
+    prediction = "v" if V_PREDICTION in _marks(model) else _PREDICTIONS.get(model.parameterization)
     if prediction is None:
         raise _unfit(name, f'it predicts "{model.parameterization}", neither noise nor v')
     if len(encoders) != (2 if family == "sdxl" else 1) or not all(map(_is_known, encoders)):
@@ -275,9 +279,15 @@ def _describe(model: Any) -> HostInfo:
     if (structure.in_channels, key) not in {(4, "crossattn"), (9, "hybrid"), (9, "crossattn")}:
         raise _unfit(name, f'its UNet reads {structure.in_channels} channels and is conditioned by "{key}"')
     fingerprint = checkpoint.sha256 or checkpoint.shorthash or model.sd_model_hash or ""
+    details = {"weights": "as the webui loaded them", "vae": "in the checkpoint"}
     if vae := getattr(model, "loaded_vae_file", None):
-        fingerprint += f"+{Path(vae).name}"
-    return HostInfo(name, family, prediction, structure, fingerprint)
+        details["vae"] = Path(vae).name
+        fingerprint += f"+{details['vae']}"
+    return HostInfo(name, family, prediction, structure, fingerprint, details)
+
+
+def _marks(model: Any) -> frozenset[str]:
+    return read_marks(getattr(model.sd_checkpoint_info, "filename", None) or "")
 
 
 def _unfit(name: str, why: str) -> HostError:

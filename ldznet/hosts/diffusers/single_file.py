@@ -24,6 +24,7 @@ from ldznet.hosts.diffusers.part_names import UNET, text_parts
 from ldznet.hosts.diffusers.parts import SCALE, build_unet, build_vae, explained, fingerprint, quiet
 from ldznet.hosts.diffusers.text import TextEncoder, build_text
 from ldznet.hosts.host import Family, HostInfo, Prediction, Schedule
+from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def _prediction(
 ) -> tuple[Prediction | None, str]:
     """Return what the model predicts and where that is written; None where only running it can tell."""
     configured = configured_prediction(configuration)
-    if "v_pred" in file.shapes:
+    if V_PREDICTION in file.shapes:
         # Before the .yaml: the mark was put into this file, while a .yaml is often copied from another one.
         if configured == "noise":
             log.warning(
@@ -163,7 +164,7 @@ def _schedule(file: TensorFile, configuration: Mapping[str, Any]) -> tuple[Sched
     else:
         start, end = configuration.get("linear_start", 0.00085), configuration.get("linear_end", 0.012)
         schedule, source = Schedule.scaled_linear(float(start), float(end)), "as published"
-    if "ztsnr" in file.shapes:
+    if ZERO_SNR in file.shapes:
         return schedule.with_zero_snr(), f"{source}, zero terminal SNR (marked by the tensor ztsnr)"
     if has_zero_snr(configuration):
         return schedule.with_zero_snr(), f"{source}, zero terminal SNR (from the .yaml)"

@@ -15,6 +15,7 @@ from host.model import SIZES, VOCABULARY, WIDTH, word_ids
 from host.state import changes
 from host.webui import FEATURES, Webui, make_host
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from ldznet.errors import FeatureError, HostError, PromptError
@@ -483,6 +484,18 @@ def test_features_have_the_original_paths_in_running_order(each):
 
     assert ran == list(modules) == each.unet.unet_config.transformer_paths()
     assert all(type(module).__name__ == "SpatialTransformer" for module in modules.values())
+
+
+def test_marks_in_the_checkpoint_say_what_is_predicted_and_how_the_schedule_ends(webui, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, path)
+    plain = make_host()
+    webui.model.sd_checkpoint_info.filename = str(path)
+
+    marked = make_host()
+
+    assert (plain.info.prediction, marked.info.prediction) == ("noise", "v")
+    assert marked.schedule.alphas_cumprod[-1] == 0 < plain.schedule.alphas_cumprod[-1]
 
 
 def test_another_vae_is_another_fingerprint(webui):
