@@ -89,13 +89,22 @@ def choose_method(
 
     Raises:
         OptionError: no method has this name. HeadError: a head is needed, but none fits.
-        CheckpointError: the head file is damaged.
+        CheckpointError: the head file is damaged, and it was asked for, not found in a folder.
     """
     if name != AUTO and (make := method_entry(name).make):
         return MethodChoice(make(host), "asked for")
-    info = best_head(heads, host)
-    if info is not None:
-        method = LearnedHead.load(info.path, device=device, dtype=dtype, storage=storage)
+    candidates, damaged = list(heads), list[CheckpointError]()
+    while (info := best_head(candidates, host)) is not None:
+        try:
+            method = LearnedHead.load(info.path, device=device, dtype=dtype, storage=storage)
+        except CheckpointError as error:
+            # In a folder one damaged file must not hide the others; a head that was asked for by name is an error.
+            if name != AUTO or not isinstance(heads, HeadList):
+                raise
+            log.warning("%s", error)
+            candidates.remove(info)
+            damaged.append(error)
+            continue
         return MethodChoice(method, f"{info.path.name} fits {host.name}")
     if name != AUTO:
         if heads:
@@ -104,7 +113,12 @@ def choose_method(
             f"There is no head for {host.name}{_unreadable(heads)}. Convert or train one for it, or use the "
             "method attention, which needs none."
         )
-    reason = f"none of {len(heads)} heads fits {host.name}" if heads else f"there is no head for {host.name}"
+    if damaged:
+        reason = f"no head that fits {host.name} can be read"
+    elif heads:
+        reason = f"none of {len(heads)} heads fits {host.name}"
+    else:
+        reason = f"there is no head for {host.name}"
     return MethodChoice(_headless(host), reason + _unreadable(heads))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldznet.errors import CheckpointError, OptionError
+from ldznet.errors import CheckpointError, HostError, OptionError
 from ldznet.heads.half_storage import store_narrow
 from ldznet.heads.head_file import empty_head, load_head, read_head_info
 from ldznet.heads.network import Head, HeadConfig, Kind, paper_pool_grids
@@ -134,7 +134,15 @@ class LearnedHead:
         with self._running, self._on_device() as device:
             on_device = {path: feature.to(device) for path, feature in features.items()}
             logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)
-        return logits[:, 0].float().sigmoid()
+        logits = logits[:, 0].float()
+        # Checked here, because the sigmoid turns infinity into a probability of 1.
+        if not logits.isfinite().all():
+            raise HostError(
+                f"The {self.name} method gave values that are not numbers (NaN) or infinite in "
+                f"{str(self.head.dtype).removeprefix('torch.')}: these weights overflow it. Use bfloat16 or "
+                "float32 (--dtype)."
+            )
+        return logits.sigmoid()
 
 
 def _trained_with(source: Mapping[str, Any]) -> Defaults:

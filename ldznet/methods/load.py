@@ -58,10 +58,13 @@ def load_model(
     dtype: torch.dtype,
     storage: torch.dtype | None = None,
     prediction: Prediction | None = None,
+    vae: str | os.PathLike[str] | None = None,
     download: bool = False,
     folders: Sequence[str | os.PathLike[str]] = (MODELS,),
 ) -> tuple[DiffusersHost, MethodChoice]:
     """Load a checkpoint, and choose the method: `head`, or what `method` says, with the heads in `folders`.
+
+    `vae` is the file of another VAE than the checkpoint's.
 
     Raises:
         OptionError: no method has this name, or a head is given to one that needs none. HostError,
@@ -76,7 +79,9 @@ def load_model(
     learned = None
     if head is not None:  # before the model: a head is read quickly, and a wrong file is reported at once
         learned = LearnedHead.load(head, device=device, dtype=dtype, storage=storage)
-    host = DiffusersHost.load(checkpoint, device=device, dtype=dtype, prediction=prediction, download=download)
+    host = DiffusersHost.load(
+        checkpoint, device=device, dtype=dtype, prediction=prediction, vae=vae, download=download
+    )
     if learned is not None:
         return host, MethodChoice(learned, "asked for")
     heads = () if method in HEADLESS_NAMES else find_heads(folders)

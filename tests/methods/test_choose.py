@@ -2,14 +2,18 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from ldznet.errors import HeadError, OptionError
+from ldznet.errors import CheckpointError, HeadError, HostError, OptionError
 from ldznet.heads.head_file import save_head
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.methods.learned_head import random_head
+from ldznet.options import SegmentOptions
+from ldznet.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +99,52 @@ def test_methods_without_a_head_are_taken_when_asked_for(host, folder, name):
     choice = choose_method(name, host, find_heads([folder]))
 
     assert (choice.method.name, choice.reason) == (name, "asked for")
+
+
+def test_auto_passes_over_a_head_whose_weights_are_damaged(host, folder):
+    path = folder / "more" / "fits.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    heads = find_heads([folder])
+
+    assert choose_method("auto", host, heads).reason == f"a-znet.safetensors fits {host.name}"
+    with pytest.raises(CheckpointError, match=r"fits\.safetensors is damaged"):
+        choose_method("head", host, heads)
+    with pytest.raises(CheckpointError, match=r"fits\.safetensors is damaged"):
+        choose_method("auto", host, [info for info in heads if info.path == path])
+
+    (folder / "a-znet.safetensors").unlink()
+    choice = choose_method("auto", host, find_heads([folder]))
+    assert (choice.method.name, choice.reason) == ("attention", f"no head that fits {host.name} can be read")
+
+
+def test_one_bad_file_in_the_folder_does_not_hide_the_others(host, folder):
+    good = folder / "more" / "fits.safetensors"
+    with safe_open(str(good), "pt") as file:
+        metadata = file.metadata()
+    for number, change in enumerate(
+        ({"ldznet.source": "[]"}, {"ldznet.config": "[]"}, {"ldznet.config": "nul"}, {"ldznet.source": "3"})
+    ):
+        save_file(load_file(good), folder / f"bad{number}.safetensors", {**metadata, **change})
+    (folder / "page.safetensors").write_text("<html>")
+    (folder / "folder.safetensors").mkdir()
+    (folder / "lost.safetensors").symlink_to(folder / "nowhere")
+
+    heads = find_heads([folder])
+
+    assert choose_method("auto", host, heads).reason == f"fits.safetensors fits {host.name}"
+    assert {f"bad{number}.safetensors" for number in range(4)} <= set(heads.unreadable)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_logits_that_are_not_finite_are_an_error_before_the_sigmoid(value):
+    model = random_host()
+    method = random_head(model.info.unet)
+    method.head.final[-1].bias[0] = value
+    segmenter = Segmenter(model, method)
+    options = SegmentOptions(resolution=64)
+    segmenter.set_image(Image.new("RGB", (64, 64)), options)
+
+    with pytest.raises(HostError, match=r"ld-znet method gave values that are not numbers \(NaN\) or infinite"):
+        segmenter.segment("cat", options)
