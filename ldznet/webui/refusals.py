@@ -18,15 +18,15 @@ _LONGEST_REFUSAL = 2000
 def refusal(why: Exception) -> HTTPException:
     """Return the answer to a request that failed; the status, 409, 422, 500 or 503, says whose fault it is."""
     if isinstance(why, RequestValidationError):
-        return HTTPException(422, printable(_name_fields(why)))
+        return HTTPException(422, json_text(_name_fields(why)))
     if isinstance(why, OutOfMemoryError):
-        return HTTPException(503, printable(str(why)))
+        return HTTPException(503, json_text(str(why)))
     if isinstance(why, StoppedError):
         return HTTPException(409, "The segmentation was interrupted in the webui. Send the request again.")
     if isinstance(why, UnforeseenError):
-        return HTTPException(500, printable(str(why)))
+        return HTTPException(500, json_text(str(why)))
     if isinstance(why, LdznetError):
-        return HTTPException(422, printable(str(why)))
+        return HTTPException(422, json_text(str(why)))
     log.error("A request failed", exc_info=why)
     return HTTPException(
         500,
@@ -49,7 +49,7 @@ def _name_fields(why: RequestValidationError) -> str:
     return f"{'; '.join(listed[:10])}{more}. The fields are listed in /docs of the webui."
 
 
-def printable(text: str) -> str:
+def json_text(text: str) -> str:
     """Return a text that fits into JSON, whatever strangers have put into it, and that is not endless."""
     plain = text.encode(errors="backslashreplace").decode()
     return plain if len(plain) <= _LONGEST_REFUSAL else f"{plain[:_LONGEST_REFUSAL]} ..."

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldznet.errors import OptionError
-from ldznet.options import SegmentOptions
+from ldznet.options import Option, SegmentOptions, check_value
 from ldznet.webui import controls
 from ldznet.webui.app import App, GeneratingApp
 from ldznet.webui.controls import BY_NAME, TITLE, Settings
@@ -86,7 +86,6 @@ SETTINGS: tuple[Setting, ...] = (
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 OF_CONTROLS = tuple(name for name in _BY_NAME if name in BY_NAME)  # the controls that have a setting
-_KINDS = {str: "text", bool: "switch, true or false"}
 
 
 def declare_settings(app: GeneratingApp) -> None:
@@ -117,16 +116,13 @@ class SettingsPage:
             OptionError: the value cannot be used, such as one that a program has set.
         """
         setting = _BY_NAME[name]
-        value = self.app.option(PREFIX + name, setting.default)
-        if type(value) is not type(setting.default) or (setting.choices and value not in setting.choices):
-            kinds = (
-                f"one of {', '.join(setting.choices)}" if setting.choices else f"a {_KINDS[type(setting.default)]}"
+        option = Option(setting.default, choices=setting.choices)
+        try:
+            return check_value(
+                option, self.app.option(PREFIX + name, setting.default), f"The setting {PREFIX}{name}"
             )
-            raise OptionError(
-                f"The setting {PREFIX}{name} is {value!r}, but it must be {kinds} (default {setting.default!r}). "
-                f'Choose it in Settings, section "{TITLE}".'
-            )
-        return value
+        except OptionError as why:
+            raise OptionError(f'{why} Choose it in Settings, section "{TITLE}".') from why
 
     def first_value(self, name: str) -> Any:
         """Return what a control shows when the page opens; its default if the setting cannot be used.

@@ -151,11 +151,11 @@ def test_nine_sentences_are_averaged_where_the_page_says_so_and_the_call_does_no
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("method", "magic", "The setting ldznet_method is 'magic', but it must be one of auto, head"),
+        ("method", "magic", "The setting ldznet_method is 'magic', which is not known: give one of auto, head"),
         (
             "append",
             "yes",
-            "The setting ldznet_append is 'yes', but it must be a switch, true or false (default False)",
+            "The setting ldznet_append is 'yes', but it must be true or false: give one (default False)",
         ),
         ("heads", "~no-such/a", "The folder of heads is '~no-such/a', but there is no such user."),
         (
@@ -163,7 +163,7 @@ def test_nine_sentences_are_averaged_where_the_page_says_so_and_the_call_does_no
             "x" * 5000,
             f"The folder of heads is '{'x' * 200} ...', but it cannot be opened (File name too long).",
         ),
-        ("rest", 3, "The setting ldznet_rest is 3, but it must be one of GPU, CPU, unloaded (default 'GPU')."),
+        ("rest", 3, "The setting ldznet_rest is 3, but it must be a text: give one (default 'GPU')."),
         ("template", "a photo", 'Settings, section "LD-ZNet segment", "Sentence around the prompt": template is'),
     ],
 )

@@ -52,13 +52,13 @@ def make_answer(
         method=method,
         reason=reason,
         notes=list(segmentation.notes),
-        nothing_found=_explain(result, options, decision),
+        nothing_found=explain(result, options, decision),
         seconds=Seconds(waited=0, encode=0, segment=0, masks=0, total=0),
         record=segmentation.record,
     )
 
 
-def _explain(result: SegmentResult, options: MaskOptions, decision: Decision) -> str | None:
+def explain(result: SegmentResult, options: MaskOptions, decision: Decision) -> str | None:
     """Return why the prompts select nothing, and what to do, in terms of the request."""
     if decision.reason is None and not decision.only_given:
         return None

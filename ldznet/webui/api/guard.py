@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from ldznet.webui.app import App
 from ldznet.webui.limits import LONGEST_BODY
-from ldznet.webui.refusals import printable, refusal
+from ldznet.webui.refusals import json_text, refusal
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -108,7 +108,7 @@ def _bounded(request: Request) -> Request:
 def _length(request: Request) -> int:
     text = request.headers.get("content-length", "0")
     if not text.isdecimal() or len(text) > 18:
-        raise HTTPException(400, f"The Content-Length is {printable(text[:40])!r}, which is no length of a body.")
+        raise HTTPException(400, f"The Content-Length is {json_text(text[:40])!r}, which is no length of a body.")
     return int(text)
 
 

@@ -19,7 +19,7 @@ from ldznet.errors import LdznetError, OptionError
 from ldznet.webui import infotext
 from ldznet.webui.app import GeneratingApp
 from ldznet.webui.controls import CONTROLS, TITLE
-from ldznet.webui.refusals import printable
+from ldznet.webui.refusals import json_text
 
 ROUTE = "/sdapi/v1/img2img"
 
@@ -39,7 +39,7 @@ def _checked(call: Callable[..., Any], app: GeneratingApp) -> Callable[..., Any]
                 require_script_object(getattr(body, "alwayson_scripts", None))
                 require_infotext(app, getattr(body, "infotext", None))
             except LdznetError as why:
-                raise HTTPException(422, printable(str(why))) from why
+                raise HTTPException(422, json_text(str(why))) from why
         return call(**arguments)
 
     return checked
