@@ -28,7 +28,7 @@ LAYERS = [
 ]
 # library -> where it may be imported
 RESERVED = {
-    "modules": ("webui/", "hosts/a1111/", "scripts/"),
+    "modules": ("webui/app.py", "scripts/"),
     "gradio": (
         "webui/panel/",
         "webui/page/a1111.py",

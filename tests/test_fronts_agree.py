@@ -129,7 +129,8 @@ def test_the_route_agrees(row, webui):
 
 def test_the_command_line_agrees(row, host, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(segment_run, "load_model", lambda _: (host, MethodChoice(Brightness(), "of a test")))
+    choice = MethodChoice(Brightness(), "of a test")
+    monkeypatch.setattr(segment_run, "load_chosen_model", lambda _: (host, choice))
     half().save("photo.png")
     flags = []
     for name, value in row.options.items():

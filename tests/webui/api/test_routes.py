@@ -131,7 +131,7 @@ def test_objects_are_chosen_by_their_numbers(client, two, objects):
     assert [one["selected"] for one in answer["objects"]] == [False, True]
     assert answer["prompts"][0]["area"] > 48 * 48  # of all
     assert "objects" in refused(ask(client, objects=[0]))
-    assert "smallest area, objects" in answered(client, image=two, objects="3")["nothing_found"]
+    assert "smallest_area, objects" in answered(client, image=two, objects="3")["nothing_found"]
 
 
 def test_masks_to_choose_from_come_with_their_thresholds(client):
@@ -304,7 +304,7 @@ WRONG = [
     ("enabled", True),
     ("\0", 1),
 ]
-PASSES = "Prompts, timesteps, seeds, noises, sentences and second looks make up to"
+PASSES = "Prompts, timesteps, seeds, noises, sentences and refined parts make up to"
 CANNOT = [
     ({"prompt": ""}, "There is no prompt."),
     ({"prompt": " | "}, "There is no prompt."),
@@ -315,17 +315,14 @@ CANNOT = [
     ({"timesteps": list(range(77)), "refine": True}, f"{PASSES} 1001 passes"),
     ({"timesteps": list(range(9)), "refine": True, "average_templates": True}, f"{PASSES} 1053 passes"),
     # ten noises, with the prompt and without
-    (
-        {"timesteps": list(range(101)), "method": "difference"},
-        f"{PASSES} 2020 passes",
-    ),  # ten noises, with the prompt and without
+    ({"timesteps": list(range(101)), "method": "difference"}, f"{PASSES} 2020 passes"),
     ({"timesteps": "early"}, "Timesteps is 'early', but it must be whole numbers"),
     ({"timesteps": [1000]}, "Timesteps is '1000'"),
     ({"brush": "add"}, "mask and brush go together"),
-    ({"head": "../../secret"}, "head is '../../secret', which is no name of a file"),
-    ({"head": "/etc/passwd"}, "head is '/etc/passwd', which is no name of a file"),
-    ({"image": ""}, "image holds 0 bytes that are none of PNG"),
-    ({"image": "QUJD"}, "image holds 3 bytes that are none of PNG"),
+    ({"head": "../../secret"}, "head is '../../secret', which is not the name of a file"),
+    ({"head": "/etc/passwd"}, "head is '/etc/passwd', which is not the name of a file"),
+    ({"image": ""}, "image holds 0 bytes in none of the formats PNG"),
+    ({"image": "QUJD"}, "image holds 3 bytes in none of the formats PNG"),
     ({"image": "http://127.0.0.1/a.png"}, "image is not base64"),
     ({"image": "file:///etc/hostname"}, "image is not base64"),
     ({"image": "data:text/html,<b>"}, "image is not base64"),
@@ -407,7 +404,7 @@ def test_an_answer_that_would_be_too_large_is_refused_before_any_network_runs(cl
     text = refused(ask(client, **words, return_masks=True, return_probabilities=True))
     small = {**words, "return_probabilities": True, "probability_size": "network"}
 
-    assert text.startswith("The answer would have 5 pictures, of more than the 24,576 pixels in all")
+    assert text.startswith("The answer would have 5 images, of more than the 24,576 pixels in all")
     assert "a lower resolution" in refused(ask(client, **small, resolution=128))
     assert method.calls == 0
     answered(client, **words, return_probabilities=True)
