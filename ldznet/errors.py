@@ -1,7 +1,7 @@
-"""What can go wrong by no fault of ours.
+"""The errors that a user can cause.
 
-The text of each error is fit to be shown to a user: what happened, why as far as we know, what to do.
-`assert` is for our own mistakes; everything a user can cause is one of these.
+The text of each error can be shown to a user: what happened, why as far as we know, what to do.
+`assert` is for our own mistakes.
 """
 
 
@@ -26,19 +26,19 @@ class ShapeError(LdznetError):
 
 
 class FeatureError(LdznetError):
-    """The host's UNet did not give the features that a head reads."""
+    """The UNet of the host did not give the features that a head reads."""
 
 
 class CheckpointError(LdznetError):
-    """A file of weights is damaged, unsafe, or not what it should be."""
+    """A weight file is damaged, unsafe, or of another kind than it should be."""
 
 
 class NoHeadError(CheckpointError):
-    """A file of weights can be read, but is not that of a head."""
+    """A weight file can be read, but is not a head file."""
 
 
 class DownloadError(LdznetError):
-    """A file cannot be fetched from the web, or is not the one that was asked for."""
+    """A file cannot be fetched from the web, or has another content than it should."""
 
 
 class HeadError(LdznetError):
@@ -50,7 +50,7 @@ class HostError(LdznetError):
 
 
 class LaunchError(LdznetError):
-    """Processes of one launch do not come together."""
+    """The processes of one launch cannot reach each other."""
 
 
 class OutOfMemoryError(LdznetError):

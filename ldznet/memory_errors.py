@@ -1,4 +1,4 @@
-"""A lack of memory, whichever library has noticed it: told from other errors, and said in words."""
+"""Recognise a lack of memory, whichever library has raised it, and report it in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldznet.errors import OutOfMemoryError
 
 @contextmanager
 def explain_out_of_memory(what: str) -> Iterator[None]:
-    """What does not fit into memory becomes an OutOfMemoryError, whichever library has noticed it."""
+    """Turn the memory error of any library into an OutOfMemoryError; `what` begins its text."""
     try:
         yield
     except Exception as error:
@@ -25,11 +25,12 @@ def explain_out_of_memory(what: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Numpy, OpenCV and PyTorch each say it in their own way, PyTorch in several, by device."""
+    """Return whether an error of numpy, OpenCV or PyTorch says that memory is short."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     if isinstance(error, cv2.error):
         return bool(getattr(error, "code", 0) == cv2.Error.StsNoMem)
+    # PyTorch has an error of its own only for CUDA; on other devices its text must do.
     text = str(error).lower()
-    said = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(words in text for words in said)
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in phrases)

@@ -1,13 +1,13 @@
-"""Things of one name, told apart: which pixel of a mask belongs to which object.
+"""Number the objects of a mask: which pixel belongs to which.
 
 Plain numpy and OpenCV: nothing here knows of prompts, models, files or the UI.
 
     mask     (H, W)  bool
     numbers  (H, W)  uint8; 0 is no object, 1 the largest, 2 the next, and so on
 
-An object is a connected part (8 neighbours); specks beside a large part, and parts beyond the 99th, have no
-number. Where two things touch, a part has a waist: it is cut there if the waist is clearly narrower than what lies
-on both sides, and both sides are of a similar width. Lumps, limbs and tails are not cut off: they are far narrower
+An object is a connected part (8 neighbours); specks much smaller than the largest part, and parts beyond the 99th,
+have no number. Where two things touch, a part has a waist: it is cut there if the waist is clearly narrower than
+both sides, and both sides are of a similar width. Lumps, limbs and tails are not cut off: they are far narrower
 than the thing that they belong to.
 """
 
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from ldznet.options import MOST_OBJECTS
 
-LEAST = 1 / 300  # of the area of the largest; less is a speck
-WAIST = 0.6  # of the width on either side, at most this much
-SIMILAR = 0.5  # of the width of the widest, at least this much
-SPECK = 0.02  # a hole with less of the square of the largest distance to the edge counts as filled
-_SIDE = 256  # waists of larger parts are looked for on a reduced copy
+LEAST = 1 / 300  # part of the area of the largest; smaller parts are specks
+WAIST = 0.6  # a waist has at most this part of the width on either side
+SIMILAR = 0.5  # a side has at least this part of the width of the widest
+SPECK = 0.02  # a hole with less than this part of the square of the largest distance to the edge is filled
+_SIDE = 256  # waists of larger parts are searched on a reduced copy
 
 Bools = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -35,7 +35,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """The objects of a mask, the largest first; of equals, the one met first in reading order."""
+    """The objects of a mask, the largest first; of equals, the first in reading order."""
 
     numbers: NDArray[np.uint8]
     boxes: tuple[Box, ...]  # (x0, y0, x1, y1) of each, x1 and y1 just outside
@@ -44,10 +44,10 @@ class Objects:
         return len(self.boxes)
 
     def select(self, numbers: tuple[int, ...]) -> Bools:
-        """The objects with these numbers as a mask; numbers that no object has select nothing."""
-        wanted = np.zeros(256, bool)
-        wanted[list(numbers)] = True
-        selected: Bools = wanted[self.numbers]
+        """Return the objects with these numbers as a mask; numbers that no object has select nothing."""
+        is_selected = np.zeros(256, bool)
+        is_selected[list(numbers)] = True
+        selected: Bools = is_selected[self.numbers]
         return selected
 
 
@@ -68,7 +68,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(mask: Bools) -> Iterator[_Piece]:
-    """The largest connected parts, cut where two things touch."""
+    """Yield the largest connected parts, cut where two things touch."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA]
     for label in 1 + np.argsort(-areas, kind="stable")[: min(MOST_OBJECTS, count - 1)]:
@@ -85,10 +85,10 @@ def _slices(box: Box) -> tuple[slice, slice]:
 
 
 def _trimmed(inside: Bools, box: Box) -> _Piece:
-    """In the smallest box that holds it."""
+    """Return a piece in the smallest box that holds it."""
     x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
     left, top = box[0] + x, box[1] + y
-    inside = inside[y : y + height, x : x + width].copy()  # a view would keep the whole of it
+    inside = inside[y : y + height, x : x + width].copy()  # a view would keep the whole array in memory
     return _Piece(int(np.count_nonzero(inside)), (left, top, left + width, top + height), inside)
 
 
@@ -96,23 +96,23 @@ def _trimmed(inside: Bools, box: Box) -> _Piece:
 
 
 def _cut(part: Bools) -> NDArray[np.int32]:
-    """A connected part (h, w) -> the number of the thing that each pixel belongs to, 0 outside."""
+    """Return the number of the thing that each pixel of a connected part (h, w) belongs to, 0 outside."""
     solid = _without_specks(np.pad(part, 1))
     cores = _cores(solid)
     if cores is None:
         return part.astype(np.int32)
-    found = np.where(solid, cores, 0).astype(np.int32)
-    # OpenCV's watershed goes first to where the colour does not change: it fills the part before it leaves it.
+    markers = np.where(solid, cores, 0).astype(np.int32)
+    # OpenCV's watershed first floods pixels of the same colour: it fills the part before it leaves it.
     flat = np.repeat(np.where(solid, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    cv2.watershed(flat, found)
-    whole = found.clip(0).astype(np.uint16)
+    cv2.watershed(flat, markers)
+    whole = markers.clip(0).astype(np.uint16)
     lines = solid & (whole == 0)  # one pixel wide, between two things
     whole[lines] = cv2.dilate(whole, np.ones((3, 3), np.uint8))[lines]
     return np.where(part, whole[1:-1, 1:-1], 0).astype(np.int32)
 
 
 def _without_specks(part: Bools) -> Bools:
-    """Fill what is too small a hole to be the gap between three things that touch."""
+    """Fill holes that are too small to be the gap between three things that touch."""
     depth = cv2.distanceTransform(part.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
     specks = statistics[:, cv2.CC_STAT_AREA] < SPECK * float(depth.max()) ** 2
@@ -122,8 +122,9 @@ def _without_specks(part: Bools) -> Bools:
 
 
 def _cores(solid: Bools) -> NDArray[np.uint16] | None:
-    """The number of the thing that each pixel is inside of when a waist between it and another is passed, 0
-    elsewhere; None if there is one thing only.
+    """Return the number of the thing to whose core each pixel belongs, 0 elsewhere; None for a single thing.
+
+    A core is what is left of a thing when pixels are removed from the edge until the waists break.
     """
     height, width = solid.shape
     scale = max(1.0, max(height, width) / _SIDE)
@@ -138,13 +139,13 @@ def _cores(solid: Bools) -> NDArray[np.uint16] | None:
     numbers = np.zeros(small.shape, np.uint16)
     for number, core in enumerate(cores, start=1):
         numbers[core] = number
-    if scale > 1:  # all at once: a picture for each of a hundred things would not fit into memory
+    if scale > 1:  # all at once: an array for each of a hundred things would not fit into memory
         numbers = cv2.resize(numbers[1:-1, 1:-1], (width, height), interpolation=cv2.INTER_NEAREST)
     return numbers
 
 
 def _split(depth: NDArray[np.float32], least: float, level: float = 1.0) -> list[Bools]:
-    """Rise from the edge, where the distance to it is 0: where one part becomes several, there was a waist.
+    """Raise the level from the edge, where the distance to it is 0: where a part becomes several, it had a waist.
 
     A side counts if its own depth is at least `least`, and the waist at most WAIST of it.
     """

@@ -1,10 +1,10 @@
-"""A few masks to choose from: thresholds at which a probability map itself shows what belongs together.
+"""Suggest thresholds: those at which a probability map itself shows what belongs together.
 
 Plain numpy: nothing here knows of prompts, models, files or the UI.
 
     probability  (H, W)  float in [0, 1]
 
-A good threshold lies where moving it changes little: between what is surely the thing and what surely is not.
+A good threshold lies where moving it changes little: between the pixels that are surely the thing and the rest.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from ldznet.masks.checks import as_probability
 
-LOWEST, HIGHEST = 5, 95  # in hundredths, as the panel's slider has them
-WINDOW = 5  # hundredths on either side within which the area shall change little
+LOWEST, HIGHEST = 5, 95  # in hundredths, the steps of the panel's slider
+WINDOW = 5  # hundredths on either side within which the area should change little
 APART = 1.25  # areas of two candidates differ by this factor at least
-STEP = 0.2  # and their thresholds by this part of those that leave something
-LARGEST = 0.95  # of the picture; more is no mask
+STEP = 0.2  # and their thresholds by this part of the range that leaves something
+LARGEST = 0.95  # part of the image; a larger mask selects everything
 _NAMES = ((), ("middle",), ("tight", "loose"), ("tight", "middle", "loose"))
 
 
 class Candidate(NamedTuple):
-    """A mask to choose: where the probability reaches `threshold`."""
+    """A suggested mask: where the probability reaches `threshold`."""
 
     name: str  # tight, middle or loose
     threshold: float
@@ -33,14 +33,14 @@ class Candidate(NamedTuple):
 
 
 def find_candidates(probability: NDArray[Any]) -> list[Candidate]:
-    """At most three, the tightest first; none where the probability reaches 0.05 nowhere or almost everywhere.
+    """Return at most three, the tightest first; none if the probability reaches 0.05 nowhere or almost everywhere.
 
     Of the thresholds 0.05, 0.06 ... 0.95 the first candidate is the one around which the area changes least: the
     quotient of the area at 0.05 below and that at 0.05 above is smallest; of equals, it is the middle of the
     longest run. The second is found in the same way among those that differ: their area is larger than the first's
     by a quarter at least, or the first's by a quarter larger than theirs, and the thresholds lie apart by a fifth
-    of the way from the lowest to the highest one that leaves something. The third differs so from both. So a map
-    of two values has one.
+    of the way from the lowest to the highest one that leaves something. The third differs from both so. A map of two
+    values has one candidate.
     """
     areas = _areas(as_probability(probability))
     changes = np.log(np.maximum(areas[: -2 * WINDOW], 1) / np.maximum(areas[2 * WINDOW :], 1))  # at WINDOW ...
@@ -60,7 +60,7 @@ def find_candidates(probability: NDArray[Any]) -> list[Candidate]:
 
 
 def _areas(probability: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Pixels that reach 0, 0.01 ... 1; at 0, those above it."""
+    """Return how many pixels reach 0, 0.01 ... 1; at 0, how many are above it."""
     levels = (np.arange(101) / 100).astype(np.float32)  # rounded as `threshold` rounds them
     levels[0] = np.nextafter(np.float32(0), np.float32(1))
     reached = np.searchsorted(levels, probability.ravel(), side="right")
@@ -69,7 +69,7 @@ def _areas(probability: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _middle(among: NDArray[np.bool_]) -> int:
-    """The middle of the longest run of True; of equally long ones, of the first."""
+    """Return the middle of the longest run of True; of equally long runs, that of the first."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], among, [0]])))
     starts, ends = edges[::2], edges[1::2]
     longest = int((ends - starts).argmax())
