@@ -50,7 +50,7 @@ class Decision:
 
     @cached_property
     def objects(self) -> Objects:
-        """The objects that `options.objects` chooses from."""
+        """Return the objects that `options.objects` chooses from."""
         return find_objects(self.before_objects)
 
 

@@ -60,16 +60,16 @@ def check_value(option: Option, value: Any, name: str) -> Any:
     Raises:
         OptionError: the value cannot be used.
     """
-    shown = repr(option.default) if option.default != () else "none"
+    default = repr(option.default) if option.default != () else "none"
     if not isinstance(option.default, tuple):
-        return _check_item(option, value, name, shown)
+        return _check_item(option, value, name, default)
     if not isinstance(value, tuple) or not (value or option.kind):
         least = "" if option.kind else " of at least one value"
         raise OptionError(f"{name} is {value!r}, but it must be a tuple{least} (default {option.default!r}).")
-    return tuple(_check_item(option, item, f"each of {name}", shown) for item in value)
+    return tuple(_check_item(option, item, f"each of {name}", default) for item in value)
 
 
-def _check_item(option: Option, value: Any, name: str, shown: str) -> Any:
+def _check_item(option: Option, value: Any, name: str, default: str) -> Any:
     kind = option.item_kind
     if getattr(value, "shape", None) == ():
         value = value.item()  # a scalar of numpy
@@ -77,19 +77,19 @@ def _check_item(option: Option, value: Any, name: str, shown: str) -> Any:
     if (kind is float and type(value) is int) or (kind is int and is_whole):
         value = kind(value)
     if type(value) is not kind:
-        raise OptionError(f"{name} is {value!r}, but it must be {_KINDS[kind]}: give one (default {shown}).")
+        raise OptionError(f"{name} is {value!r}, but it must be {_KINDS[kind]}: give one (default {default}).")
     if option.choices and value not in option.choices:
         known = ", ".join(option.choices)
-        raise OptionError(f"{name} is {value!r}, which is not known: give one of {known} (default {shown}).")
+        raise OptionError(f"{name} is {value!r}, which is not known: give one of {known} (default {default}).")
     if kind is float and not math.isfinite(value):
-        raise OptionError(f"{name} is {value}, but it must be a finite number (default {shown}).")
+        raise OptionError(f"{name} is {value}, but it must be a finite number (default {default}).")
     low, high = option.low, option.high
     if (low is not None and value < low) or (high is not None and value > high):
         if low is None or high is None:
             span = f"at least {low}" if high is None else f"at most {high}"
         else:
             span = f"from {low} to {high}"
-        raise OptionError(f"{name} is {value}, but it must be {span}: {option.help} (default {shown}).")
+        raise OptionError(f"{name} is {value}, but it must be {span}: {option.help} (default {default}).")
     return value
 
 

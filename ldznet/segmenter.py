@@ -30,7 +30,7 @@ from ldznet.images.tensors import network_size, to_tensor
 from ldznet.inference.batching import BatchRunner
 from ldznet.inference.passes import Passes, Progress, shift_progress
 from ldznet.inference.prompts import check_prompts
-from ldznet.inference.refinement import Refinement
+from ldznet.inference.refinement import Refiner
 from ldznet.inference.tiles import Box, RefinedPatch
 from ldznet.memory_errors import is_out_of_memory
 from ldznet.methods.method import EncodedImage, Method
@@ -180,10 +180,10 @@ class Segmenter:
             return *self._runner.run(texts, encoded, passes, batch, progress), ()
         look_at = functools.partial(self._look_at, options, batch)
         size = (self.image.height, self.image.width)
-        refinement = Refinement(look_at, size, options.resolution, passes.count)
-        report = shift_progress(progress, 0, refinement.expected(len(texts)))
+        refiner = Refiner(look_at, size, options.resolution, passes.count)
+        report = shift_progress(progress, 0, refiner.expected(len(texts)))
         maps, cut = self._runner.run(texts, encoded, passes, batch, report)
-        maps, patches = refinement.run(texts, maps, progress)
+        maps, patches = refiner.run(texts, maps, progress)
         return maps, cut, patches
 
     def _look_at(

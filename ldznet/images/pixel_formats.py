@@ -47,7 +47,7 @@ def from_array(array: NDArray[Any], name: str, *, limited: bool = True) -> Image
             f"{name} has the shape {array.shape}, but an image is (height, width) or "
             "(height, width, channels) with 1 to 4 channels, the channels last. Reshape it."
         )
-    check_size((array.shape[1], array.shape[0]), name, limited=limited)
+    require_size((array.shape[1], array.shape[0]), name, limited=limited)
     levels = _to_bytes(array, name)
     if levels.shape[2:] == (1,):
         levels = levels[:, :, 0]
@@ -60,7 +60,7 @@ def make_upright(image: Image.Image, name: str) -> Image.Image:
     Raises:
         ImageError: it is too large, or its values have no known range.
     """
-    check_size(image.size, name)
+    require_size(image.size, name)
     image.load()
     turn = _turn(image)
     plain = _eight_bit_colors(image, name)
@@ -136,7 +136,7 @@ def _to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
 
 
-def check_size(size: tuple[int, int], name: str, *, limited: bool = True) -> None:
+def require_size(size: tuple[int, int], name: str, *, limited: bool = True) -> None:
     """Refuse an image without pixels, and one that is too large if `limited`; `size` is PIL's (width, height)."""
     width, height = size
     if min(size) < 1:

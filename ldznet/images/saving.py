@@ -12,7 +12,7 @@ from PIL import Image
 
 from ldznet.errors import ImageError
 from ldznet.files import atomic_path
-from ldznet.images.pixel_formats import check_size, from_array
+from ldznet.images.pixel_formats import require_size, from_array
 from ldznet.images.sources import quote_path
 
 
@@ -26,7 +26,7 @@ def save_png(image: Image.Image | NDArray[Any], path: str | os.PathLike[str]) ->
         ImageError: the file cannot be written.
     """
     picture = image if isinstance(image, Image.Image) else from_array(image, "The array", limited=False)
-    check_size(picture.size, "The image", limited=False)
+    require_size(picture.size, "The image", limited=False)
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

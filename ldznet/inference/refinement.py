@@ -20,7 +20,7 @@ from ldznet.inference.tiles import FAINT, TILE, Box, RefinedPatch, add_tile, fin
 Look = Callable[[Box, Sequence[str], Progress | None], Tensor]
 
 
-class Refinement:
+class Refiner:
     """Looks again at parts of an image of `size` (H, W), with a network that sees `side` x `side` pixels of it.
 
     In one look a prompt takes `each` passes.

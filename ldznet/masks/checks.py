@@ -118,7 +118,7 @@ def _check_shape(array: Any, name: str, dims: tuple[int, ...], *, empty: bool = 
         )
 
 
-def require_same_size(name: str, array: NDArray[Any], other_name: str, other: NDArray[Any]) -> None:
+def require_one_size(name: str, array: NDArray[Any], other_name: str, other: NDArray[Any]) -> None:
     """Refuse two arrays of different sizes.
 
     Raises:

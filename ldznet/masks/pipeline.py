@@ -21,7 +21,7 @@ from ldznet.masks.checks import (
     as_soft_mask,
     each_map,
     each_probability,
-    require_same_size,
+    require_one_size,
 )
 from ldznet.masks.morphology import drop_small, feather, fill_holes, grow, invert, largest_component
 from ldznet.masks.objects import find_objects
@@ -90,7 +90,7 @@ def threshold(probability: NDArray[Any], level: float) -> Mask:
 def _subtract(probability: SoftMask, negative: SoftMask | None) -> SoftMask:
     if negative is None:
         return probability
-    require_same_size("the negative probability", negative, "the probability", probability)
+    require_one_size("the negative probability", negative, "the probability", probability)
     return probability * (1 - negative)
 
 
@@ -143,12 +143,12 @@ def combine_with_given(mask: NDArray[Any], given_mask: NDArray[Any], mode: str) 
     share. Soft values join as fuzzy sets do: the larger for "or", the smaller for "and", 1 - x for "not".
     """
     MaskOptions(brush=mode)
-    soft, given = as_soft_mask(mask), as_soft_mask(given_mask, "given mask")
-    require_same_size("the given mask", given, "the mask", soft)
+    soft, painted = as_soft_mask(mask), as_soft_mask(given_mask, "given mask")
+    require_one_size("the given mask", painted, "the mask", soft)
     if mode == "add":
-        return np.maximum(given, soft)
+        return np.maximum(painted, soft)
     if mode == "subtract":
-        return np.minimum(given, 1 - soft)
+        return np.minimum(painted, 1 - soft)
     if mode == "intersect":
-        return np.minimum(given, soft)
+        return np.minimum(painted, soft)
     return soft.copy()

@@ -39,8 +39,8 @@ def find_candidates(probability: NDArray[Any]) -> list[Candidate]:
     quotient of the area at 0.05 below and that at 0.05 above is smallest; of equals, it is the middle of the
     longest run. The second is found in the same way among those that differ: their area is larger than the first's
     by a quarter at least, or the first's by a quarter larger than theirs, and the thresholds lie apart by a fifth
-    of the way from the lowest to the highest one that leaves something. The third differs from both so. A map of two
-    values has one candidate.
+    of the way from the lowest to the highest one that leaves something. The third differs from both so. A map
+    of two values has one candidate.
     """
     areas = _areas(as_probability(probability))
     changes = np.log(np.maximum(areas[: -2 * WINDOW], 1) / np.maximum(areas[2 * WINDOW :], 1))  # at WINDOW ...
