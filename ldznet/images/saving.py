@@ -12,7 +12,7 @@ from PIL import Image
 
 from ldznet.errors import ImageError
 from ldznet.files import atomic_path
-from ldznet.images.pixel_formats import require_size, from_array
+from ldznet.images.pixel_formats import from_array, require_size
 from ldznet.images.sources import quote_path
 
 
