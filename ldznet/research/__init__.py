@@ -1,1 +1,1 @@
-"""The laboratory: training, measuring, studying. Nothing of the product imports it."""
+"""The laboratory: training, measuring and studies. Nothing outside imports it, except a command by name."""

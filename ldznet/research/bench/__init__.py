@@ -1,1 +1,1 @@
-"""Speed and memory."""
+"""Measuring speed and memory."""

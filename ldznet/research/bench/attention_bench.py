@@ -1,6 +1,7 @@
-"""python -m ldznet bench --attention: what the attention method takes above a plain pass of the UNet.
+"""python -m ldznet bench --attention: time and memory of the attention method above a plain pass of the UNet.
 
-The plain pass runs to its end and forms no probabilities. Prompts run one each, batched, and all in one sentence.
+The plain pass runs to its end and computes no attention probabilities. Several prompts run as a batch with one
+sentence each, and all in one sentence.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from typing import Any
 
 from ldznet.cli.flags import device_and_dtype, load_chosen_model
 from ldznet.errors import OptionError
-from ldznet.research.bench.timing import Timing, Work, figure_rows, in_rounds, machine, machine_text, timing_rows
+from ldznet.research.bench.timing import (
+    Timing,
+    Work,
+    figure_rows,
+    machine,
+    machine_text,
+    time_in_rounds,
+    timing_rows,
+)
 
 
 def measure_attention(parsed: argparse.Namespace) -> int:
-    """Measure and print; weights are random unless a checkpoint is given."""
+    """Measure and print the result; weights are random unless a checkpoint is given."""
     import torch
 
     from ldznet.hosts.diffusers.random_weights import random_host
@@ -56,7 +65,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
         works.append(("attention", count, partial(attend, count, False)))
         if count > 1:
             works.append(("attention, together", count, partial(attend, count, True)))
-    timings = in_rounds(host.device, parsed.repeat, works)
+    timings = time_in_rounds(host.device, parsed.repeat, works)
     result: dict[str, Any] = {
         "machine": machine(host.device),
         "dtype": str(host.dtype).removeprefix("torch."),
@@ -71,29 +80,30 @@ def measure_attention(parsed: argparse.Namespace) -> int:
 
 
 def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
-    """Of the least times."""
+    """Return ratios of the least times."""
     least = {(t.step, t.prompts): t.least for t in timings}
-    found = {}
+    ratios = {}
     for count in counts:
         plain, own = least["UNet, plain pass", count], least["attention", count]
-        found[f"attention / plain pass, {count} prompt{'s' * (count > 1)}"] = own / plain
+        ratios[f"attention / plain pass, {count} prompt{'s' * (count > 1)}"] = own / plain
         if count > 1:
-            found[f"{count} prompts together / one each"] = least["attention, together", count] / own
-    return found
+            ratios[f"{count} prompts together / one each"] = least["attention, together", count] / own
+    return ratios
 
 
 def _memory(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
-    """Megabytes of the method's peak above that of the plain pass; nothing where the system does not tell."""
+    """Return by how many MB the method's peak exceeds the plain pass; empty if the system does not report it."""
     peaks = {(t.step, t.prompts): t.memory for t in timings}
-    found = {}
+    extra = {}
     for count in counts:
         plain, own = peaks["UNet, plain pass", count], peaks["attention", count]
         if plain is not None and own is not None:
-            found[f"attention above the plain pass, {count} prompt{'s' * (count > 1)}"] = own - plain
-    return found
+            extra[f"attention above the plain pass, {count} prompt{'s' * (count > 1)}"] = own - plain
+    return extra
 
 
 def _table(result: dict[str, Any], timings: Sequence[Timing]) -> str:
+    """Return the result as Markdown tables."""
     lines = [
         f"{machine_text(result['machine'])}, {result['dtype']}, {result['resolution']} px",
         result["model"],

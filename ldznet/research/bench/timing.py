@@ -1,4 +1,4 @@
-"""Timing works in turn, with their peaks of memory: what the benches share."""
+"""Timing pieces of work alternately, with their peak memory; shared by the benches."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Work = tuple[str, int, Callable[[], object]]  # step, prompts, what to do
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one step."""
+    """The seconds of one step."""
 
     step: str
     prompts: int
-    first: float  # the cold run
+    first: float  # of the cold run
     median: float
     least: float
-    memory: float | None  # MB at the peak, above what was there before
+    memory: float | None  # MB at the peak, above the memory before
 
     @classmethod
     def of(cls, step: str, prompts: int, seconds: Sequence[float], memory: float | None) -> Timing:
-        """The first run is the cold one; the rest are warm."""
+        """Return the timing of runs, of which the first is cold and the others are warm."""
         warm = seconds[1:]
         return cls(step, prompts, seconds[0], statistics.median(warm), min(warm), memory)
 
 
-def in_rounds(device: torch.device, repeat: int, works: Sequence[Work]) -> list[Timing]:
-    """Time each work once cold and `repeat` times warm, in turn, so that noise meets all of them."""
+def time_in_rounds(device: torch.device, repeat: int, works: Sequence[Work]) -> list[Timing]:
+    """Time each work once cold and `repeat` times warm, alternately, so that other programs affect all alike."""
     seconds: list[list[float]] = [[] for _ in works]
     peaks: list[list[float]] = [[] for _ in works]
     for _ in range(repeat + 1):
@@ -53,7 +53,7 @@ def in_rounds(device: torch.device, repeat: int, works: Sequence[Work]) -> list[
 
 
 def timing_rows(timings: Sequence[Timing]) -> list[str]:
-    """A table of timings, as lines of Markdown."""
+    """Return a table of timings, as lines of Markdown."""
     lines = [
         "| step | prompts | first, s | median, s | least, s | peak, MB |",
         "|---|---:|---:|---:|---:|---:|",
@@ -65,12 +65,13 @@ def timing_rows(timings: Sequence[Timing]) -> list[str]:
 
 
 def figure_rows(what: str, unit: str, figures: Mapping[str, float], form: str) -> list[str]:
-    """A table of one figure each, below an empty line, as lines of Markdown."""
+    """Return a table of one figure per row, after an empty line, as lines of Markdown."""
     rows = [f"| {name} | {figure:{form}} |" for name, figure in figures.items()]
     return ["", f"| {what} | {unit}".rstrip() + " |", "|---|---:|", *rows]
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """Return how long a work takes."""
     _finish(device)
     start = time.perf_counter()
     work()
@@ -79,7 +80,7 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for what was only begun."""
+    """Wait until the device has finished: a GPU returns before its work is done."""
     import torch
 
     if device.type == "cuda":
@@ -90,7 +91,7 @@ def _finish(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """Megabytes at the peak above what was there before; None where the system does not tell."""
+    """Yield a function that returns the peak in MB above the memory before, or None if it is not known."""
     import torch
 
     gc.collect()
@@ -102,11 +103,11 @@ def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
     clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
     def resident(field: str) -> float:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(field))
         return float(line.split()[1]) * 1024 / 1e6
 
     try:
-        clear.write_text("5")  # Linux: the peak starts anew
+        clear.write_text("5", encoding="utf-8")  # Linux: reset the peak
         start = resident("VmRSS")
     except (OSError, StopIteration):
         yield lambda: None
@@ -115,12 +116,12 @@ def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What it was measured on."""
+    """Return a description of the machine and its software."""
     import torch
 
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -134,5 +135,5 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def machine_text(machine: dict[str, Any]) -> str:
-    """The machine in a line."""
+    """Return the machine in one line."""
     return f"{machine['device']} ({machine['kind']}, {machine['threads']} threads), torch {machine['torch']}"

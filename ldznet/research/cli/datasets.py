@@ -1,6 +1,6 @@
-"""Where a dataset lies that the command line calls by its name, and what to do where it does not.
+"""Finding the datasets that the command line calls by name, and saying how to get a missing one.
 
-Nothing is downloaded: none of them may be passed on, and their places change (docs/evaluation.md says more).
+Nothing is downloaded: no dataset may be passed on, and their addresses change (docs/evaluation.md says more).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ldznet.errors import OptionError
 
-# Where a dataset is looked for, from the folder in which the program runs.
+# Usual folders of each dataset, relative to the folder in which the program runs.
 PLACES = {
     "phrasecut": (Path("data/VGPhraseCut_v0"), Path("VGPhraseCut_v0"), Path("phrasecut")),
     "aigi": (Path("data/AIGI"), Path("AIGI"), Path("aigi")),
 }
-# Errors are one line; docs/evaluation.md shows the same as a tree.
+# In one line, for errors; docs/evaluation.md shows the same as a tree.
 _LAYOUTS = {
     "phrasecut": "PhraseCut is not part of ldznet. Get the annotations with download_dataset.py of "
     "https://github.com/ChenyunWu/PhraseCutDataset (where its links are dead, issue 6 there names a zip), and the "
@@ -24,41 +24,41 @@ _LAYOUTS = {
     "{0}/image_data_split.json, {0}/name_att_rel_count.json, {0}/refer_test.json (to train also refer_train.json "
     "and refer_miniv.json) and {0}/images/<image_id>.jpg",
     "aigi": "AIGI is not part of ldznet. The README of https://github.com/koutilya-pnvr/LD-ZNet has the link to "
-    "its 100 images with 214 captions. How its files are named is written nowhere, so one of three forms is read: "
+    "its 100 images with 214 captions. Its file names are not documented, so one of three forms is read: "
     "{0}/<image>.jpg with a mask {0}/<image>_<caption>.png for each caption; {0}/<image>.jpg with "
-    "{0}/<image>.json as labelme writes it; or {0}/annotations.json as COCO's, the images beside it or in "
+    "{0}/<image>.json as labelme writes it; or {0}/annotations.json in COCO's format, the images beside it or in "
     "{0}/images/",
 }
 
 
 def add_place(parser: argparse.ArgumentParser, named: Collection[str] = tuple(PLACES)) -> None:
-    """The flag that says where one of the `named` datasets lies."""
+    """Add the flag for the folder of one of the `named` datasets."""
     places = "; ".join(f"{name} in {PLACES[name][0]}" for name in named)
     parser.add_argument(
         "--data",
         dest="folder",
         type=Path,
         metavar="FOLDER",
-        help=f"where the dataset lies that is called by its name (default: {places})",
+        help=f"folder of the dataset that DATA calls by name (default: {places})",
     )
 
 
 def find_dataset(
     name: str, folder: Path | None, known: Collection[str], named: Collection[str] = tuple(PLACES)
 ) -> Path | None:
-    """Where a dataset lies that is one of the `named`, or a path; `folder` is where the user says it lies.
+    """Return the folder of one of the `named` datasets, or the path `name`; `folder` is what the user gave for it.
 
-    None for names that are `known` and need no files.
+    None for the names in `known`, which need no files.
 
     Raises:
-        OptionError: a folder is given for what is a path itself, or the path does not exist.
-        DatasetError: nothing lies where the named dataset is looked for.
+        OptionError: `folder` is given although `name` is a path or needs none, or the path does not exist.
+        DatasetError: the named dataset is not in its folder.
     """
     if name not in named:
         if folder is not None:
             raise OptionError(
-                f"--data says where {' or '.join(named)} lies, but {name} needs no such place. Leave one of the "
-                "two out."
+                f"--data is the folder of {' or '.join(named)}, but {name} needs no folder. Leave one of the two "
+                "out."
             )
         if name in known:
             return None
@@ -72,20 +72,20 @@ def find_dataset(
         return place
     from ldznet.research.datasets.samples import DatasetError
 
-    looked = f"Nothing lies at {', '.join(map(str, places))}"
+    fault = f"{place} holds none of its files" if place else f"{', '.join(map(str, places))}: no such folder"
     raise DatasetError(
-        f"{looked if place is None else f'{place} holds none of its files'}. "
-        f"{_LAYOUTS[name].format(place or places[0])}; or say where it lies: --data FOLDER (docs/evaluation.md)."
+        f"{fault}. {_LAYOUTS[name].format(place or places[0])}; or give another folder with --data FOLDER "
+        "(docs/evaluation.md)."
     )
 
 
 def is_phrasecut(folder: Path) -> bool:
-    """Whether some of PhraseCut's files are there, and be it half of them."""
+    """Return whether a folder holds PhraseCut's files, or some of them."""
     names = ("image_data_split*.json", "name_att_rel_count.json", "refer_*.json")
     return folder.is_dir() and any(any(folder.glob(name)) for name in names)
 
 
 def inner_phrasecut(folder: Path) -> Path:
-    """The folder itself, or the one in it that holds PhraseCut's files, as their repository lays them out."""
+    """Return the folder with PhraseCut's files: `folder` itself, or as in a clone of its authors' repository."""
     inner = (folder / "VGPhraseCut_v0", folder / "data" / "VGPhraseCut_v0")
     return folder if is_phrasecut(folder) else next(filter(is_phrasecut, inner), folder)

@@ -1,11 +1,12 @@
-"""python -m ldznet evaluate: how good masks are, by the paper's measures."""
+"""python -m ldznet evaluate: measure masks on a dataset by the paper's measures, or run a study of the model."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ldznet.cli.reports import require_writable
 from ldznet.errors import OptionError
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut, is_phrasecut
 from ldznet.research.cli.run_key import key_of, record_of
-from ldznet.research.evaluation.paper_tables import TABLES, PublishedRow
+from ldznet.research.evaluation.paper_tables import PublishedRow, comparable_rows
 
 if TYPE_CHECKING:
     from ldznet.hosts.diffusers.host import DiffusersHost
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
     from ldznet.research.evaluation.runner import Part, Scores
 
 STUDY_NAMES = ("features", "ablation", "refine", "steps", "samples")
-_BLOCK = 64  # samples that are measured before they are kept
+_BLOCK = 64  # samples that are measured before the counts are written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and add its arguments to its parser."""
     parser.description = (
-        "Measure masks on a dataset, by CLIPSeg's protocol (the paper's) and PhraseCut's: percent; "
-        "the best of all thresholds, and at 0.5. Instead of a dataset a name makes a study of the model: "
-        "`features`, which of the UNet's features know where things are; `ablation`, what each step of a method "
-        "without a head is worth; `refine`, what a second look gains; `steps`, pictures of the methods' steps; "
-        "`samples`, pictures that the model makes of captions of scenes."
+        "Measure masks on a dataset, by CLIPSeg's protocol (the paper's) and PhraseCut's, in percent: at the best "
+        "threshold, and at 0.5. In the place of a dataset, a name runs a study of the model: `features` finds the "
+        "UNet's features that know where objects are; `ablation` changes each step of a method without a head; "
+        "`refine` measures the second look; `steps` draws the steps of the methods; `samples` draws images that "
+        "the model makes from captions."
     )
     parser.epilog = (
         "examples:\n"
@@ -50,49 +51,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="scenes, procedural ones; phrasecut or aigi, where they lie (see --data); any other folder in "
-        "PhraseCut's layout, or of images with a mask per caption, a COCO or labelme JSON; or one of "
+        help="`scenes`, drawn by us; `phrasecut` or `aigi`, in their usual folders (see --data); any folder in "
+        "PhraseCut's layout, or of images with a mask per caption, or with a COCO or labelme JSON; or a study: "
         f"{', '.join(STUDY_NAMES)}",
     )
     add_place(parser)
-    parser.add_argument("--split", default="test", help="of PhraseCut (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="PhraseCut: which split (default: %(default)s)")
     parser.add_argument(
-        "--looks", default="photo,cartoon,sketch,painting", metavar="LIST", help="of scenes (default: %(default)s)"
+        "--looks",
+        default="photo,cartoon,sketch,painting",
+        metavar="LIST",
+        help="scenes: looks (default: %(default)s)",
     )
-    parser.add_argument("--scenes", type=int, default=100, metavar="N", help="of each look (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=int, default=100, metavar="N", help="scenes per look (default: %(default)s)"
+    )
     parser.add_argument(
         "--on-problem",
         choices=("skip", "refuse"),
         default="skip",
-        help="what is damaged in a dataset is left out, named and counted, or ends the run (default: %(default)s)",
+        help="skip: leave damaged samples out, and name and count them; refuse: stop at the first one "
+        "(default: %(default)s)",
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="measure the first N samples only, in the order of the images"
+        "--limit", type=int, metavar="N", help="measure only the first N samples, in the order of the images"
     )
-    parser.add_argument("--out", "-o", type=Path, metavar="FOLDER", help="also write a report and pictures there")
+    parser.add_argument(
+        "--out", "-o", type=Path, metavar="FOLDER", help="also write a report and sheets of images there"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
     parser.add_argument(
         "--clipseg",
         type=Path,
         metavar="FOLDER",
-        help="measure CLIPSeg instead, from a folder as transformers writes it",
+        help="measure CLIPSeg instead, from a folder in transformers' layout",
     )
     group = parser.add_argument_group("studies")
+    group.add_argument("--greedy", action="store_true", help="ablation: search step by step for the best options")
     group.add_argument(
-        "--greedy", action="store_true", help="ablation: search step by step for what suits the model"
+        "--sizes",
+        default="256,384,512",
+        metavar="LIST",
+        help="refine: sides of the scenes in pixels (default: %(default)s)",
     )
     group.add_argument(
-        "--sizes", default="256,384,512", metavar="LIST", help="refine: sides of the scenes (default: %(default)s)"
-    )
-    group.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="steps: of the scene (default: %(default)s)"
+        "--seed", type=int, default=1, metavar="N", help="steps: seed of the scene (default: %(default)s)"
     )
     add_model(parser)
 
 
+@dataclass(frozen=True)
+class _Dataset:
+    """One dataset to measure."""
+
+    name: str
+    samples: Samples
+    table: str = ""  # of the paper, to compare with
+
+
 def run(parsed: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure or study, and print the result."""
     if parsed.scenes < 1 or (parsed.limit is not None and parsed.limit < 1):
         raise OptionError("--scenes and --limit must be at least 1.")
     place = find_dataset(parsed.data, parsed.folder, ("scenes", *STUDY_NAMES))
@@ -100,7 +119,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     process = process_of_launch()
     if process[1] > 1 and not parsed.out:
-        raise OptionError("Several processes meet in a folder: give one with --out.")
+        raise OptionError("Several processes exchange their counts in a folder: give one with --out.")
     if parsed.out:
         require_writable(parsed.out)
     host, choice = load_chosen_model(parsed)
@@ -114,13 +133,16 @@ def run(parsed: argparse.Namespace) -> int:
 
         return STUDIES[parsed.data](parsed, host, choice.method)
     record = record_of(parsed, host, choice)
-    numbers, left_out = {}, []
-    for name, published, samples in _datasets(parsed, choice.method, place):
-        scores = _measure(parsed, place, host, choice.method, samples, name, record, process, published)
+    numbers, left_out = dict[str, dict[str, float]](), list[str]()
+    published, note = tuple[PublishedRow, ...](), ""
+    for dataset in _datasets(parsed, choice.method, place):
+        scores = _measure(parsed, place, host, choice.method, dataset, record, process)
         if scores is None:
             continue  # another process writes the report
-        numbers[name] = scores.numbers()
-        left_out += _left_out(name, scores, min(len(samples), parsed.limit or len(samples)), parsed.out)
+        numbers[dataset.name] = scores.numbers()
+        left_out += _left_out(parsed, dataset, scores)
+        if dataset.table:
+            published, note = comparable_rows(dataset.table, len(scores.clipseg))
     if process[0]:
         return 0
     if parsed.json:
@@ -128,32 +150,38 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     print(f"{choice.method.name} ({choice.reason}), {record['model']}; percent\n")
     print(scores_table(numbers, published))
-    for text in left_out:
+    for text in (*([note] if note else []), *left_out):
         print(f"\n{text}")
     return 0
 
 
-def _left_out(name: str, scores: Scores, asked: int, out: Path | None) -> list[str]:
-    """What is to be said beside the numbers; remarks on the whole dataset are in the report alone.
+def _left_out(parsed: argparse.Namespace, dataset: _Dataset, scores: Scores) -> list[str]:
+    """Return what to print below the numbers; notes on the whole dataset are only in the report.
 
     Raises:
-        DatasetError: nothing at all could be measured.
+        DatasetError: no sample at all could be measured.
     """
     from ldznet.research.datasets.samples import DatasetError
 
     report, measured = scores.report, len(scores.clipseg) + len(scores.absent)
     if not measured:
+        again = f"; then delete {parsed.out}, where the failure is stored" if parsed.out else ""
         raise DatasetError(
-            f"{name}: none of {asked} samples could be measured. {report}. Complete the dataset, or mend what is "
-            f"named{f'; then delete {out}, which keeps that they could not' if out else ''}."
+            f"{dataset.name}: none of {_count(parsed, dataset)} samples could be measured. {report}. Complete the "
+            f"dataset, or repair the files that are named{again}."
         )
-    return [f"{name}: {measured} samples were measured.\n{report}"] if report.skipped or report.kept else []
+    if not report.skipped and not report.kept:
+        return []
+    return [f"{dataset.name}: {measured} samples were measured.\n{report}"]
 
 
-def _datasets(
-    parsed: argparse.Namespace, method: Method, path: Path | None
-) -> list[tuple[str, Sequence[PublishedRow], Samples]]:
-    """Name, published rows and samples of each dataset; `path` is None for scenes."""
+def _count(parsed: argparse.Namespace, dataset: _Dataset) -> int:
+    """Return how many samples to measure."""
+    return min(len(dataset.samples), parsed.limit or len(dataset.samples))
+
+
+def _datasets(parsed: argparse.Namespace, method: Method, path: Path | None) -> list[_Dataset]:
+    """Open the dataset, or one for each look; `path` is None for scenes."""
     from ldznet.research.datasets.aigi import Aigi
     from ldznet.research.datasets.phrasecut import PhraseCut
     from ldznet.research.scenes.samples import SceneSamples
@@ -162,14 +190,15 @@ def _datasets(
         from ldznet.research.cli.studies import chosen_looks
 
         size = method.defaults.resolution
-        return [(look, (), SceneSamples(look, parsed.scenes, size=size)) for look in chosen_looks(parsed)]
+        return [_Dataset(look, SceneSamples(look, parsed.scenes, size=size)) for look in chosen_looks(parsed)]
     if parsed.data == "phrasecut" or is_phrasecut(inner_phrasecut(path)):
-        name, folder = f"PhraseCut-{parsed.split}", inner_phrasecut(path)
-        phrasecut = PhraseCut(folder, parsed.split, on_problem=parsed.on_problem, both_masks=True)
-        return [(name, TABLES["phrasecut"] if parsed.split == "test" else (), phrasecut)]
-    aigi = Aigi(path, on_problem=parsed.on_problem)
+        folder = inner_phrasecut(path)
+        samples = PhraseCut(folder, parsed.split, on_problem=parsed.on_problem, both_masks=True)
+        table = "phrasecut" if parsed.split == "test" else ""
+        return [_Dataset(f"PhraseCut-{parsed.split}", samples, table)]
     is_aigi = parsed.data == "aigi" or path.name.lower().startswith("aigi")
-    return [("AIGI" if parsed.data == "aigi" else path.stem, TABLES["aigi"] if is_aigi else (), aigi)]
+    name = "AIGI" if parsed.data == "aigi" else path.stem
+    return [_Dataset(name, Aigi(path, on_problem=parsed.on_problem), "aigi" if is_aigi else "")]
 
 
 def _measure(
@@ -177,27 +206,23 @@ def _measure(
     place: Path | None,
     host: DiffusersHost,
     method: Method,
-    samples: Samples,
-    name: str,
+    dataset: _Dataset,
     record: Mapping[str, Any],
     process: tuple[int, int],
-    published: Sequence[PublishedRow],
 ) -> Scores | None:
-    """The scores of a dataset; None where another process reports them."""
-    from ldznet.research.evaluation.report import MeasurementParts
+    """Measure a dataset and write its report; return None where another process does that."""
+    from ldznet.research.evaluation.measurement_parts import MeasurementParts
     from ldznet.research.evaluation.runner import Part, measure
 
-    count = min(len(samples), parsed.limit or len(samples))
+    name, samples, count = dataset.name, dataset.samples, _count(parsed, dataset)
+    parts = None
     if parsed.out:
-        store = MeasurementParts(
-            parsed.out, name, key_of(parsed, place, host, method, name, count, _BLOCK), process
-        )
-        done = store.done()
-    else:
-        store, done = None, set()
+        key = key_of(parsed, place, host, method, name, count, _BLOCK)
+        parts = MeasurementParts(parsed.out, name, key, process)
+    done = parts.done() if parts else set()
     bar = item_bar(count, "sample", start=min(count, _BLOCK * len(done)), quiet=parsed.quiet or process[0] > 0)
-    with store.at_work() if store else contextlib.nullcontext():
-        part = measure(
+    with parts.at_work() if parts else contextlib.nullcontext():
+        mine = measure(
             host,
             method,
             samples,
@@ -205,38 +230,35 @@ def _measure(
             block=_BLOCK,
             process=process,
             done=done,
-            save=store.save if store else None,
+            save=parts.save if parts else None,
             progress=bar.update,
         )
     bar.close()
     if process[0]:
         return None
-    whole = store.whole(math.ceil(count / _BLOCK)) if store else part
-    opened = Part()
-    opened.scores.report.merge(samples.report)
-    whole.merge(opened)
+    whole = parts.whole(math.ceil(count / _BLOCK)) if parts else mine
+    opening = Part()  # what was left out when the dataset was opened counts once, not per process
+    opening.scores.report.merge(samples.report)
+    whole.merge(opening)
     if parsed.out:
-        _write(parsed.out, name, whole, record, published, host, method, samples)
+        _write(parsed.out, dataset, whole, record, host, method)
     return whole.scores
 
 
 def _write(
-    out: Path,
-    name: str,
-    whole: Part,
-    record: Mapping[str, Any],
-    published: Sequence[PublishedRow],
-    host: Host,
-    method: Method,
-    samples: Samples,
+    out: Path, dataset: _Dataset, whole: Part, record: Mapping[str, Any], host: Host, method: Method
 ) -> None:
+    """Write the report of a dataset, and a sheet of its worst and best samples."""
     from ldznet.research.datasets.samples import usable
     from ldznet.research.datasets.skip_report import Report
     from ldznet.research.evaluation.contact_sheets import save_sheet
     from ldznet.research.evaluation.report import write_report
     from ldznet.research.evaluation.runner import predict
 
-    write_report(out, name, whole.scores, record, published)
-    indices = [one.index for one in whole.extremes]
+    scores = whole.scores
+    published, note = comparable_rows(dataset.table, len(scores.clipseg)) if dataset.table else ((), "")
+    write_report(out, dataset.name, scores, record, published, note)
+    indices = [extreme.index for extreme in whole.extremes]
     if indices:
-        save_sheet(list(predict(host, method, usable(samples, Report(), indices))), out / f"{name}.jpg")
+        samples = usable(dataset.samples, Report(), indices)
+        save_sheet(list(predict(host, method, samples)), out / f"{dataset.name}.jpg")

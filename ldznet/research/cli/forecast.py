@@ -1,4 +1,4 @@
-"""What a training would cost: memory and disk by arithmetic, then time and memory of a few steps thrown away."""
+"""The cost of a training: memory and disk by arithmetic, then time and peak memory measured with a few steps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ldznet.research.training.trainer import Trainer
 
 STEPS = 3
-# So often a head that is trained is there: weights, gradients, AdamW's two averages, the average that is kept.
+# Copies of a head in training: weights, gradients, AdamW's two averages, and the average that is written.
 _COPIES = 5
 _NAMES = ("state.pt", "last.safetensors", "best.safetensors")
 
 
 def weights(host: DiffusersHost, head: Head, folder: Path) -> str:
-    """What lies in memory whatever the batch is; activations come on top. And what lies on disk in the end."""
+    """Report the memory that does not depend on the batch (activations come on top), and the files on disk."""
     frozen = sum(_bytes(module) for module in (host.unet, host.vae, *(text.model for text in host.text)))
     learned = _COPIES * _bytes(head)
     return (
@@ -34,38 +34,39 @@ def weights(host: DiffusersHost, head: Head, folder: Path) -> str:
         f"memory of weights: {_gigabytes(frozen + learned)} = {_gigabytes(frozen)} of the frozen model + "
         f"{_COPIES} x {_gigabytes(_bytes(head))} of the head (weights, gradients, AdamW's two averages, EMA); "
         "a validation takes one more\n"
-        f"disk: {_gigabytes(_files(head))}, and {_gigabytes(_state(head))} more while the state is written; "
+        f"disk: {_gigabytes(_files(head))}, plus {_gigabytes(_state(head))} while the state is written; "
         f"{_gigabytes(shutil.disk_usage(_existing(folder)).free)} are free"
     )
 
 
 def require_disk(head: Head, folder: Path) -> None:
-    """Make the folder of a training, and refuse one in which it would end at its first checkpoint.
+    """Make the folder of a training, and refuse a disk that its files would fill.
 
     Raises:
-        OptionError: it cannot be made, or its disk has too little room.
+        OptionError: the folder cannot be made, or its disk has too little room.
     """
     require_writable(folder)
-    there = sum(path.stat().st_size for name in _NAMES if (path := folder / name).exists())
-    needed, free = _files(head) + _state(head) - there, shutil.disk_usage(folder).free
+    existing = sum(path.stat().st_size for name in _NAMES if (path := folder / name).exists())
+    needed, free = _files(head) + _state(head) - existing, shutil.disk_usage(folder).free
     if free < needed:
         raise OptionError(
-            f"The training needs {_gigabytes(needed)} on the disk of {folder}, nearly half of it while one is "
+            f"The training needs {_gigabytes(needed)} on the disk of {folder}, half of it while the state is "
             f"replaced, but {_gigabytes(free)} are free. Make room, or give another folder (--out)."
         )
 
 
 def _state(head: Head) -> int:
-    """Bytes of state.pt: weights, average, AdamW's two averages."""
+    """Return the bytes of state.pt: weights, average, AdamW's two averages."""
     return 4 * _bytes(head)
 
 
 def _files(head: Head) -> int:
-    """Bytes of all files of weights; the two heads are in half precision."""
+    """Return the bytes of state.pt and the two heads, which are in half precision."""
     return _state(head) + 2 * _bytes(head) // 2
 
 
 def _existing(folder: Path) -> Path:
+    """Return the folder or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
@@ -83,13 +84,15 @@ def forecast(trainer: Trainer, samples: Samples, options: TrainOptions, *, cache
     ]
     if cost.cached is not None:
         gain = cost.seconds / cost.cached
-        lines.append(f"with all that it asks for in the cache {cost.cached:.2f} s: {gain:.2f} times as fast")
+        lines.append(f"with everything in the cache {cost.cached:.2f} s: {gain:.2f} times as fast")
     return "\n".join([*lines, f"peak memory {cost.memory:,.0f} MB on {trainer.accelerator.device}"])
 
 
 def _bytes(module: nn.Module) -> int:
+    """Return the size of a module's parameters."""
     return sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
 
 
 def _gigabytes(count: int) -> str:
+    """Return a number of bytes as text."""
     return f"{count / 1e9:,.2f} GB"

@@ -1,7 +1,7 @@
-"""What a measurement was made of: its record, for the report, and its key, which tells it from others.
+"""What a measurement depends on: a record for the report, and a key.
 
-A folder of results is gone on with only by a measurement of the same key, as what is counted does not say where it
-came from.
+Only a measurement with the same key may continue in a folder of results: the counts themselves do not show what
+they were counted from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def record_of(parsed: argparse.Namespace, host: Host, choice: MethodChoice) -> dict[str, Any]:
-    """What was measured, for people; CLIPSeg is its own model, and computes in float32."""
+    """Return what was measured, for people; CLIPSeg uses its own model, in float32."""
     record = {"method": choice.method.name, "reason": choice.reason, **choice.method.record}
     if parsed.clipseg:
         return {**record, "model": parsed.clipseg.resolve().name, "dtype": "float32"}
@@ -43,7 +43,7 @@ def key_of(
     count: int,
     block: int,
 ) -> str:
-    """A digest of all that the numbers of dataset `name` depend on; how files of weights are called is nothing."""
+    """Return a digest of all that the numbers of a dataset depend on; names of weight files do not matter."""
     from ldznet.research.evaluation.runner import PROTOCOL
 
     model = [host.info.fingerprint, host.others, host.info.prediction, str(host.dtype), host.device.type]
@@ -61,7 +61,7 @@ def key_of(
 
 
 def _annotations(place: Path, split: str) -> list[tuple[str, str]]:
-    """Names and SHA-256 of the files of annotations that a measurement reads; the images are not looked at."""
+    """Return names and SHA-256 of the annotation files that a measurement reads; images are not compared."""
     from ldznet.files import digest_of
 
     folder = inner_phrasecut(place)
@@ -69,8 +69,8 @@ def _annotations(place: Path, split: str) -> list[tuple[str, str]]:
         files = {place}
     elif is_phrasecut(folder):
         files = {*folder.glob("*.json")}
-        read = {folder / f"refer_{name}.json" for name in split.split("_")}
-        files -= set(folder.glob("refer_*.json")) - read
+        tasks = {folder / f"refer_{name}.json" for name in split.split("_")}
+        files -= set(folder.glob("refer_*.json")) - tasks
     else:
         files = {*folder.glob("*.json"), *folder.glob("annotations/*.json")}
     return [(path.name, digest_of([path])) for path in sorted(files)]

@@ -1,10 +1,10 @@
-"""python -m ldznet evaluate NAME, where NAME is no dataset: what a model knows, and what each step is worth.
+"""python -m ldznet evaluate STUDY: what a model knows, and how much each step of a method contributes.
 
-samples    pictures that the model makes of captions
-features   which of its features know where things are
-ablation   a method without a head, one step changed at a time, or searched for what suits the model
-refine     what a second look gains and costs
-steps      pictures of the two methods without a head, step by step
+samples    images that the model makes from captions
+features   which of the UNet's features know where objects are
+ablation   a method without a head, with one step changed at a time, or a search for the best options
+refine     what the second look gains and costs
+steps      images of the two methods without a head, step by step
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldznet.cli.printing import item_bar
 from ldznet.errors import OptionError
+from ldznet.files import write_text
 from ldznet.methods.load import MODELS
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def chosen_looks(parsed: argparse.Namespace) -> list[str]:
-    """Those of --looks.
+    """Return the looks in --looks.
 
     Raises:
-        OptionError: there is none.
+        OptionError: it is empty.
     """
     from ldznet.research.scenes.scenes import LOOK_NAMES
 
@@ -42,21 +43,24 @@ def chosen_looks(parsed: argparse.Namespace) -> list[str]:
 
 
 def _scenes(looks: Sequence[str], scenes: int, size: int, start: int = 0, *, absent: bool = True) -> list[Sample]:
+    """Return the samples of so many scenes per look."""
     from ldznet.research.scenes.samples import SceneSamples
 
-    chosen = [SceneSamples(look, scenes, start=start, size=size, absent=absent) for look in looks]
-    return [samples[index] for samples in chosen for index in range(len(samples))]
+    parts = [SceneSamples(look, scenes, start=start, size=size, absent=absent) for look in looks]
+    return [samples[index] for samples in parts for index in range(len(samples))]
 
 
 def _folder(parsed: argparse.Namespace) -> Path:
+    """Return the folder of --out; raise OptionError without one."""
     if not parsed.out:
-        raise OptionError("The pictures need a place: give a folder with --out.")
+        raise OptionError("This study writes images: give a folder with --out.")
     out: Path = parsed.out
     out.mkdir(parents=True, exist_ok=True)
     return out
 
 
 def _samples(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> int:
+    """Draw images from captions."""
     from PIL import Image
 
     from ldznet.research.scenes.scenes import LOOK_NAMES, caption_cells, make_scene
@@ -64,14 +68,14 @@ def _samples(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -
 
     folder = _folder(parsed)
     captions = [make_scene(seed, look=LOOK_NAMES[seed % 4], objects=1 + seed % 3).caption for seed in range(16)]
-    pictures = generate(host, captions)
-    enlarged = [picture.repeat(2, axis=0).repeat(2, axis=1) for picture in pictures]
+    enlarged = [image.repeat(2, axis=0).repeat(2, axis=1) for image in generate(host, captions)]
     Image.fromarray(caption_cells(enlarged, captions, 4)).save(folder / "samples.jpg", quality=88)
     print(folder / "samples.jpg")
     return 0
 
 
 def _features(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> int:
+    """Measure which features know where objects are."""
     from PIL import Image
 
     from ldznet.research.scenes.stream import TRAIN_SEEDS
@@ -86,7 +90,7 @@ def _features(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) 
         folder = _folder(parsed)
         title = f"AP of a small decoder on one feature: {host.info.name}"
         Image.fromarray(draw_scores(scores, title)).save(folder / "features.png")
-        (folder / "features.json").write_text(json.dumps(rows, indent=1))
+        write_text(folder / "features.json", json.dumps(rows, indent=1))
     if parsed.json:
         print(json.dumps(rows))
     else:
@@ -95,6 +99,8 @@ def _features(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) 
 
 
 def _say(parsed: argparse.Namespace) -> Callable[[str], None]:
+    """Return a function that prints progress unless --quiet or --json is given."""
+
     def say(text: str) -> None:
         if not parsed.quiet and not parsed.json:
             print(text, flush=True)
@@ -106,6 +112,7 @@ def _say(parsed: argparse.Namespace) -> Callable[[str], None]:
 
 
 def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> int:
+    """Measure a method with one step changed at a time."""
     from ldznet.research.studies.ablation import Setup, Workbench, ablation_table, looks_of
     from ldznet.research.studies.variants import variants
 
@@ -116,23 +123,23 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
     samples = _scenes(chosen_looks(parsed), parsed.scenes, setup.defaults.resolution)
     bench = Workbench(host, samples, parsed.out)
     rows = [(f"**{name}, defaults**", setup.method()), *_others(host, name)]
-    rows += [(title, one.method()) for title, one in variants(setup, host.info)]
+    rows += [(title, variant.method()) for title, variant in variants(setup, host.info)]
     bar = item_bar(len(rows), "row", quiet=parsed.quiet)
-    found = []
-    for title, one in rows:
-        found.append(bench.measure(title, one))
+    measured = []
+    for title, row_method in rows:
+        measured.append(bench.measure(title, row_method))
         bar.update()
     bar.close()
-    shown = ablation_table(found[1:], found[0], looks_of(samples))
+    table = ablation_table(measured[1:], measured[0], looks_of(samples))
     if parsed.out:
-        (parsed.out / f"{name}.md").write_text(shown + "\n")
-    answer = {"setup": setup.record(), "rows": [dataclasses.asdict(row) for row in found]}
-    print(json.dumps(answer, indent=2) if parsed.json else f"{host.info.name}, {len(samples)} phrases\n\n{shown}")
+        write_text(parsed.out / f"{name}.md", table + "\n")
+    answer = {"setup": setup.record(), "rows": [dataclasses.asdict(row) for row in measured]}
+    print(json.dumps(answer, indent=2) if parsed.json else f"{host.info.name}, {len(samples)} phrases\n\n{table}")
     return 0
 
 
 def _others(host: DiffusersHost, name: str) -> list[tuple[str, Method]]:
-    """What the method is compared with: the other one, and a head where one fits."""
+    """Return what to compare a method with: the other one without a head, and a head if one fits."""
     from ldznet.methods.choose import best_head, find_heads
     from ldznet.methods.learned_head import LearnedHead
     from ldznet.research.studies.ablation import Setup
@@ -145,7 +152,7 @@ def _others(host: DiffusersHost, name: str) -> list[tuple[str, Method]]:
 
 
 def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> int:
-    """Step by step to what suits the model, on scenes that are neither trained on nor reported."""
+    """Search step by step for the best options, on scenes that are neither trained on nor reported."""
     from ldznet.research.scenes.stream import TRAIN_SEEDS
     from ldznet.research.studies.ablation import Workbench
     from ldznet.research.studies.search import search, starts
@@ -159,42 +166,44 @@ def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> in
         say(f"from {start.record()['options']}")
         ends.append(search(bench, start, steps_for(start, host.info), say=say))
     best, row = max(ends, key=lambda end: end[1].usefulness)
-    found = {**best.record(), "numbers": row.numbers, "phrases": len(samples)}
+    text = json.dumps({**best.record(), "numbers": row.numbers, "phrases": len(samples)}, indent=2)
     if parsed.out:
-        (parsed.out / "found.json").write_text(json.dumps(found, indent=2))
-    print(json.dumps(found, indent=2))
+        write_text(parsed.out / "found.json", text)
+    print(text)
     return 0
 
 
-# --- a second look, and pictures of the steps --------------------------------------------------------
+# --- the second look, and images of the steps --------------------------------------------------------
 
 
 def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> int:
+    """Measure the second look."""
     from ldznet.research.studies.refinement import measure_refinement, refinement_table
 
     try:
         sizes = [int(part) for part in parsed.sizes.split(",")]
     except ValueError:
         raise OptionError(f"--sizes is {parsed.sizes!r}, but it must be numbers, such as 256,384,512.") from None
-    looks, found = chosen_looks(parsed), []
+    looks, measured = chosen_looks(parsed), []
     bar = item_bar(len(sizes) * len(looks) * parsed.scenes, "scene", quiet=parsed.quiet)
     for size in sizes:
-        found.append(measure_refinement(host, method, looks, size, parsed.scenes, progress=bar.update))
+        measured.append(measure_refinement(host, method, looks, size, parsed.scenes, progress=bar.update))
     bar.close()
-    records: list[Mapping[str, Any]] = [one.record() for one in found]
+    records: list[Mapping[str, Any]] = [refinement.record() for refinement in measured]
     if parsed.out:
         folder = _folder(parsed)
-        (folder / "refine.json").write_text(json.dumps(records, indent=2))
-        (folder / "refine.md").write_text(refinement_table(found) + "\n")
+        write_text(folder / "refine.json", json.dumps(records, indent=2))
+        write_text(folder / "refine.md", refinement_table(measured) + "\n")
     if parsed.json:
         print(json.dumps(records, indent=2))
     else:
         title = f"{method.name}, {host.info.name}; percent, first look -> tiles -> tiles and boxes"
-        print(f"{title}\n\n{refinement_table(found)}")
+        print(f"{title}\n\n{refinement_table(measured)}")
     return 0
 
 
 def _steps(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> int:
+    """Draw the steps of both methods without a head, for a present and an absent object."""
     from PIL import Image
 
     from ldznet.methods.attention_options import suited_options
@@ -202,11 +211,11 @@ def _steps(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> 
 
     folder = _folder(parsed)
     samples = _scenes(["photo"], 1, suited_options(host.info)[1].resolution, parsed.seed)
-    there = next(sample for sample in samples if sample.mask.any())
+    present = next(sample for sample in samples if sample.mask.any())
     absent = next(sample for sample in samples if not sample.mask.any())
     for name in ("difference", "attention"):
         path = folder / f"{name}-steps.jpg"
-        Image.fromarray(draw_steps(host, name, [there, absent])).save(path, quality=90)
+        Image.fromarray(draw_steps(host, name, [present, absent])).save(path, quality=90)
         print(path)
     return 0
 

@@ -1,1 +1,1 @@
-"""Running a model over samples, and reports."""
+"""Measuring a model on samples, and the reports."""

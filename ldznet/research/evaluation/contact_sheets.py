@@ -1,4 +1,4 @@
-"""Contact sheets of predictions: the image with what was expected, and with what was found."""
+"""Contact sheets of predictions: the image with the true mask, next to the image with the prediction."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from ldznet.drawing.overlay import heat_map, overlay
 from ldznet.research.evaluation.runner import Prediction, intersection_over_union
 from ldznet.research.scenes.scenes import caption_cells
 
-_SIDE = 192  # pixels of each picture on a sheet
+_SIDE = 192  # pixels of each image on a sheet
+TRUTH, PREDICTION = "truth", "prediction"  # written into each pair
 
 
 def prediction_sheet(predictions: Sequence[Prediction], columns: int = 3) -> NDArray[np.uint8]:
-    """Pairs of the image with its mask and of the heat map, below each pair its phrase and IoU at 0.5."""
+    """Draw pairs of truth (left) and prediction (right), with the phrase and the IoU at 0.5 below each."""
     cells, texts = [], []
-    for found in predictions:
-        image = cv2.resize(found.sample.image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-        target = cv2.resize(found.target.astype(np.uint8), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST) > 0
-        probability = cv2.resize(found.probability, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
-        expected = overlay(image, target)
+    for prediction in predictions:
+        image = cv2.resize(prediction.sample.image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        target = prediction.target.astype(np.uint8)
+        truth = overlay(image, cv2.resize(target, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST) > 0)
+        probability = cv2.resize(prediction.probability, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
         heat = heat_map(np.clip(probability, 0, 1), image)[:_SIDE, :_SIDE]
-        cells.append(np.hstack([expected, heat]))
-        texts.append(f"{found.sample.phrase} ({_score(found)})")
+        cells.append(np.hstack([_labelled(truth, TRUTH), _labelled(heat, PREDICTION)]))
+        texts.append(f"{prediction.sample.phrase} ({_score(prediction)})")
     return caption_cells(cells, texts, columns)
 
 
@@ -37,7 +38,17 @@ def save_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 3) 
     Image.fromarray(prediction_sheet(predictions, columns)).save(path, quality=88)
 
 
-def _score(found: Prediction) -> str:
-    if found.target.any():
-        return f"IoU {100 * intersection_over_union(found):.0f}"
-    return f"absent: {100 * float((found.probability > 0.5).mean()):.1f} % selected"
+def _labelled(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """Return the image with a text in its upper left corner, white on black so that any image shows it."""
+    labelled = np.ascontiguousarray(image)
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    cv2.rectangle(labelled, (0, 0), (width + 6, height + 8), (0, 0, 0), -1)
+    cv2.putText(labelled, text, (3, height + 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return labelled
+
+
+def _score(prediction: Prediction) -> str:
+    """Return the IoU at 0.5 as a text, or how much is selected of something absent."""
+    if prediction.target.any():
+        return f"IoU {100 * intersection_over_union(prediction):.0f}"
+    return f"absent: {100 * float((prediction.probability > 0.5).mean()):.1f} % selected"

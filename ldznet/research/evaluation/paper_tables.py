@@ -1,4 +1,4 @@
-"""Published rows, to print beside ours. They were measured by their authors, not by this program.
+"""Published rows, to print next to ours. They were measured by their authors, not by this program.
 
 Source: PNVR et al., LD-ZNet, ICCV 2023, tables 1 and 2. In Table 1 the rows of MDETR to HulaNet follow
 PhraseCut's own protocol, those of CLIPSeg to LD-ZNet CLIPSeg's, which is not strictly the same measurement.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class PublishedRow(NamedTuple):
-    """One published row, percent; None where the paper has no number."""
+    """One published row, in percent; None where the paper has no number."""
 
     name: str
     miou: float | None
@@ -40,3 +40,18 @@ AIGI = (
     PublishedRow("LD-ZNet", 74.1, None, 89.6),
 )
 TABLES: Mapping[str, tuple[PublishedRow, ...]] = {"phrasecut": PHRASECUT, "aigi": AIGI}
+# Phrases that the published rows were measured on: PhraseCut's test split, and all captions of AIGI.
+SAMPLES: Mapping[str, int] = {"phrasecut": 14_354, "aigi": 214}
+
+
+def comparable_rows(dataset: str, samples: int) -> tuple[tuple[PublishedRow, ...], str]:
+    """Return the published rows of a dataset, or a note where so few samples cannot be compared with them.
+
+    A few missing or unreadable samples do not matter; a subset, or a small set in the same layout, does.
+    """
+    if samples >= 0.9 * SAMPLES[dataset]:
+        return TABLES[dataset], ""
+    return (), (
+        f"The published rows are left out: they were measured on {SAMPLES[dataset]:,} phrases, and this set has "
+        f"{samples:,}."
+    )

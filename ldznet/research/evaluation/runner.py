@@ -1,10 +1,10 @@
 """Measuring a method on a dataset: samples in, predictions and scores out, one sample at a time.
 
-Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there;
-by PhraseCut's own protocol at the image's size, with the mask that it draws itself. A dataset is measured in
-blocks of samples; those of one block that follow one another and share an image share its latent. Block b
-belongs to process b % world, and what each has counted is kept on disk, so that scores are bit for bit the
-same for any number of processes and interruptions.
+Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there; by
+PhraseCut's own protocol they are compared at the image's size, with the mask that it draws itself. A dataset is
+measured in blocks of samples; neighbors in a block that have the same image share its latent. Block b belongs to
+process b % world, and the counts are stored on disk, so scores have the same bits for any number of processes and
+interruptions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldznet.files import LruCache
 from ldznet.hosts.host import Context, Host
 from ldznet.images.tensors import to_image_size
 from ldznet.methods.method import EncodedImage, Method, Prompts, RandomInputs
@@ -31,12 +32,12 @@ from ldznet.research.metrics.empty_metrics import EmptyMetrics, EmptyResult
 from ldznet.research.metrics.phrasecut_metrics import PhraseCutMetrics, PhraseCutResult
 
 Progress = Callable[[int], None]
-PROTOCOL = 3  # of what `Scores` counts: parts of another cannot be added
+PROTOCOL = 3  # version of what `Scores` counts; parts of other versions cannot be added
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method found of one sample, on the square."""
+    """A method's answer for one sample, on the square."""
 
     sample: Sample
     probability: NDArray[np.float32]  # (S, S)
@@ -45,34 +46,36 @@ class Prediction:
 
 @dataclass
 class Scores:
-    """Both protocols over all phrases for things that are there, and how often one that is not gives nothing.
+    """Both protocols over all phrases for present objects, and how often one for an absent object selects nothing.
 
-    No names are kept, so that it does not grow with the dataset, only with the kinds of things in it: a reader
-    gives no key twice, and `Part` sees to it that no block is added twice.
+    No names of samples are stored, so the size grows only with the kinds of objects: a reader gives no key twice,
+    and `Part` makes sure that no block is added twice.
     """
 
     clipseg: ClipSegMetrics = field(default_factory=lambda: ClipSegMetrics(named=False))
     phrasecut: PhraseCutMetrics = field(default_factory=lambda: PhraseCutMetrics(named=False))
     absent: EmptyMetrics = field(default_factory=lambda: EmptyMetrics(named=False))
     categories: dict[str, ClipSegMetrics] = field(default_factory=dict)
-    own_categories: dict[str, PhraseCutMetrics] = field(default_factory=dict)  # the same by PhraseCut's protocol
+    own_categories: dict[str, PhraseCutMetrics] = field(default_factory=dict)  # by PhraseCut's protocol
     report: Report = field(default_factory=Report)
 
-    def update(self, found: Prediction) -> None:
+    def update(self, prediction: Prediction) -> None:
         """Count one sample; by PhraseCut's protocol at a threshold of 0.5 and the image's size."""
-        sample = found.sample
-        if not found.target.any() and not sample.mask.any():
-            self.absent.update(found.probability, sample=sample.key)
+        sample, probability = prediction.sample, prediction.probability
+        # A target may be empty on the square although the image's mask is not; that counts as present.
+        if not prediction.target.any() and not sample.mask.any():
+            self.absent.update(probability, sample=sample.key)
             return
         one = Scores()
-        one.clipseg.update(found.probability, found.target, sample=sample.key)
+        one.clipseg.update(probability, prediction.target, sample=sample.key)
         own = sample.mask if sample.own_mask is None else sample.own_mask
-        one.phrasecut.update(to_image_size(found.probability, own.shape) > 0.5, own, sample=sample.key)
+        one.phrasecut.update(to_image_size(probability, own.shape) > 0.5, own, sample=sample.key)
         for name in sorted({f"{name}: {value}" for name, some in sample.categories.items() for value in some}):
             one.categories[name], one.own_categories[name] = one.clipseg, one.phrasecut
         self.merge(one)
 
     def _category(self, name: str) -> tuple[ClipSegMetrics, PhraseCutMetrics]:
+        """Return the metrics of a category, new ones if it has none yet."""
         return (
             self.categories.setdefault(name, ClipSegMetrics(named=False)),
             self.own_categories.setdefault(name, PhraseCutMetrics(named=False)),
@@ -90,7 +93,7 @@ class Scores:
         self.report.merge(other.report)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was counted, fit for JSON."""
+        """Return all counts as JSON values."""
         return {
             "clipseg": self.clipseg.state_dict(),
             "phrasecut": self.phrasecut.state_dict(),
@@ -102,7 +105,7 @@ class Scores:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Scores:
-        """Go on from what `state_dict` gave."""
+        """Return the object whose `state_dict` this is."""
         return cls(
             ClipSegMetrics.from_state(state["clipseg"]),
             PhraseCutMetrics.from_state(state["phrasecut"]),
@@ -113,12 +116,12 @@ class Scores:
         )
 
     def numbers(self) -> dict[str, float]:
-        """The measures of the paper in percent, at their best threshold and at 0.5, and the empty masks."""
-        found: dict[str, float] = {}
+        """Return the measures in percent, at the best threshold and at 0.5, and the share of empty masks."""
+        numbers: dict[str, float] = {}
         if len(self.clipseg):
             clipseg: ClipSegResult = self.clipseg.result()
             phrasecut: PhraseCutResult = self.phrasecut.result()
-            found |= {
+            numbers |= {
                 "samples": clipseg.samples,
                 "miou": 100 * clipseg.miou.best,
                 "miou_threshold": clipseg.miou.best_threshold,
@@ -132,8 +135,8 @@ class Scores:
             }
         if len(self.absent):
             absent: EmptyResult = self.absent.result()
-            found |= {"absent": absent.samples, "empty_0.5": 100 * absent.rate.at(0.5)}
-        return found
+            numbers |= {"absent": absent.samples, "empty_0.5": 100 * absent.rate.at(0.5)}
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -141,19 +144,19 @@ class Extreme:
     """One of the best or worst samples."""
 
     iou: float  # at a threshold of 0.5
-    index: int  # in the dataset
+    index: int  # position in the dataset
 
 
 @dataclass
 class Part:
-    """What one process has measured so far."""
+    """What one process has measured so far: its blocks, their scores, and the best and worst samples."""
 
     scores: Scores = field(default_factory=Scores)
     blocks: set[int] = field(default_factory=set)
     extremes: list[Extreme] = field(default_factory=list)
 
     def merge(self, other: Part) -> None:
-        """Add what another has measured.
+        """Add what another process has measured.
 
         Raises:
             MetricError: a block would count twice.
@@ -168,7 +171,7 @@ class Part:
         self.extremes = _outermost([*self.extremes, *other.extremes])
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, fit for JSON."""
+        """Return the part as JSON values."""
         return {
             "scores": self.scores.state_dict(),
             "blocks": sorted(self.blocks),
@@ -177,14 +180,14 @@ class Part:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Part:
-        """Go on from what `state_dict` gave."""
+        """Return the object whose `state_dict` this is."""
         extremes = [Extreme(float(iou), int(index)) for iou, index in state["extremes"]]
         return cls(Scores.from_state(state["scores"]), set(state["blocks"]), extremes)
 
 
 def _outermost(extremes: Iterable[Extreme], each: int = 12) -> list[Extreme]:
-    """The worst and the best few, in an order of their own."""
-    ordered = sorted(extremes, key=lambda one: (one.iou, one.index))
+    """Return the worst and the best few, sorted."""
+    ordered = sorted(extremes, key=lambda extreme: (extreme.iou, extreme.index))
     return ordered if len(ordered) <= 2 * each else [*ordered[:each], *ordered[-each:]]
 
 
@@ -201,9 +204,9 @@ def measure(
     save: Callable[[Part], None] | None = None,
     progress: Progress | None = None,
 ) -> Part:
-    """Measure the blocks of this process (its rank, how many there are) that are not done; `save` after each."""
+    """Measure the blocks of `process` (rank, how many there are) that are not done; call `save` after each."""
     count = min(len(samples), limit or len(samples))
-    mine = Part()
+    part = Part()
     for number in range(process[0], math.ceil(count / block), process[1]):
         if number in done:
             continue
@@ -212,28 +215,28 @@ def measure(
 
         def read(indices: range = indices, numbers: dict[str, int] = numbers) -> Iterator[Sample]:
             for index in indices:
-                for sample in usable(samples, mine.scores.report, (index,)):
+                for sample in usable(samples, part.scores.report, (index,)):
                     numbers[sample.key] = index
                     yield sample
 
-        for found in predict(host, method, read(), size=size):
-            mine.scores.update(found)
-            if found.target.any():
-                extreme = Extreme(intersection_over_union(found), numbers[found.sample.key])
-                mine.extremes = _outermost([*mine.extremes, extreme])
-        mine.blocks.add(number)
+        for prediction in predict(host, method, read(), size=size):
+            part.scores.update(prediction)
+            if prediction.target.any():
+                extreme = Extreme(intersection_over_union(prediction), numbers[prediction.sample.key])
+                part.extremes = _outermost([*part.extremes, extreme])
+        part.blocks.add(number)
         if save is not None:
-            save(mine)
+            save(part)
         if progress is not None:
             progress(len(indices))
-    return mine
+    return part
 
 
-def intersection_over_union(found: Prediction, threshold: float = 0.5) -> float:
-    """Of the mask at a threshold, on the square; 1 where nothing was expected and nothing found."""
-    mask = found.probability > threshold
-    union = int(np.count_nonzero(mask | found.target))
-    return int(np.count_nonzero(mask & found.target)) / union if union else 1.0
+def intersection_over_union(prediction: Prediction, threshold: float = 0.5) -> float:
+    """Return the IoU of the mask at a threshold, on the square; 1 where target and mask are both empty."""
+    mask = prediction.probability > threshold
+    union = int(np.count_nonzero(mask | prediction.target))
+    return int(np.count_nonzero(mask & prediction.target)) / union if union else 1.0
 
 
 def predict(
@@ -245,37 +248,36 @@ def predict(
     batch: int = 16,
     seed: int = 0,
 ) -> Iterator[Prediction]:
-    """What a method finds of each sample, with its own timesteps and sentence, averaged over the timesteps."""
-    contexts: dict[str, Context] = {}
+    """Yield the method's answer for each sample, with its own sentence, averaged over its own timesteps."""
+    cache = LruCache[str, Context](4096)
 
     def encode(sentences: Sequence[str]) -> Context:
-        for text in dict.fromkeys(sentences):
-            if text not in contexts:
-                while len(contexts) >= 4096:
-                    contexts.pop(next(iter(contexts)))
-                contexts[text] = host.encode_prompt([text])
+        contexts = {
+            text: cache.get(text) or cache.put(text, host.encode_prompt([text]))
+            for text in dict.fromkeys(sentences)
+        }
         return Context.join([contexts[text] for text in sentences])
 
     side = size or method.defaults.resolution
-    for group in _same_picture(samples, batch):
+    for group in _same_image(samples, batch):
         squares = [stretch_to_square(sample.image, sample.mask, side) for sample in group]
         pixels = torch.from_numpy(squares[0][0])[None]
-        picture = EncodedImage(pixels, host.encode_image(pixels))
+        encoded = EncodedImage(pixels, host.encode_image(pixels))
         prompts = Prompts(
             tuple(sample.phrase for sample in group), (method.defaults.template,) * len(group), encode
         )
         total = torch.zeros(len(group), side, side)
         for timestep in method.defaults.timesteps:
-            noise = torch.randn(picture.latent.shape, generator=torch.Generator().manual_seed(seed))
+            noise = torch.randn(encoded.latent.shape, generator=torch.Generator().manual_seed(seed))
             draw = RandomInputs(torch.full((len(group),), timestep), noise, seed)
-            total += method.probability(host, picture, prompts, draw).cpu()
+            total += method.probability(host, encoded, prompts, draw).cpu()
         probabilities = (total / len(method.defaults.timesteps)).clamp(0, 1).numpy()
         for sample, (_, target), probability in zip(group, squares, probabilities, strict=True):
             yield Prediction(sample, probability, target)
 
 
-def _same_picture(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
-    """Samples that follow one another and share an image, at most so many at once."""
+def _same_image(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
+    """Yield groups of neighbors with the same image, of at most so many samples."""
     group: list[Sample] = []
     for sample in samples:
         if group and (not sample.source or sample.source != group[0].source or len(group) == most):

@@ -1,4 +1,4 @@
-"""CLIPSeg's protocol, which the paper's mIoU, IoU_FG and AP are of.
+"""CLIPSeg's protocol, by which the paper measures mIoU, IoU_FG and AP.
 
 Nothing here knows of models, files or datasets; shapes are those of counts.py.
 
@@ -29,7 +29,7 @@ class ClipSegResult:
     """
 
     samples: int  # at least 1
-    classes: int  # at least 1; a sample without a class is a class of its own
+    classes: int  # at least 1; a sample without a class is a separate class
     fgiou: Curve  # [0, 1): TP / (1 + TP + FP + FN), counts of all samples together; the paper's IoU_FG
     miou: Curve  # [0, 1): the same inside each class, plain mean over classes; the paper's mIoU
     biniou: Curve  # [0, 1): half of fgiou plus half of TN / (1 + TN + FN + FP); not the paper's mIoU
@@ -42,12 +42,12 @@ class ClipSegResult:
     tn: tuple[int, ...]
 
     def summary(self) -> dict[str, float]:
-        """The numbers that CLIPSeg's code returns, by its names: `ap`, `fgiou_best`, `fgiou_best_t` ..."""
-        found = {"ap": self.ap}
+        """Return the numbers of CLIPSeg's code, by its names: `ap`, `fgiou_best`, `fgiou_best_t` ..."""
+        numbers = {"ap": self.ap}
         for name, curve in (("fgiou", self.fgiou), ("miou", self.miou), ("biniou", self.biniou)):
-            found |= {f"{name}_best": curve.best, f"{name}_best_t": curve.best_threshold}
-            found |= {f"{name}_{level}": curve.at(level) for level in (0.1, 0.2, 0.3, 0.5)}
-        return found
+            numbers |= {f"{name}_best": curve.best, f"{name}_best_t": curve.best_threshold}
+            numbers |= {f"{name}_{level}": curve.at(level) for level in (0.1, 0.2, 0.3, 0.5)}
+        return numbers
 
 
 class ClipSegMetrics(Accumulator):
@@ -56,7 +56,7 @@ class ClipSegMetrics(Accumulator):
     kind = "clipseg"
 
     def __init__(self, named: bool = True) -> None:
-        # Samples without a class, and the sum of their IoUs in fixed point; those of a class: its pixels.
+        # For samples without a class the sum of their IoUs, in fixed point; for each class its pixels.
         super().__init__({}, named, pixels=2 * BINS, singles=1, single_ious=len(THRESHOLDS))
 
     def update(
@@ -68,10 +68,10 @@ class ClipSegMetrics(Accumulator):
         sample: str,
         class_id: str | None = None,
     ) -> Curve:
-        """Count one sample -> its own IoU, TP / (1 + TP + FP + FN).
+        """Count one sample, and return its own IoU, TP / (1 + TP + FP + FN).
 
-        Counts are summed inside a class before its IoU is taken. Without `class_id` the sample is a class of
-        its own, as on PhraseCut.
+        Counts are summed inside a class before its IoU is computed. Without `class_id` the sample is a separate
+        class, as on PhraseCut.
         """
         self._refuse_again([sample])
         pixels = histogram(probability, target, valid)
@@ -86,16 +86,16 @@ class ClipSegMetrics(Accumulator):
         return Curve(ious)
 
     def result(self) -> ClipSegResult:
-        """The measures of all that was counted so far."""
+        """Return the measures of all samples so far."""
         self._refuse_nothing(len(self))
         counts = confusion(self._sums["pixels"])
         fgiou = ious_of(counts)
         background = [tn / (1 + tn + fn + fp) for _, fp, fn, tn in zip(*counts, strict=True)]
         ious = self._sums["single_ious"]
-        given = [pixels for name, pixels in self._sums.items() if name.startswith(_CLASS)]
-        for pixels in given:
+        by_class = [pixels for name, pixels in self._sums.items() if name.startswith(_CLASS)]
+        for pixels in by_class:
             ious = [total + to_fixed(iou) for total, iou in zip(ious, ious_of(confusion(pixels)), strict=True)]
-        classes = self._sums["singles"][0] + len(given)
+        classes = self._sums["singles"][0] + len(by_class)
         ap, points = average_precision(counts.tp, counts.fp, counts.fn)
         return ClipSegResult(
             samples=len(self),
@@ -113,20 +113,20 @@ class ClipSegMetrics(Accumulator):
 def average_precision(
     tp: Sequence[int], fp: Sequence[int], fn: Sequence[int]
 ) -> tuple[float, tuple[tuple[float, float], ...]]:
-    """CLIPSeg's AP from pixel counts at each threshold -> (AP, sorted distinct (recall, precision)).
+    """Return CLIPSeg's AP from pixel counts at each threshold, and the sorted distinct (recall, precision).
 
     precision = TP / (1 + TP + FP) and recall = TP / (1 + TP + FN) where anything was predicted; Simpson's rule
-    over recall, without going on to recall 0 or 1. Its quirks are kept: pairs that occur twice count once;
-    pairs of equal recall stay in the order in which a Python set of all pairs yields them; one pair gives 0.
-    For an even number of pairs SciPy from 1.11 corrects the end in another way than before (Cartwright's), and
-    this is SciPy's as installed; of 49 thresholds that is rare. Without any pair the original stops with an
-    AssertionError; here the AP is nan, as all other measures are still good.
+    over recall, without extending the curve to recall 0 or 1. Its quirks stay: pairs that occur twice count once;
+    pairs of equal recall have the order in which a Python set of all pairs yields them; a single pair gives 0.
+    For an even number of pairs SciPy since 1.11 corrects the end in another way (Cartwright's) than before, and
+    the installed SciPy decides; with 49 thresholds an even number is rare. Without any pair the original stops
+    with an AssertionError; here the AP is nan, because all other measures are still valid.
     """
     from scipy.integrate import simpson
 
-    made = [(t, p, n) for t, p, n in zip(tp, fp, fn, strict=True) if t + p > 0]
-    if not made:
+    counts = [(t, p, n) for t, p, n in zip(tp, fp, fn, strict=True) if t + p > 0]
+    if not counts:
         return math.nan, ()
-    pairs = {(t / (1 + t + n), t / (1 + t + p)) for t, p, n in made}
+    pairs = {(t / (1 + t + n), t / (1 + t + p)) for t, p, n in counts}
     recalls, precisions = zip(*sorted(pairs, key=lambda pair: pair[0]), strict=True)
     return float(simpson(precisions, x=recalls)), tuple(sorted(pairs))

@@ -1,10 +1,10 @@
-"""Pixels counted at each of 49 thresholds, and the curve of a measure over them.
+"""Counting pixels at each of 49 thresholds, and the curve of a measure over them.
 
     probability  (H, W)  float in [0, 1]; compared in float32
-    target       (H, W)  bool; True is the thing
+    target       (H, W)  bool; True is the object
     valid        (H, W)  bool; False is not counted
 
-A pixel is positive where p > t. Which grid the arrays lie on is the caller's: CLIPSeg stretches both to a square
+A pixel is positive where p > t. The caller chooses the grid of the arrays: CLIPSeg stretches both to a square
 (352 pixels, LD-ZNet 384).
 """
 
@@ -35,16 +35,16 @@ class Curve:
 
     @property
     def best(self) -> float:
-        """The largest value."""
+        """Return the largest value."""
         return max(self.values)
 
     @property
     def best_threshold(self) -> float:
-        """Where the largest value is reached; the lowest such threshold, as numpy's argmax."""
+        """Return the lowest threshold with the largest value, as numpy's argmax does."""
         return THRESHOLDS[self.values.index(self.best)]
 
     def at(self, threshold: float) -> float:
-        """The value at one of the 49 thresholds, for example 0.5."""
+        """Return the value at one of the 49 thresholds, for example 0.5."""
         index = round(threshold * BINS) - 1 if math.isfinite(threshold) else -1
         if not 0 <= index < len(THRESHOLDS) or abs(THRESHOLDS[index] - threshold) > 1e-9:
             raise OptionError(
@@ -55,7 +55,7 @@ class Curve:
 
 
 class Confusion(NamedTuple):
-    """Pixels at each threshold."""
+    """Numbers of pixels at each threshold."""
 
     tp: tuple[int, ...]
     fp: tuple[int, ...]
@@ -64,22 +64,22 @@ class Confusion(NamedTuple):
 
 
 def histogram(probability: NDArray[Any], target: NDArray[Any], valid: NDArray[Any] | None = None) -> list[int]:
-    """-> 2 * 50 counts: of background and then of foreground, the pixels that are above exactly k thresholds."""
-    found = as_probability(probability)
+    """Return 2 * 50 counts: for background, then foreground, the pixels above exactly k = 0 ... 49 thresholds."""
+    predicted = as_probability(probability)
     expected = as_mask(target, "target")
-    require_same_size("target", expected, found.shape)
+    require_same_size("target", expected, predicted.shape)
     if valid is not None:
         counted = as_mask(valid, "valid mask")
-        require_same_size("valid mask", counted, found.shape)
-        found, expected = found[counted], expected[counted]
-    passed = np.searchsorted(_LEVELS, found.ravel(), side="left")  # how many t < p
+        require_same_size("valid mask", counted, predicted.shape)
+        predicted, expected = predicted[counted], expected[counted]
+    passed = np.searchsorted(_LEVELS, predicted.ravel(), side="left")  # number of thresholds t < p
     passed[expected.ravel()] += BINS
     counts: list[int] = np.bincount(passed, minlength=2 * BINS).tolist()
     return counts
 
 
 def confusion(pixels: Sequence[int]) -> Confusion:
-    """What a histogram says of each threshold."""
+    """Return the four numbers of pixels at each threshold, from a histogram."""
     counts = np.array(pixels, np.int64).reshape(2, BINS)
     positive = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # (2, 49): above threshold j are all k > j
     negative = counts.sum(axis=1, keepdims=True) - positive
@@ -88,14 +88,15 @@ def confusion(pixels: Sequence[int]) -> Confusion:
 
 
 def ious_of(counts: Confusion) -> tuple[float, ...]:
-    """TP / (1 + TP + FP + FN) at each threshold; the 1 is the protocol's."""
+    """Return TP / (1 + TP + FP + FN) at each threshold; the 1 is part of CLIPSeg's protocol."""
     return tuple(tp / (1 + tp + fp + fn) for tp, fp, fn, _ in zip(*counts, strict=True))
 
 
 def require_same_size(name: str, array: NDArray[Any], size: tuple[int, ...]) -> None:
-    """Refuse what lies on another grid than that of `size` (height, width)."""
+    """Raise ShapeError unless an array has the size (height, width)."""
     if array.shape != size:
         raise ShapeError(
-            f"The {name} has the shape {array.shape}, but what it is compared with has {size} (height, width). "
-            "Both must lie on one grid: resize one of them, or check that they belong to the same image."
+            f"The {name} has the shape {array.shape}, but the array that it is compared with has {size} "
+            "(height, width). Both must have the same size: resize one of them, or check that they belong "
+            "together."
         )

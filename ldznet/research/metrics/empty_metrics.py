@@ -1,4 +1,4 @@
-"""How often a phrase for what is not in the image gives nothing: a measure of ours, beside the published ones.
+"""How often a phrase for an absent object selects nothing: our own measure, in addition to the published ones.
 
 Nothing here knows of models, files or datasets; shapes are those of counts.py.
 """
@@ -21,7 +21,7 @@ from ldznet.research.metrics.counts import THRESHOLDS, Curve, confusion, histogr
 
 @dataclass(frozen=True)
 class EmptyResult:
-    """How often a phrase for an absent thing selects nothing; a measure of ours (no published source)."""
+    """How often a phrase for an absent object selects nothing; our own measure (no published source)."""
 
     samples: int  # at least 1
     area: int  # pixels; a mask with fewer is empty
@@ -29,7 +29,7 @@ class EmptyResult:
 
 
 class EmptyMetrics(Accumulator):
-    """How often phrases for absent things select nothing: `update` with each, then `result`."""
+    """Counts how often phrases for absent objects select nothing: `update` with each, then `result`."""
 
     kind = "empty"
 
@@ -37,7 +37,7 @@ class EmptyMetrics(Accumulator):
         super().__init__({"area": _checked_area(area)}, named, empty=len(THRESHOLDS))
 
     def update(self, probability: NDArray[Any], *, sample: str) -> None:
-        """Count one phrase for what is not in the image: empty if fewer than `area` pixels have p > t."""
+        """Count one phrase for an absent object; its mask is empty if fewer than `area` pixels have p > t."""
         self._refuse_again([sample])
         checked = as_probability(probability)
         selected = confusion(histogram(checked, np.ones(checked.shape, bool))).tp
@@ -45,26 +45,27 @@ class EmptyMetrics(Accumulator):
         self._note(sample)
 
     def result(self) -> EmptyResult:
-        """The rate of all that was counted so far."""
+        """Return the rate of all phrases so far."""
         self._refuse_nothing(len(self))
         rate = Curve(tuple(n / len(self) for n in self._sums["empty"]))
         return EmptyResult(samples=len(self), area=int(self._settings["area"]), rate=rate)
 
 
 def empty_rate(probabilities: Iterable[NDArray[Any]], threshold: float = 0.5, area: int = 1) -> float:
-    """The share of maps (H, W) with fewer than `area` pixels of p > threshold, at any one threshold."""
+    """Return the share of maps (H, W) with fewer than `area` pixels of p > threshold, at one threshold."""
     MaskOptions(threshold=threshold)
     _checked_area(area)
     level = np.float32(threshold)
     empty = [np.count_nonzero(as_probability(map_) > level) < area for map_ in probabilities]
     if not empty:
-        raise MetricError("There is no map to take the empty rate of: give at least one.")
+        raise MetricError("The empty rate needs at least one map, but none was given.")
     return sum(empty) / len(empty)
 
 
 def _checked_area(area: int) -> int:
+    """Return the area, or raise OptionError if it is below 1."""
     if area < 1:
         raise OptionError(
-            f"area is {area}, but a mask is empty if it has fewer pixels, so it must be at least 1 (default 1)."
+            f"area is {area}, but a mask with fewer pixels is empty, so it must be at least 1 (default 1)."
         )
     return area

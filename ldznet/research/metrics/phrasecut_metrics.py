@@ -3,7 +3,7 @@
 Nothing here knows of models, files or datasets.
 
     prediction  (H, W)  bool, or scores of at least 0; or packed bits
-    target      (H, W)  bool; True is the thing
+    target      (H, W)  bool; True is the object
 
 Source: Wu et al., CVPR 2020, github.com/ChenyunWu/PhraseCutDataset utils/evaluator.py, iou.py.
 """
@@ -32,7 +32,7 @@ class TaskScore:
 
     intersection: int  # pixels
     union: int  # pixels
-    iou: float  # [0, 1]: I / U, and 0 where I is 0, so also where nothing is predicted and nothing was there
+    iou: float  # [0, 1]: I / U, and 0 where I is 0, even if target and prediction are both empty
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PhraseCutResult:
 
 
 class PhraseCutMetrics(Accumulator):
-    """PhraseCut's own protocol: `update` with each task, `miss` what has no prediction, then `result`."""
+    """PhraseCut's own protocol: `update` with each task, `miss` tasks without a prediction, then `result`."""
 
     kind = "phrasecut"
 
@@ -77,9 +77,9 @@ class PhraseCutMetrics(Accumulator):
         """
         self._refuse_again([sample])
         expected = as_mask(target, "target")
-        found = _selected(np.asarray(prediction), expected.shape, self._settings["score_threshold"])
-        intersection = int(np.count_nonzero(found & expected))
-        union = int(np.count_nonzero(found | expected))
+        selected = _selected(np.asarray(prediction), expected.shape, self._settings["score_threshold"])
+        intersection = int(np.count_nonzero(selected & expected))
+        union = int(np.count_nonzero(selected | expected))
         score = TaskScore(intersection, union, intersection / union if intersection else 0.0)
         self._add("intersection", [intersection])
         self._add("union", [union])
@@ -89,13 +89,13 @@ class PhraseCutMetrics(Accumulator):
         return score
 
     def miss(self, sample: str) -> None:
-        """Note a task that has no prediction; it stays out of the means, as in the original."""
+        """Count a task without a prediction; it is not part of the means, as in the original."""
         self._refuse_again([sample])
         self._add("missing", [1])
         self._note(sample)
 
     def result(self) -> PhraseCutResult:
-        """The measures of all that was counted so far."""
+        """Return the measures of all tasks so far."""
         missing, intersection, union, iou = (
             self._sums[name][0] for name in ("missing", "intersection", "union", "iou")
         )
@@ -113,21 +113,22 @@ class PhraseCutMetrics(Accumulator):
 
 
 def _selected(prediction: NDArray[Any], size: tuple[int, ...], score_threshold: float) -> Mask:
+    """Return the mask of a prediction: bool, scores, or packed bits."""
     if prediction.ndim == 1 and prediction.dtype == np.uint8:
         pixels = math.prod(size)
         if prediction.size != -(-pixels // 8):
             raise ShapeError(
                 f"The prediction is {prediction.size} bytes of packed bits, but the image of {size[0]} x "
-                f"{size[1]} pixels needs {-(-pixels // 8)}: it belongs to another image, or is cut."
+                f"{size[1]} pixels needs {-(-pixels // 8)}: it belongs to another image, or is incomplete."
             )
         return np.unpackbits(prediction, count=pixels).reshape(size).astype(bool)
     require_same_size("prediction", prediction, size)
     if prediction.dtype == np.bool_:
         return prediction
-    if prediction.dtype.kind not in "iuf" or not (prediction >= 0).all():  # NaN is not, either
+    if prediction.dtype.kind not in "iuf" or not (prediction >= 0).all():  # false for NaN, too
         raise OptionError(
             f"The prediction ({prediction.dtype}) has values that are not scores of at least 0. PhraseCut counts "
-            "what is not zero as selected: give a bool mask, or probabilities and a score_threshold."
+            "every nonzero pixel as selected: give a bool mask, or probabilities and a score_threshold."
         )
     selected: Mask = prediction > score_threshold
     return selected

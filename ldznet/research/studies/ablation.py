@@ -1,12 +1,12 @@
-"""What each step of a method is worth: one thing changed at a time, measured on the same samples.
+"""How much each step of a method contributes: one option changed at a time, measured on the same samples.
 
     setup = Setup.of(host.info, "attention")
     for variant in variants(setup, steps_for(setup, host.info)):
         row = bench.measure(variant)
 
-Samples, latents and contexts are kept, and so is the attention that was seen: most rows differ only in what is
-made of it, and cost no pass through the UNet. With a folder every row is kept as soon as it is measured, and not
-measured again.
+Samples, latents, contexts and attention maps are cached: most rows differ only in what they compute from the same
+attention, and need no pass through the UNet. With a folder every row is written as soon as it is measured, and is
+not measured again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from ldznet.files import write_text
 from ldznet.hosts.attention_probes import Probes, levels_of
 from ldznet.hosts.host import Context, Host, HostInfo
 from ldznet.methods.attention import AttentionMethod
@@ -40,30 +40,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEPT = 1000  # passes whose attention is kept: about 1 MB a phrase on the embedded model
-_TIMED = 8  # phrases that a row is timed with
+_CACHED = 1000  # passes whose attention is cached: about 1 MB per phrase on the embedded model
+_TIMED = 8  # phrases to time a row with
 _OF_DEFAULTS = tuple(item.name for item in dataclasses.fields(Defaults))
 
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a method without a head depends on."""
+    """The options and defaults of a method without a head."""
 
     options: AttentionOptions | DifferenceOptions
     defaults: Defaults
 
     @classmethod
     def of(cls, name: str, info: HostInfo) -> Setup:
-        """What suits a model."""
+        """Return the options that suit a model."""
         if name == "attention":
             return cls(*suited_options(info))
         method = DifferenceMethod.for_host(info)
         return cls(method.options, method.defaults)
 
     def having(self, **changes: Any) -> Setup:
-        """The same with other options or defaults, by name.
+        """Return a copy with other options or defaults, by name.
 
-        Of what excludes each other the newer one counts: distractors, and reading the padding.
+        Distractors and reading the padding exclude each other; the change replaces the older one.
         """
         if changes.get("tokens") == "padding":
             changes = {"distractors": (), "together": False, **changes}
@@ -76,72 +76,74 @@ class Setup:
         return Setup(dataclasses.replace(self.options, **own), dataclasses.replace(self.defaults, **rest))
 
     def value(self, name: str) -> Any:
-        """Of an option or default."""
+        """Return the value of an option or default."""
         return getattr(self.defaults if name in _OF_DEFAULTS else self.options, name)
 
     def method(self) -> Method:
-        """The method that it describes."""
+        """Return a method with these options."""
         if isinstance(self.options, AttentionOptions):
             return AttentionMethod(self.options, self.defaults)
         return DifferenceMethod(self.options, self.defaults)
 
     def record(self) -> dict[str, Any]:
-        """All of it, fit for JSON."""
+        """Return the setup as JSON values."""
         return {"options": dataclasses.asdict(self.options), "defaults": dataclasses.asdict(self.defaults)}
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One method on all samples."""
+    """The measures of one method on all samples."""
 
     name: str
     numbers: Mapping[str, float]  # see Scores.numbers
     looks: Mapping[str, float]  # mIoU in percent, by look
-    seconds: float  # of a prompt, without encoding image and text; 0 where that was not asked for
+    seconds: float  # per prompt, without encoding image and text; 0 if not timed
 
     @property
     def usefulness(self) -> float:
-        """Mean over all phrases of the IoU at 0.5; what is absent counts 100 with an empty mask, else 0.
+        """Return the mean IoU at 0.5 over all phrases; an absent object counts 100 with an empty mask, else 0.
 
-        So the metric gIoU of generalised referring segmentation (Liu et al., CVPR 2023, GRES), in percent.
+        This is the metric gIoU of generalised referring segmentation (Liu et al., CVPR 2023, GRES), in percent.
         """
-        there, absent = self.numbers.get("samples", 0), self.numbers.get("absent", 0)
-        right = there * self.numbers.get("miou_0.5", 0) + absent * self.numbers.get("empty_0.5", 0)
-        return right / max(1, there + absent)
+        present, absent = self.numbers.get("samples", 0), self.numbers.get("absent", 0)
+        right = present * self.numbers.get("miou_0.5", 0) + absent * self.numbers.get("empty_0.5", 0)
+        return right / max(1, present + absent)
 
 
 class Workbench:
-    """Measures methods on the same samples with the same model."""
+    """Measures methods on the same samples, with the same model."""
 
     def __init__(
         self, host: DiffusersHost, samples: Sequence[Sample], folder: Path | None = None, *, timed: bool = True
     ) -> None:
-        self.host, self.samples, self.folder = cast("Host", _Remembering(host)), samples, folder
+        self.host, self.samples, self.folder = cast("Host", _CachingHost(host)), samples, folder
         self._timed = timed
         model = [host.info.fingerprint, host.others, host.info.prediction, str(host.dtype), host.device.type]
         self._key = json.dumps([PROTOCOL, timed, model, [_digest(sample) for sample in samples]])
-        self._seen: dict[bytes, Probes] = {}
+        self._probes: dict[bytes, Probes] = {}
         self._errors: dict[tuple[Any, ...], Tensor] = {}
         self.measured: dict[str, AblationRow] = {}
 
     def measure(self, name: str, method: Method) -> AblationRow:
-        """The row of a method, from memory or disk where it has been measured before."""
+        """Return the row of a method, from memory or disk if it was measured before."""
         state = json.dumps([self._key, dict(method.record), dataclasses.asdict(method.defaults)], default=str)
         key = hashlib.sha256(state.encode()).hexdigest()[:24]
         path = self.folder / "rows" / f"{key}.json" if self.folder else None
         if key not in self.measured:
-            found = _read(path) if path is not None else None
-            self.measured[key] = found or self._measure(name, method)
-            if path is not None and found is None:
-                _write(path, dataclasses.asdict(self.measured[key]))
+            stored = _read(path) if path is not None else None
+            self.measured[key] = stored or self._measure(name, method)
+            if path is not None and stored is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, json.dumps(dataclasses.asdict(self.measured[key]), indent=1))
         return dataclasses.replace(self.measured[key], name=name)
 
     def _measure(self, name: str, method: Method) -> AblationRow:
+        """Measure a method on all samples, and time it on a few."""
         scores = Scores()
-        sharing = _Sharing(method, self._seen, self._errors) if isinstance(method, AttentionMethod) else method
-        for found in predict(self.host, sharing, self.samples):
-            scores.update(found)
-        # Behind the others: what runs for the first time is slower, and by now all sentences are encoded.
+        sharing = _Sharing(method, self._probes, self._errors) if isinstance(method, AttentionMethod) else method
+        for prediction in predict(self.host, sharing, self.samples):
+            scores.update(prediction)
+        # Timed last: the first runs are slower, and by now all sentences are encoded.
         timed = _Timed(method, self.host)
         few = list(predict(self.host, timed, self.samples[: _TIMED * self._timed]))
         looks = {
@@ -153,31 +155,24 @@ class Workbench:
 
 
 def _digest(sample: Sample) -> str:
-    """Of all that a row knows of a sample: scenes of one key differ in size, and as their painters change."""
+    """Return a digest of a sample: scenes with one key differ in size, and between versions of the painters."""
     size, mask = sample.image.shape, sample.mask.tobytes()
-    said = json.dumps([sample.key, sample.phrase, size, {**sample.categories}]).encode()
-    return hashlib.sha256(said + sample.image.tobytes() + mask).hexdigest()
+    text = json.dumps([sample.key, sample.phrase, size, {**sample.categories}]).encode()
+    return hashlib.sha256(text + sample.image.tobytes() + mask).hexdigest()
 
 
 def _read(path: Path) -> AblationRow | None:
-    """A row that was kept; None where there is none, or where it cannot be read and has to be measured again."""
+    """Return a stored row; None if it is missing, or unreadable, so that it must be measured again."""
     if not path.exists():
         return None
     try:
-        return AblationRow(**json.loads(path.read_text()))
+        return AblationRow(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as why:
         log.warning("%s cannot be read (%s): this row is measured again.", path, why)
         return None
 
 
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)
-
-
-class _Remembering:
+class _CachingHost:
     """A host that encodes no image and no prompt twice."""
 
     def __init__(self, host: Host) -> None:
@@ -210,24 +205,24 @@ class _Remembering:
 
 
 class _Sharing(AttentionMethod):
-    """An attention method that looks at the same pass once, whatever it makes of it."""
+    """An attention method that shares the passes through the UNet with methods of other options."""
 
     def __init__(
-        self, method: AttentionMethod, seen: dict[bytes, Probes], errors: dict[tuple[Any, ...], Tensor]
+        self, method: AttentionMethod, probes: dict[bytes, Probes], errors: dict[tuple[Any, ...], Tensor]
     ) -> None:
         super().__init__(method.options, method.defaults)
-        self._seen, self._known = seen, errors
+        self._probes, self._cached_errors = probes, errors
 
     def _errors(self, host: Host, latent: Tensor, prompts: Prompts, sentences: Sequence[str], seed: int) -> Tensor:
-        picture = hashlib.sha256(latent.float().cpu().numpy().tobytes()).digest()
+        image_key = hashlib.sha256(latent.float().cpu().numpy().tobytes()).digest()
         count, every = self.options.evidence_noises, []
         for timestep in self.options.evidence:
-            keys = {text: (picture, seed, count, timestep, text) for text in sentences}
-            if new := [text for text, key in keys.items() if key not in self._known]:
-                one = AttentionMethod(dataclasses.replace(self.options, evidence=(timestep,)), self.defaults)
-                errors = one._errors(host, latent, prompts, new, seed)
-                self._known |= {keys[text]: errors[:, place] for place, text in enumerate(new)}
-            every.append(torch.stack([self._known[keys[text]] for text in sentences], dim=1))
+            keys = {text: (image_key, seed, count, timestep, text) for text in sentences}
+            if new := [text for text, key in keys.items() if key not in self._cached_errors]:
+                method = AttentionMethod(dataclasses.replace(self.options, evidence=(timestep,)), self.defaults)
+                errors = method._errors(host, latent, prompts, new, seed)
+                self._cached_errors |= {keys[text]: errors[:, index] for index, text in enumerate(new)}
+            every.append(torch.stack([self._cached_errors[keys[text]] for text in sentences], dim=1))
         return torch.cat(every)
 
     def _probe(
@@ -239,25 +234,25 @@ class _Sharing(AttentionMethod):
         text: Sequence[str],
         own: Sequence[str],
     ) -> Probes:
-        given = (noisy_latent, timesteps, context.tokens)
+        inputs = (noisy_latent, timesteps, context.tokens)
         digest = hashlib.sha256(self.options.blocks.encode())
-        for tensor in given:
+        for tensor in inputs:
             digest.update(tensor.float().cpu().numpy().tobytes())
         key = digest.digest()
-        if key in self._seen:
-            return self._seen[key]
+        if key in self._probes:
+            return self._probes[key]
         levels = levels_of(host.info.unet)
         every = [path for level in levels for path in level.paths]
         probes = super()._probe(
-            host, *given[:2], context, every, [path for level in levels[:2] for path in level.paths]
+            host, *inputs[:2], context, every, [path for level in levels[:2] for path in level.paths]
         )
-        if len(self._seen) < _KEPT:
-            self._seen[key] = probes
+        if len(self._probes) < _CACHED:
+            self._probes[key] = probes
         return probes
 
 
 class _Timed:
-    """A method that counts its seconds; of the processor where that computes, which other work leaves alone."""
+    """A method that counts its seconds: on a CPU those of this process, which other programs do not lengthen."""
 
     def __init__(self, method: Method, host: Host) -> None:
         self.name, self.defaults, self.needs_all_prompts = method.name, method.defaults, method.needs_all_prompts
@@ -268,18 +263,18 @@ class _Timed:
 
     def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
         start = self._clock()
-        found = self._method.probability(host, picture, prompts, draw).cpu()
+        probability = self._method.probability(host, picture, prompts, draw).cpu()
         self.seconds += self._clock() - start
-        return found
+        return probability
 
 
 def looks_of(samples: Sequence[Sample]) -> list[str]:
-    """The looks that occur in samples, in their order."""
+    """Return the looks of samples, in the order in which they occur."""
     return list(dict.fromkeys(sample.categories["look"][0] for sample in samples))
 
 
 def ablation_table(rows: Sequence[AblationRow], base: AblationRow, looks: Sequence[str]) -> str:
-    """All rows as Markdown; times are those of `base`, which stands first."""
+    """Return all rows as Markdown; times are relative to `base`, the first row."""
     titles = ["mIoU", *looks, "IoU_FG", "AP", "mIoU at 0.5", "absent: empty", "time"]
     lines = ["| | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(titles)]
     for row in (base, *rows):

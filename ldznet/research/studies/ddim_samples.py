@@ -1,4 +1,4 @@
-"""Pictures that a Stable Diffusion model makes from captions: to see what the embedded one has learned.
+"""Making images from captions with a Stable Diffusion model, to see what the embedded one has learned.
 
 Source: Song et al., Denoising Diffusion Implicit Models, https://arxiv.org/abs/2010.02502, eq. 12 without
 noise; classifier-free guidance: Ho and Salimans, https://arxiv.org/abs/2207.12598.
@@ -27,23 +27,27 @@ def generate(
     guidance: float = 7.0,
     seed: int = 0,
 ) -> NDArray[np.uint8]:
-    """One picture for each caption -> (N, size, size, 3) RGB."""
+    """Make one image for each caption -> (N, size, size, 3) RGB."""
     context = Context.join([host.encode_prompt(list(captions)), host.encode_prompt([""] * len(captions))])
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn((len(captions), 4, size // 8, size // 8), generator=generator).to(host.device)
-    kept = host.schedule.alphas_cumprod
+    latent = torch.randn((len(captions), 4, size // 8, size // 8), generator=generator).to(host.device)
+    signal_share = host.schedule.alphas_cumprod
     times = torch.linspace(999, 0, steps + 1).round().long()
-    for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        both = host.predict_noise(torch.cat([x, x]), torch.full((2 * len(x),), now), context).float()
+    for timestep, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        both = host.predict_noise(
+            torch.cat([latent, latent]), torch.full((2 * len(latent),), timestep), context
+        ).float()
         with_caption, without = both.chunk(2)
         noise = without + guidance * (with_caption - without)
-        signal = (x - (1 - kept[now]).sqrt().item() * noise) / kept[now].sqrt().item()
-        x = kept[after].sqrt().item() * signal + (1 - kept[after]).sqrt().item() * noise
-    return to_pictures(host, signal)
+        share = signal_share[timestep]
+        signal = (latent - (1 - share).sqrt().item() * noise) / share.sqrt().item()
+        share = signal_share[following]
+        latent = share.sqrt().item() * signal + (1 - share).sqrt().item() * noise
+    return decode_images(host, signal)
 
 
-def to_pictures(host: DiffusersHost, latent: Tensor) -> NDArray[np.uint8]:
-    """(N, 4, h, w) -> (N, 8h, 8w, 3) RGB, by the model's decoder."""
+def decode_images(host: DiffusersHost, latent: Tensor) -> NDArray[np.uint8]:
+    """Decode (N, 4, h, w) -> (N, 8h, 8w, 3) RGB with the model's VAE."""
     vae = host.vae
     images = vae.decode((latent / vae.config.scaling_factor).to(host.dtype)).sample.float().clamp(-1, 1)
     return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,8 +1,8 @@
-"""Which of the UNet's features know where things are: every transformer's output at several timesteps.
+"""Which of the UNet's features know where objects are: every transformer's output at several timesteps.
 
-A small decoder is trained on each feature alone, on a few scenes, and its average precision measured on
-others: the paper's Figure 4 for any model. The decoder sees the feature only, so what it finds of a phrase
-the UNet has already found.
+A small decoder is trained on each feature alone, on a few scenes, and its average precision is measured on
+others: the paper's Figure 4 for any model. The decoder sees nothing but the feature, so whatever it finds of a
+phrase is in the feature already.
 
 Source: PNVR et al., LD-ZNet, ICCV 2023, section 3.2.1. The paper's decoder is not described; this one is two
 convolutions at the feature's own resolution.
@@ -33,7 +33,7 @@ _WIDTH = 32  # channels inside a decoder
 
 @dataclass(frozen=True)
 class FeatureScore:
-    """How well one feature tells where a phrase is."""
+    """How well one feature shows where a phrase is."""
 
     path: str
     timestep: int
@@ -52,7 +52,7 @@ def measure_features(
     batch: int = 32,
     say: Callable[[str], None] = print,
 ) -> list[FeatureScore]:
-    """AP of a decoder on every transformer's output at every timestep."""
+    """Return the AP of a decoder on every transformer's output at every timestep."""
     scores = []
     for timestep in timesteps:
         trained = _features(host, training, size, template, timestep, batch)
@@ -70,8 +70,8 @@ def measure_features(
 def _features(
     host: Host, samples: Sequence[Sample], size: int, template: str, timestep: int, batch: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """path -> features (N, C, h, w) in half precision, and targets (N, S, S) bool."""
-    found: dict[str, list[Tensor]] = {}
+    """Return path -> features (N, C, h, w) in half precision, and targets (N, S, S) bool."""
+    features_of: dict[str, list[Tensor]] = {}
     targets = []
     modules = host.feature_modules()
     for start in range(0, len(samples), batch):
@@ -87,12 +87,13 @@ def _features(
         with capture(modules) as features:
             host.predict_noise(host.add_noise(latent, noise, steps), steps, context)
         for path, feature in features.items():
-            found.setdefault(path, []).append(feature.half().cpu())
+            features_of.setdefault(path, []).append(feature.half().cpu())
     target = torch.cat(targets)
-    return {path: (torch.cat(parts), target) for path, parts in found.items()}
+    return {path: (torch.cat(parts), target) for path, parts in features_of.items()}
 
 
 def _decoder(channels: int) -> nn.Sequential:
+    """Return a new decoder for a feature with so many channels."""
     return nn.Sequential(
         nn.Conv2d(channels, _WIDTH, 1),
         nn.SiLU(),
@@ -103,13 +104,13 @@ def _decoder(channels: int) -> nn.Sequential:
 
 
 def _fit(features: Tensor, targets: Tensor, epochs: int, batch: int) -> nn.Module:
-    """A decoder trained on standardised features; the standardisation is its first layer."""
-    batch = min(batch, len(features))  # of a few scenes all are one step
+    """Return a decoder trained on standardized features; its first layer does the standardizing."""
+    batch = min(batch, len(features))  # a few scenes are a single step
     mean, deviation = features.float().mean(dim=(0, 2, 3)), features.float().std(dim=(0, 2, 3)).clamp_min(1e-6)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         decoder = _decoder(features.shape[1])
-    with torch.no_grad():  # so that every feature starts on the same scale
+    with torch.no_grad():  # every feature starts on the same scale
         first = decoder[0]
         assert isinstance(first, nn.Conv2d)
         first.weight /= deviation[:, None, None]
@@ -123,9 +124,9 @@ def _fit(features: Tensor, targets: Tensor, epochs: int, batch: int) -> nn.Modul
     for _ in range(epochs):
         order = torch.randperm(len(features), generator=generator)
         for start in range(0, len(order) - batch + 1, batch):
-            picked = order[start : start + batch]
-            logits = F.interpolate(decoder(features[picked].float()), size=(side, side), mode="bilinear")
-            loss = F.binary_cross_entropy_with_logits(logits, coarse[picked])
+            indices = order[start : start + batch]
+            logits = F.interpolate(decoder(features[indices].float()), size=(side, side), mode="bilinear")
+            loss = F.binary_cross_entropy_with_logits(logits, coarse[indices])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -135,6 +136,7 @@ def _fit(features: Tensor, targets: Tensor, epochs: int, batch: int) -> nn.Modul
 
 @torch.no_grad()
 def _score(decoder: nn.Module, features: Tensor, targets: Tensor, batch: int) -> float:
+    """Return the AP of a decoder in percent."""
     metrics = ClipSegMetrics()
     for start in range(0, len(features), batch):
         logits = decoder(features[start : start + batch].float())
@@ -145,33 +147,33 @@ def _score(decoder: nn.Module, features: Tensor, targets: Tensor, batch: int) ->
 
 
 def draw_scores(scores: Sequence[FeatureScore], title: str) -> NDArray[np.uint8]:
-    """The heat map: a row for every timestep, a column for every transformer, AP written into each cell."""
+    """Draw a heat map: a row for every timestep, a column for every transformer, the AP in each cell."""
     paths = list(dict.fromkeys(score.path for score in scores))
     steps = list(dict.fromkeys(score.timestep for score in scores))
     table: Mapping[tuple[str, int], float] = {(score.path, score.timestep): score.ap for score in scores}
     low, high = min(table.values()), max(table.values())
     cell, left, top = (74, 34), 70, 128
-    picture = np.full((top + cell[1] * len(steps) + 16, left + cell[0] * len(paths) + 16, 3), 255, np.uint8)
+    canvas = np.full((top + cell[1] * len(steps) + 16, left + cell[0] * len(paths) + 16, 3), 255, np.uint8)
     font: Any = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(picture, title, (16, 26), font, 0.55, (20, 20, 20), 1, cv2.LINE_AA)
+    cv2.putText(canvas, title, (16, 26), font, 0.55, (20, 20, 20), 1, cv2.LINE_AA)
     for column, path in enumerate(paths):
         label = np.full((cell[0] - 4, 100, 3), 255, np.uint8)
         short = path.replace("_blocks.", " ").replace("_block.1", "").removesuffix(".1")
         cv2.putText(label, short, (2, 40), font, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
         turned = cv2.rotate(label, cv2.ROTATE_90_COUNTERCLOCKWISE)
         x = left + column * cell[0]
-        picture[top - 100 : top, x : x + cell[0] - 4] = np.minimum(
-            picture[top - 100 : top, x : x + cell[0] - 4], turned
+        canvas[top - 100 : top, x : x + cell[0] - 4] = np.minimum(
+            canvas[top - 100 : top, x : x + cell[0] - 4], turned
         )
     for row, step in enumerate(steps):
         y = top + row * cell[1]
-        cv2.putText(picture, f"t {step}", (12, y + 22), font, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
+        cv2.putText(canvas, f"t {step}", (12, y + 22), font, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
         for column, path in enumerate(paths):
             value = table[path, step]
             share = (value - low) / max(high - low, 1e-9)
             shade = cv2.applyColorMap(np.array([[round(255 * share)]], np.uint8), cv2.COLORMAP_VIRIDIS)[0, 0, ::-1]
             x = left + column * cell[0]
-            cv2.rectangle(picture, (x, y), (x + cell[0] - 3, y + cell[1] - 3), [int(c) for c in shade], -1)
+            cv2.rectangle(canvas, (x, y), (x + cell[0] - 3, y + cell[1] - 3), [int(c) for c in shade], -1)
             ink = (255, 255, 255) if share < 0.6 else (0, 0, 0)
-            cv2.putText(picture, f"{value:.1f}", (x + 17, y + 21), font, 0.45, ink, 1, cv2.LINE_AA)
-    return picture
+            cv2.putText(canvas, f"{value:.1f}", (x + 17, y + 21), font, 0.45, ink, 1, cv2.LINE_AA)
+    return canvas

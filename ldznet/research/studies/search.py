@@ -1,7 +1,7 @@
-"""Finding what suits a model: each step in its order, the best value kept.
+"""Searching for the options that suit a model: a coordinate search, one step of the method after the other.
 
-A coordinate search, on samples that are not those that are reported. It goes through the steps twice, since what
-is best in one depends on those behind it.
+It uses other samples than those that are reported, and goes through the steps twice, because the best value of one
+step depends on the later ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ldznet.research.studies.variants import Step, value_text
 
 
 def starts(setup: Setup) -> list[Setup]:
-    """Where a search begins: at what there is, and with one plain refinement, for which other levels are best."""
+    """Return where to begin: the setup, and one with a single plain refinement, which suits other levels."""
     if not isinstance(setup.options, AttentionOptions):
         return [setup]
     plain = setup.having(iterations=1, eta=0.0, column_max=False)
@@ -30,7 +30,7 @@ def search(
     say: Callable[[str], None] = print,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> tuple[Setup, AblationRow]:
-    """The best setup that was met on the way, and its row; of equals the one that was there first."""
+    """Return the best setup on the way, and its row; of equal ones the first."""
     best = start
     row = bench.measure("defaults", best.method())
     for number in range(rounds):
@@ -39,17 +39,18 @@ def search(
                 continue
             for value in step.values:
                 setup = best.having(**{step.name: value})
-                found = bench.measure(f"{step.name}: {value_text(step.name, value)}", setup.method())
-                if _score(found, step) > _score(row, step):
-                    best, row = setup, found
+                candidate = bench.measure(f"{step.name}: {value_text(step.name, value)}", setup.method())
+                if _score(candidate, step) > _score(row, step):
+                    best, row = setup, candidate
             progress(1)
-            chosen = value_text(step.name, best.value(step.name))
+            best_value = value_text(step.name, best.value(step.name))
             say(
-                f"round {number + 1}, {step.name}: {chosen} (mIoU {row.numbers['miou']:.1f}, at 0.5 "
+                f"round {number + 1}, {step.name}: {best_value} (mIoU {row.numbers['miou']:.1f}, at 0.5 "
                 f"{row.numbers['miou_0.5']:.1f}, absent and empty {row.numbers.get('empty_0.5', 0):.0f})"
             )
     return best, row
 
 
 def _score(row: AblationRow, step: Step) -> float:
+    """Return the measure that the search of a step maximizes."""
     return row.usefulness if step.search == "usefulness" else row.numbers["miou"]

@@ -1,7 +1,7 @@
-"""What could be done otherwise in each step of a method: the rows of an ablation, and where a search looks.
+"""Alternatives for each step of a method: the rows of an ablation, and the values that a search tries.
 
-A step changes one option or default. Its values are those that were published, and what else is plausible; words
-are published ones and such as the scenes are made of.
+A step changes one option or default. Its values are published ones and other plausible ones; words are published
+ones and those that describe the scenes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ldznet.research.studies.ablation import Setup
 
 @dataclass(frozen=True)
 class Step:
-    """One option or default, and the values that it might have."""
+    """One option or default, and the values to try."""
 
     name: str  # of the option or default
     values: tuple[Any, ...]
-    search: str = "miou"  # what a search goes by: "miou", "usefulness", or "" where it leaves it alone
+    search: str = "miou"  # what a search maximizes: "miou", "usefulness", or "" to leave the option as it is
 
 
 _GATES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
@@ -47,7 +47,7 @@ _RIVALS = {
 
 
 def steps_for(setup: Setup, info: HostInfo) -> list[Step]:
-    """All steps of a method, in the order in which a search goes through them."""
+    """Return all steps of a method, in the order in which a search goes through them."""
     if not isinstance(setup.options, AttentionOptions):
         return [
             Step("timesteps", ((200,), (300,), (400,), (500,), (600,))),
@@ -87,11 +87,12 @@ def steps_for(setup: Setup, info: HostInfo) -> list[Step]:
 
 
 def _templates() -> tuple[str, ...]:
+    """Return the sentences to try."""
     return ("{}", "a {}", "a photo of a {}", PUBLISHED.template)
 
 
 def _mixes(levels: int) -> Iterator[tuple[float, ...]]:
-    """Each level alone, two neighbours, and all alike."""
+    """Yield weights of levels: each alone, pairs of neighbors, and all equal."""
     for level in range(levels):
         yield (0.0,) * level + (1.0,)
     for level in range(levels - 1):
@@ -103,26 +104,24 @@ def _mixes(levels: int) -> Iterator[tuple[float, ...]]:
 
 
 def variants(setup: Setup, info: HostInfo) -> Iterator[tuple[str, Setup]]:
-    """Every step's other values, one changed at a time -> what to call it, and the setup.
+    """Yield title and setup for every other value of every step.
 
-    What else had to change for it is in its name too.
+    If a value forces another option to change, the title names that as well.
     """
     for step in steps_for(setup, info):
         if step.name.startswith(("evidence_", "presence_")) and not setup.value("evidence"):
-            continue  # it would change nothing
+            continue  # without evidence it changes nothing
         for value in step.values:
             if value != setup.value(step.name):
-                changed = setup.having(**{step.name: value})
+                variant = setup.having(**{step.name: value})
                 others = {item.name for item in dataclasses.fields(setup.options)} - {step.name}
-                names = [step.name, *sorted(n for n in others if changed.value(n) != setup.value(n))]
-                yield (
-                    ", ".join(f"{n.replace('_', ' ')}: {value_text(n, changed.value(n))}" for n in names),
-                    changed,
-                )
+                names = [step.name, *sorted(n for n in others if variant.value(n) != setup.value(n))]
+                title = ", ".join(f"{n.replace('_', ' ')}: {value_text(n, variant.value(n))}" for n in names)
+                yield title, variant
 
 
 def value_text(name: str, value: Any) -> str:
-    """A value as a table shows it."""
+    """Return a value as a table shows it."""
     if known := {"distractors": _WORDS, "evidence_rivals": _RIVALS}.get(name):
         return next((title for title, words in known.items() if words == value), ", ".join(value))
     if isinstance(value, bool):

@@ -42,6 +42,7 @@ def stop_between_steps(*, announce: bool = True) -> Iterator[StopRequest]:
     request = StopRequest()
 
     def ask(number: int, _frame: FrameType | None) -> None:
+        """Store the first signal; end at the second one."""
         if request.signal:
             raise KeyboardInterrupt(number)
         request.signal = number

@@ -9,7 +9,7 @@ from ldznet.__main__ import main, parse
 from ldznet.heads.half_storage import store_narrow
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods.learned_head import random_head
-from ldznet.research.bench import bench
+from ldznet.research.bench import bench, plain_way
 
 
 def test_bench_measures_every_step_and_compares_with_the_plain_way(capsys):
@@ -84,7 +84,7 @@ def test_the_plain_way_has_float32_weights_in_the_usual_layout_whatever_ours_are
         torch.nn.Module.to(module, memory_format=torch.channels_last)
     store_narrow(method.head, torch.float16)
 
-    plain, plain_method = bench._plain_copies(host, method)
+    plain, plain_method = plain_way._plain_copies(host, method)
 
     for module in (plain.unet, plain.vae, plain_method.head):
         assert all(p.dtype == torch.float32 and p.is_contiguous() for p in module.parameters())

@@ -6,6 +6,7 @@ import pytest
 from miniature import write_aigi, write_phrasecut
 
 from ldznet.__main__ import main
+from ldznet.research.evaluation.paper_tables import SAMPLES
 
 FAST = ("--random-weights", "--quiet", "--limit", "1")
 
@@ -33,16 +34,20 @@ def test_it_may_lie_elsewhere_and_the_folder_may_be_that_of_its_repository(here,
     write_phrasecut(here / "repository/data/VGPhraseCut_v0", scenes=1, splits=("test",))
 
     assert main(["evaluate", *(["phrasecut", "--data", given] if by_name else [given]), *FAST]) == 0
-    assert "| LD-ZNet (published) | | 52.7 |" in capsys.readouterr().out
+    assert "The published rows are left out: they were measured on 14,354 phrases" in capsys.readouterr().out
 
 
-def test_aigi_is_measured_beside_its_published_rows(here, capsys):
+def test_aigi_is_measured_with_its_published_rows(here, capsys, monkeypatch):
     write_aigi(here / "data/AIGI", scenes=1)
 
     assert main(["evaluate", "aigi", *FAST]) == 0
     text = capsys.readouterr().out
     assert "| AIGI | 1 |" in text
-    assert "| LD-ZNet (published) | | 74.1 |" in text
+    assert "(published)" not in text
+    assert "measured on 214 phrases, and this set has 1." in text
+    monkeypatch.setitem(SAMPLES, "aigi", 1)
+    assert main(["evaluate", "aigi", *FAST]) == 0
+    assert "| LD-ZNet (published) | | 74.1 |" in capsys.readouterr().out
 
 
 def test_any_other_folder_is_measured_without_published_rows(here, capsys):
@@ -95,11 +100,11 @@ def test_any_other_folder_is_measured_without_published_rows(here, capsys):
         (
             ["train", "empty", "--out", "x", "--device", "cpu"],
             1,
-            "image_data_split.json and the folder images must be",
+            "image_data_split.json and the folder images are missing",
         ),
     ],
 )
-def test_what_is_missing_is_said_with_where_to_get_it_and_how_to_lay_it_out(here, capsys, arguments, code, said):
+def test_an_error_says_where_to_get_what_is_missing_and_how_to_lay_it_out(here, capsys, arguments, code, said):
     (here / "empty").mkdir()
 
     assert main([*arguments, *(FAST if arguments[0] == "evaluate" else ())]) == code

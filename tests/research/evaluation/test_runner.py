@@ -20,11 +20,11 @@ from ldznet.research.cli import evaluate
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import usable
 from ldznet.research.datasets.skip_report import Report
-from ldznet.research.evaluation import report
+from ldznet.research.evaluation import contact_sheets, measurement_parts
 from ldznet.research.evaluation.contact_sheets import prediction_sheet
-from ldznet.research.evaluation.paper_tables import TABLES
+from ldznet.research.evaluation.measurement_parts import MeasurementParts
+from ldznet.research.evaluation.paper_tables import TABLES, comparable_rows
 from ldznet.research.evaluation.report import (
-    MeasurementParts,
     as_json,
     breakdown,
     latex_row,
@@ -150,6 +150,13 @@ def test_published_rows_stand_beside_ours_and_are_marked():
     assert latex_row("a_b", {"miou": 1.25, "fgiou": 2}) == r"a\_b & 1.2 & 2.0 & -- \\"
 
 
+def test_published_rows_are_left_out_with_a_note_where_few_samples_were_measured():
+    assert comparable_rows("aigi", 210) == (TABLES["aigi"], "")
+    rows, note = comparable_rows("phrasecut", 8)
+    assert rows == ()
+    assert note == "The published rows are left out: they were measured on 14,354 phrases, and this set has 8."
+
+
 def prediction(target, probability):
     sample = Sample("k", np.zeros((64, 64, 3), np.uint8), "a thing", target, {})
     return Prediction(sample, probability.astype(np.float32), target)
@@ -261,15 +268,15 @@ def test_a_process_waits_for_others_as_long_as_they_live_and_no_longer(tmp_path,
     mine.save(measured(0, 2))
     alive = tmp_path / "parts" / "scenes.1-of-2.alive"
     monkeypatch.setattr(
-        report, "time", Clock({5: lambda: alive.write_text("1"), 12: lambda: alive.write_text("2")})
+        measurement_parts, "time", Clock({5: lambda: alive.write_text("1"), 12: lambda: alive.write_text("2")})
     )
     with pytest.raises(LaunchError, match="1 of 3 blocks") as caught:
         mine.whole(3, patience=10)
 
-    assert 22 <= report.time.now < 24  # the second sign came after 12 seconds
+    assert 22 <= measurement_parts.time.now < 24  # the second sign came after 12 seconds
     assert "(1 of 2) gave no sign of life for 10 seconds" in str(caught.value)
     assert "start the same command again: what is measured is kept" in str(caught.value)
-    monkeypatch.setattr(report, "time", Clock({8: lambda: other.save(measured(1))}))
+    monkeypatch.setattr(measurement_parts, "time", Clock({8: lambda: other.save(measured(1))}))
     assert mine.whole(3, patience=10).blocks == {0, 1, 2}
 
 
@@ -313,6 +320,21 @@ def test_a_sheet_shows_every_prediction_with_its_iou():
     sheet = prediction_sheet([prediction(target, half)] * 4, columns=2)
     assert sheet.dtype == np.uint8
     assert sheet.shape[1] == 2 * (2 * 192 + 8)
+
+
+def test_a_sheet_says_which_half_is_the_truth_and_which_the_prediction(monkeypatch):
+    target = np.zeros((64, 64), bool)
+    target[:, :32] = True
+    plain = prediction_sheet([prediction(target, 0.9 * target)], columns=1)
+    texts = []
+    monkeypatch.setattr(contact_sheets, "_labelled", lambda image, text: texts.append(text) or image)
+
+    without = prediction_sheet([prediction(target, 0.9 * target)], columns=1)
+
+    assert texts == ["truth", "prediction"]
+    rows, columns = np.nonzero((plain != without).any(axis=2))
+    assert rows.max() < 30  # in the upper corners of both halves
+    assert {int(column) // 196 for column in columns} == {0, 1}
 
 
 # --- features ------------------------------------------------------------------------------------------
@@ -433,7 +455,8 @@ def test_phrasecut_is_measured_from_its_folder(capsys, tmp_path):
     assert main(["evaluate", str(data), *FAST, "--limit", "2", "--out", str(out)]) == 0
     assert "| PhraseCut-test | 2 |" in capsys.readouterr().out
     report = (out / "PhraseCut-test.md").read_text()
-    assert "| LD-ZNet (published) |" in report
+    assert "(published)" not in report
+    assert "The published rows are left out: they were measured on 14,354 phrases, and this set has 2." in report
     assert "| subset: all | 2 |" in report
     categories = json.loads((out / "PhraseCut-test.json").read_text())["categories"]
     assert {name.split(":")[0] for name in categories} >= {"name", "subset"}

@@ -497,14 +497,14 @@ def test_parts_measured_in_different_ways_are_not_merged():
         ({"sums": {}}, "it has no pixels"),
         ({"sums": {"pixels": [1]}}, "it has no single"),
         ({"sums": {"pixels": [0] * 99, "singles": [0], "single_ious": [0] * 49}}, "ValueError"),
-        ({"sums": {"pixels": [0.5] * 100, "singles": [0], "single_ious": [0] * 49}}, "is no count"),
-        ({"sums": {"pixels": [-1] * 100, "singles": [0], "single_ious": [0] * 49}}, "is no count"),
+        ({"sums": {"pixels": [0.5] * 100, "singles": [0], "single_ious": [0] * 49}}, "is not a count"),
+        ({"sums": {"pixels": [-1] * 100, "singles": [0], "single_ious": [0] * 49}}, "is not a count"),
         ({"settings": {"area": 1}}, "TypeError"),
         ({"samples": None}, "TypeError"),
     ],
 )
 def test_a_damaged_state_is_refused(damage, text):
-    with pytest.raises(MetricError, match=f"What was saved is no state of clipseg metrics .*{text}"):
+    with pytest.raises(MetricError, match=f"The saved data are not a state of clipseg metrics .*{text}"):
         ClipSegMetrics.from_state({**ClipSegMetrics().state_dict(), **damage})
 
 
@@ -561,7 +561,7 @@ def test_an_area_or_a_threshold_that_is_none_is_refused():
         empty_rate(maps, area=0)
     with pytest.raises(OptionError, match=r"threshold is 1\.5, but it must be from 0\.0 to 1\.0"):
         empty_rate(maps, 1.5)
-    with pytest.raises(MetricError, match="There is no map"):
+    with pytest.raises(MetricError, match="needs at least one map"):
         empty_rate([])
 
 
