@@ -120,7 +120,7 @@ def test_each_kind_of_damage_ends_a_run_that_refuses_it_and_says_how_to_go_on(da
     folder, _, _ = damaged
 
     assert main(["evaluate", str(folder), "--random-weights", "--quiet", "--on-problem", "refuse"]) == 1
-    assert "Or leave out what is damaged: --on-problem skip" in capsys.readouterr().err
+    assert "Or leave damaged samples out: --on-problem skip" in capsys.readouterr().err
 
 
 def test_half_a_download_is_measured_and_said_and_none_of_the_images_is_an_error(tmp_path, capsys):

@@ -59,7 +59,7 @@ def test_bench_refuses_what_it_cannot_measure(capsys, arguments, said):
     [
         (["--threads", "-1"], "--threads is -1, but it must be at least 1"),
         (["--threads", "0"], "--threads is 0, but it must be at least 1"),
-        (["--method", "attention"], "bench times a head, and --method attention has none"),
+        (["--method", "attention"], "bench times a head, and --method attention needs none"),
         (["--device", "meta"], "The device meta cannot be used here"),
     ],
 )

@@ -65,7 +65,7 @@ def test_any_other_folder_is_measured_without_published_rows(here, capsys):
         (
             ["evaluate", "phrasecut"],
             1,
-            "Nothing lies at data/VGPhraseCut_v0, VGPhraseCut_v0, phrasecut. PhraseCut is",
+            "data/VGPhraseCut_v0, VGPhraseCut_v0, phrasecut: no such folder. PhraseCut is",
         ),
         (["evaluate", "phrasecut"], 1, "Lay them out as data/VGPhraseCut_v0/image_data_split.json, "),
         (
@@ -73,11 +73,11 @@ def test_any_other_folder_is_measured_without_published_rows(here, capsys):
             1,
             "empty holds none of its files. PhraseCut is not part of",
         ),
-        (["evaluate", "phrasecut", "--data", "gone"], 1, "Nothing lies at gone."),
+        (["evaluate", "phrasecut", "--data", "gone"], 1, "gone: no such folder."),
         (
             ["evaluate", "aigi"],
             1,
-            "Nothing lies at data/AIGI, AIGI, aigi. AIGI is not part of ldznet. The README of",
+            "data/AIGI, AIGI, aigi: no such folder. AIGI is not part of ldznet. The README of",
         ),
         (["evaluate", "aigi"], 1, "data/AIGI/<image>_<caption>.png for each caption"),
         (["evaluate", "empty"], 1, "'empty' has no caption that can be used. nothing was skipped."),
@@ -89,7 +89,7 @@ def test_any_other_folder_is_measured_without_published_rows(here, capsys):
         (
             ["evaluate", "scenes", "--data", "empty"],
             2,
-            "--data says where phrasecut or aigi lies, but scenes needs",
+            "--data is the folder of phrasecut or aigi, but scenes needs",
         ),
         (["train", "phrasecut", "--out", "x"], 1, "(to train also refer_train.json and refer_miniv.json)"),
         (

@@ -252,7 +252,7 @@ def test_what_the_training_of_the_diffusion_model_would_ignore_is_refused(tmp_pa
     for more, said in (
         (("--dry-run",), "--dry-run would be ignored"),
         (("--rate", "1e-4", "--kind", "znet"), "--kind, --rate would be ignored"),
-        (("--data", str(tmp_path)), "diffusion needs no such place"),
+        (("--data", str(tmp_path)), "diffusion needs no folder"),
     ):
         assert main(["train", "diffusion", "--out", str(out), *more]) == 2
         assert said in capsys.readouterr().err
