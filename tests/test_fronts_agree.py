@@ -20,7 +20,7 @@ from ldznet.images.given_mask import read_given_mask
 from ldznet.methods.choose import MethodChoice
 from ldznet.webui import results
 from ldznet.webui.api import answers
-from ldznet.webui.controls import CONTROLS, read_settings
+from ldznet.webui.controls import CONTROLS, read_panel_settings
 
 WIDTH, HEIGHT = SIZE
 LEFT, RIGHT, BOTH, NONE = (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 0.0)
@@ -63,7 +63,7 @@ ROWS = {
 def row(request, webui, method):
     """Return a row of the table with the decision that all fronts should make."""
     prompt, options, given_mask, expected = request.param
-    settings = read_settings([{"prompt": prompt, **controls_of(options)}])
+    settings = read_panel_settings([{"prompt": prompt, **controls_of(options)}])
     result = webui.session.segment_image(webui.model, half(), settings)
     given = None if given_mask is None else read_given_mask(given_mask, (HEIGHT, WIDTH))
     decision = decide(result.segmentation, settings.mask, given)
@@ -194,11 +194,13 @@ def test_a_mask_that_the_webuis_blur_leaves_nothing_of_stops_a_run_only(webui, m
     image = Image.new("RGB", (512, 512))
     image.paste((255,) * 3, (256, 256, 264, 264))
     args = [{"prompt": "bright", "threshold": 0.7}]
-    result = webui.session.segment_image(webui.model, image, read_settings(args))
+    result = webui.session.segment_image(webui.model, image, read_panel_settings(args))
     p = Processing(webui.model, [image], mask_blur_x=64, mask_blur_y=64)
 
     with pytest.raises(LdznetError) as stopped:
         Run(webui.hooks).once(p, args)
 
-    assert decide(result.segmentation, read_settings(args).mask).reason is None
-    assert str(stopped.value).startswith(results.explain_reason(result, read_settings(args).mask, Reason.FAINT))
+    assert decide(result.segmentation, read_panel_settings(args).mask).reason is None
+    assert str(stopped.value).startswith(
+        results.explain_reason(result, read_panel_settings(args).mask, Reason.FAINT)
+    )

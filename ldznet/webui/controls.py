@@ -1,4 +1,4 @@
-"""Every control of the panel, once: for the page, for the script's arguments over the API, and for `Settings`.
+"""Every control of the panel, once: for the page, for the script's arguments, and for `PanelSettings`.
 
 The order of CONTROLS is the order of the script's arguments and of GET /sdapi/v1/script-info, so a new control
 goes to the end. Ranges, defaults and help of masks and segmentations are in options.py; here they get a label.
@@ -131,7 +131,7 @@ MASK_CONTROLS = tuple(name for name in BY_NAME if name in _MASK_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class PanelSettings:
     """What the controls say together."""
 
     enabled: bool
@@ -150,7 +150,7 @@ class Settings:
     mask_blur: int | None
 
 
-def read_settings(args: Sequence[Any]) -> Settings:
+def read_panel_settings(args: Sequence[Any]) -> PanelSettings:
     """Return the Settings of the script's arguments, without the webui's settings page; see `read_values`."""
     return settings_of(read_values(args))
 
@@ -193,13 +193,13 @@ def read_mask_options(values: Mapping[str, Any]) -> MaskOptions:
     return _mask_options({name: BY_NAME[name].read(values.get(name)) for name in MASK_CONTROLS})
 
 
-def settings_of(values: Mapping[str, Any], *, template: str = "") -> Settings:
+def settings_of(values: Mapping[str, Any], *, template: str = "") -> PanelSettings:
     """Return the Settings of checked values of all controls; `template` is that of SegmentOptions.
 
     Raises:
         OptionError: numbers in a text cannot be read.
     """
-    return Settings(
+    return PanelSettings(
         enabled=values["enabled"],
         prompts=split_prompts(values["prompt"]),
         negatives=split_prompts(values["negative_prompt"]),

@@ -19,16 +19,16 @@ from ldznet.heads.weight_files import open_tensors
 from ldznet.hosts.host import HostInfo
 from ldznet.inference.passes import Progress
 from ldznet.methods.choose import find_heads
-from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
+from ldznet.webui.controls import AUTOMATIC, TITLE, PanelSettings
 from ldznet.webui.settings_page import SettingsPage
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]  # of the extension, whose folder `models` has the embedded head
 TO_CONVERT = " (to be converted)"
 _CONVERTED = "-ema.safetensors"
-_RELEASED_WIDTH = 320
-_converting = threading.Lock()
+_RELEASED_WIDTH = 320  # channels of the first convolution
+_converting = threading.Lock()  # several requests may choose the same checkpoint at once
 
 
 class HeadFiles:
@@ -54,7 +54,7 @@ class HeadFiles:
         names += [path.name + TO_CONVERT for path in unconverted(folders)]
         return [AUTOMATIC, *dict.fromkeys(names)]
 
-    def candidates(self, settings: Settings) -> list[HeadInfo]:
+    def candidates(self, settings: PanelSettings) -> list[HeadInfo]:
         """Return the heads to choose from: all of them, or the one that the settings name.
 
         Raises:
@@ -73,7 +73,7 @@ class HeadFiles:
                     with paths_hidden(path):
                         read_head_info(path)  # raises an error that says what is wrong with the file
             raise _unknown_head(settings.head, [info.path.name for info in heads])
-        return named[:1]
+        return named[:1]  # the folders are in order: that of the extension comes first
 
     def require_name(self, name: str) -> None:
         """Refuse a name that `names` does not have, nor had before a conversion.
@@ -85,7 +85,7 @@ class HeadFiles:
         if not {name, chosen_name(name), name + TO_CONVERT} & set(known):
             raise _unknown_head(name, known[1:])
 
-    def waiting_checkpoint(self, settings: Settings) -> Path | None:
+    def waiting_checkpoint(self, settings: PanelSettings) -> Path | None:
         """Return the checkpoint that is chosen and has not been converted yet."""
         name = settings.head.removesuffix(TO_CONVERT)
         if settings.method not in ("auto", "head") or not name.endswith(".ckpt"):
@@ -183,6 +183,7 @@ def _attention_heads(path: Path, host: HostInfo) -> int | None:
             (
                 shape[0]
                 for name, shape in tensors.shapes.items()
+                # The averaged weights have the same names without dots.
                 if name.replace(".", "").endswith("diffusion_modelinput_blocks00weight")
             ),
             _RELEASED_WIDTH,

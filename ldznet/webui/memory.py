@@ -61,7 +61,7 @@ def measure_memory(device: torch.device) -> Iterator[MemoryUse]:
 
 def device_memory(device: torch.device) -> dict[str, float | None]:
     """Return the free and the total memory of the device in MB, for all programs; None where it is unknown."""
-    if device.type != "cuda":
+    if device.type != "cuda":  # other devices do not report it
         return {"free_mb": None, "total_mb": None}
     free, total = torch.cuda.mem_get_info(device)
     return {"free_mb": megabytes(free), "total_mb": megabytes(total)}

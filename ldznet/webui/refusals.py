@@ -12,13 +12,14 @@ from ldznet.webui.session import StoppedError, UnforeseenError
 
 log = logging.getLogger(__name__)
 
-_LONGEST_REFUSAL = 2000
+_LONGEST_REFUSAL = 2000  # characters; a text may quote a value of the request
 
 
 def refusal(why: Exception) -> HTTPException:
     """Return the answer to a request that failed; the status, 409, 422, 500 or 503, says whose fault it is."""
     if isinstance(why, RequestValidationError):
         return HTTPException(422, json_text(_name_fields(why)))
+    # The order matters: these are kinds of LdznetError, which is answered as the program's own mistake below.
     if isinstance(why, OutOfMemoryError):
         return HTTPException(503, json_text(str(why)))
     if isinstance(why, StoppedError):
@@ -27,6 +28,7 @@ def refusal(why: Exception) -> HTTPException:
         return HTTPException(500, json_text(str(why)))
     if isinstance(why, LdznetError):
         return HTTPException(422, json_text(str(why)))
+    # Nothing of an unforeseen exception but its name is sent: its text may hold paths of the server.
     log.error("A request failed", exc_info=why)
     return HTTPException(
         500,
@@ -38,7 +40,7 @@ def _name_fields(why: RequestValidationError) -> str:
     """Return which fields are wrong; their values are not repeated, since they can be whole images."""
     problems: dict[str, list[str]] = {}
     for error in why.errors():
-        place = [part for part in error["loc"] if part != "body"]
+        place = [part for part in error["loc"] if part != "body"]  # pydantic 1 and 2 both name the body first
         name = str(place[0])[:80] if place and isinstance(place[0], str) else "the body"
         text = "is no field of this request" if "extra" in error["type"] else str(error["msg"])
         texts = problems.setdefault(name, [])

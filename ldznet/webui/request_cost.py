@@ -7,12 +7,12 @@ from ldznet.hosts.host import HostInfo
 from ldznet.inference.passes import count_passes
 from ldznet.methods.choose import best_head
 from ldznet.methods.registry import AUTO
-from ldznet.webui.controls import Settings
+from ldznet.webui.controls import PanelSettings
 from ldznet.webui.head_files import HeadFiles
 from ldznet.webui.limits import MOST_PASSES, MOST_PROMPTS, MOST_SMALL_PASSES
 
 
-def require_passes(settings: Settings, heads: HeadFiles, info: HostInfo | None = None) -> None:
+def require_passes(settings: PanelSettings, heads: HeadFiles, info: HostInfo | None = None) -> None:
     """Refuse a request that would keep all others waiting.
 
     Before the model is known, without `info`, a head for a full-size model is assumed: the fewest passes.
@@ -26,7 +26,9 @@ def require_passes(settings: Settings, heads: HeadFiles, info: HostInfo | None =
             f"prompt and negative_prompt have {prompts} parts together, but at most {MOST_PROMPTS} are allowed. "
             "Send several requests."
         )
+    # Counted, not measured: a request must be refused before it takes any time.
     passes = count_passes(_running_method(settings, heads, info), settings.segment, prompts, info)
+    # A pass of a small model is quick, but its attention needs many more of them.
     most = MOST_SMALL_PASSES if info is not None and info.is_small else MOST_PASSES
     if passes > most:
         raise OptionError(
@@ -35,7 +37,7 @@ def require_passes(settings: Settings, heads: HeadFiles, info: HostInfo | None =
         )
 
 
-def _running_method(settings: Settings, heads: HeadFiles, info: HostInfo | None) -> str:
+def _running_method(settings: PanelSettings, heads: HeadFiles, info: HostInfo | None) -> str:
     """Return the method that runs; auto is attention if the model is known and no head fits it."""
     if settings.method != AUTO:
         return settings.method

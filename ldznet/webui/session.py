@@ -34,7 +34,7 @@ from ldznet.methods.learned_head import LearnedHead
 from ldznet.segmenter import Segmenter
 from ldznet.webui import head_files
 from ldznet.webui.app import A1111App, App
-from ldznet.webui.controls import AUTOMATIC, TITLE, Settings
+from ldznet.webui.controls import AUTOMATIC, TITLE, PanelSettings
 from ldznet.webui.head_files import HeadFiles
 from ldznet.webui.memory import MemoryUse, device_memory, measure_memory, megabytes, weight_bytes
 from ldznet.webui.progress import StoppedError, progress_shown, stop_if_requested
@@ -75,7 +75,7 @@ class Session:
         self._results: LruCache[str, SegmentResult] = LruCache(MOST_RESULTS, MOST_RESULT_BYTES, _result_bytes)
 
     def segment_image(
-        self, sd_model: Any, image: Image.Image, settings: Settings, progress: Progress | None = None
+        self, sd_model: Any, image: Image.Image, settings: PanelSettings, progress: Progress | None = None
     ) -> SegmentResult:
         """Segment the image with the loaded model; return an earlier result of the same request if it is kept.
 
@@ -89,15 +89,18 @@ class Session:
             )
         flat = flatten_image(image, self.app.option("img2img_background_color", "#ffffff"))
         host = self._host_for(sd_model)
+        # Before the heads are listed: the converted file is one of them.
         if checkpoint := self.head_files.waiting_checkpoint(settings):
             with progress_shown(self.app, f"converting {checkpoint.name}, once") as report:
                 head_files.convert_checkpoint(checkpoint, host.info, report)
         heads, rest = self.head_files.candidates(settings), self.settings_page.value("rest")
         device, dtype = self._head_device()
+        # A file may be replaced under its name while the webui runs, so its digest counts too.
         files = tuple((str(info.path), info.sha256) for info in heads)
         choice = (settings.method, head_files.chosen_name(settings.head), files, str(device), dtype)
         digest = image_digest(flat)
         request = (digest, settings.prompts, settings.negatives, settings.segment, choice, host.info.fingerprint)
+        # The page gets the key; a digest, since the request itself may be long.
         key = hashlib.sha256(repr(request).encode()).hexdigest()[:32]
         if known := self._results.get(key):
             self._apply_rest(host, device, rest)
@@ -112,7 +115,7 @@ class Session:
             self._place_head(segmenter.method, device, rest)
             with host.borrowed():
                 if self._encoded_image != digest:
-                    self._encoded_image = ""
+                    self._encoded_image = ""  # stays so if encoding breaks off
                     start = time.perf_counter()
                     segmenter.set_image(flat, settings.segment)
                     self._encoded_image, encoding = digest, time.perf_counter() - start
@@ -132,7 +135,7 @@ class Session:
         """Return an earlier result by its key, if it is still kept."""
         return self._results.get(key)
 
-    def obstacle(self, sd_model: Any, settings: Settings) -> str:
+    def obstacle(self, sd_model: Any, settings: PanelSettings) -> str:
         """Return why the chosen method and head cannot run with a checkpoint; empty if they can."""
         try:
             info = self.make_host(sd_model).info
@@ -192,10 +195,10 @@ class Session:
             with explain_out_of_memory("The segmentation"):
                 yield
         except OutOfMemoryError:
-            stays = False
+            stays = False  # the memory is needed more than a quick next run
             raise
         except LdznetError:
-            raise
+            raise  # nothing is broken: the next run can use the same segmenter
         except Exception as why:
             stays = False
             log.exception("The segmentation broke off")
@@ -210,6 +213,7 @@ class Session:
 
     def _shared_pixels(self, digest: str, image: Image.Image) -> np.ndarray[Any, Any]:
         """Return the image as an array, the same one for all results of an image."""
+        # Results of one image with different prompts are common, and an image of 8K takes 100 MB.
         same = (result.image for result in self._results.values() if result.digest == digest)
         pixels = next(same, None)
         return np.asarray(image) if pixels is None else pixels
@@ -224,11 +228,12 @@ class Session:
         return self._host
 
     def _segmenter_for(
-        self, host: Any, settings: Settings, heads: Sequence[HeadInfo], choice: tuple[Any, ...]
+        self, host: Any, settings: PanelSettings, heads: Sequence[HeadInfo], choice: tuple[Any, ...]
     ) -> Segmenter:
         """Return the segmenter, a new one if the model, the method or the head files have changed."""
         if self._segmenter is None or choice != self._choice:
             self._forget_segmenter()
+            # Who names a head wants it: automatic choice must not fall back to attention silently.
             name = "head" if settings.head != AUTOMATIC and settings.method == "auto" else settings.method
             with head_files.paths_hidden(*(info.path for info in heads)):
                 chosen = choose_method(name, host.info, heads, dtype=choice[-1])

@@ -19,7 +19,7 @@ from ldznet.errors import OptionError
 from ldznet.options import Option, SegmentOptions, check_value
 from ldznet.webui import controls
 from ldznet.webui.app import App, GeneratingApp
-from ldznet.webui.controls import BY_NAME, TITLE, Settings
+from ldznet.webui.controls import BY_NAME, TITLE, PanelSettings
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,7 @@ class SettingsPage:
             OptionError: the value cannot be used, such as one that a program has set.
         """
         setting = _BY_NAME[name]
+        # Programs write settings too, by POST /sdapi/v1/options, where nothing checks them.
         option = Option(setting.default, choices=setting.choices)
         try:
             return check_value(
@@ -160,6 +161,7 @@ class SettingsPage:
 
     def precision(self) -> str:
         """Return the precision of heads: by the flag, else by the page."""
+        # "auto" is also the flag's default: it cannot be told from a flag that was not given.
         flag: str = self.app.flag("ldznet_precision") or "auto"
         return self.value("precision") if flag == "auto" else flag
 
@@ -170,7 +172,7 @@ class SettingsPage:
 
     def read(
         self, args: Sequence[Any], changes: Mapping[str, Any] | None = None
-    ) -> tuple[dict[str, Any], Settings]:
+    ) -> tuple[dict[str, Any], PanelSettings]:
         """Return the value of every control, and the Settings that these values and the page make together.
 
         `args` are the script's arguments. `changes` are values of single controls that win over the arguments,
@@ -180,9 +182,11 @@ class SettingsPage:
             OptionError: a value cannot be used; the text says which.
         """
         values = controls.read_values(args, self.defaults())
+        # A change is checked as a whole, since the numbers in a text are read only with the settings.
         for name, value in (changes or {}).items():
             values[name] = controls.read_value(name, value)
         settings = controls.settings_of(values, template=self.template())
+        # A plot over our controls means that the panel is on, whatever its switch says.
         return values, dataclasses.replace(settings, enabled=settings.enabled or bool(changes))
 
 

@@ -19,7 +19,7 @@ from ldznet.inference.tiles import most_passes
 from ldznet.methods.noise_difference import DifferenceOptions
 from ldznet.webui import limits
 from ldznet.webui.api.models import OPTIONS
-from ldznet.webui.controls import read_settings
+from ldznet.webui.controls import read_panel_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -116,7 +116,8 @@ def test_the_public_client_inpaints_as_the_readme_says(example, tmp_path):
 
 def test_the_arguments_of_img2img_are_taken_as_they_stand():
     by_name, by_place = (
-        read_settings(json.loads(block)["alwayson_scripts"]["LD-ZNet segment"]["args"]) for block in blocks("json")
+        read_panel_settings(json.loads(block)["alwayson_scripts"]["LD-ZNet segment"]["args"])
+        for block in blocks("json")
     )
 
     assert by_name.enabled

@@ -19,7 +19,7 @@ from ldznet.heads.head_file import save_head
 from ldznet.methods.learned_head import LearnedHead, random_head
 from ldznet.webui import head_files, progress, session
 from ldznet.webui.app import A1111App
-from ldznet.webui.controls import read_settings
+from ldznet.webui.controls import read_panel_settings
 from ldznet.webui.memory import MemoryUse, device_memory, measure_memory
 from ldznet.webui.panel import preview
 
@@ -27,7 +27,7 @@ MB = 2**20
 
 
 def asked(prompt="bright", **more):
-    return read_settings([{"prompt": prompt, "resolution": 64, **more}])
+    return read_panel_settings([{"prompt": prompt, "resolution": 64, **more}])
 
 
 @pytest.fixture(autouse=True)
@@ -627,8 +627,8 @@ def some_request(webui, draw, number):
     webui.shared.state.interrupted = draw.random() < 0.1
     try:
         if number % 3 == 0:
-            found = webui.session.segment_image(webui.model, image, read_settings([given]))
-            options = read_settings([given]).mask
+            found = webui.session.segment_image(webui.model, image, read_panel_settings([given]))
+            options = read_panel_settings([given]).mask
             preview.draw_preview(found, options, decide(found.segmentation, options))
         elif number % 3 == 1:
             Run(webui.hooks).once(Processing(webui.model, [image]), [given | {"append": True}])

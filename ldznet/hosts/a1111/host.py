@@ -41,11 +41,12 @@ class A1111Host:
         self._model = sd_model
         self._info = _describe(self._model)
         self._loaded = _identity(self._model)
+        # "Downcast alphas" and "zero terminal SNR" change `alphas_cumprod` for a run.
         alphas = getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)
         self.schedule = Schedule(alphas.detach().double().cpu())
         if ZERO_SNR in _marks(self._model):  # the webui itself does not read this mark
             self.schedule = self.schedule.with_zero_snr()
-        self._borrowed = 0
+        self._borrowed = 0  # depth of nested `borrowed` blocks
         # Called before each pass of the UNet; an exception that it raises ends the work.
         self.before_pass: Callable[[], None] = lambda: None
 
@@ -115,6 +116,7 @@ class A1111Host:
                 "too. The VAE is broken: choose another one in the webui's settings, or another checkpoint."
             )
         mean, log_variance = moments.float().chunk(2, dim=1)
+        # The mean, not a sample: the same image must give the same mask.
         if noise is not None:
             mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
         return (mean * float(self._model.scale_factor)).to(self.dtype)
@@ -278,6 +280,7 @@ def _describe(model: Any) -> HostInfo:
     key = model.model.conditioning_key
     if (structure.in_channels, key) not in {(4, "crossattn"), (9, "hybrid"), (9, "crossattn")}:
         raise _unfit(name, f'its UNet reads {structure.in_channels} channels and is conditioned by "{key}"')
+    # With --no-hashing there is no digest; results are kept only as long as the webui runs.
     fingerprint = checkpoint.sha256 or checkpoint.shorthash or model.sd_model_hash or ""
     details = {"weights": "as the webui loaded them", "vae": "in the checkpoint"}
     if vae := getattr(model, "loaded_vae_file", None):

@@ -104,7 +104,7 @@ def _own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let each module run the code of its class, which has the webui's own patches, such as those of attention."""
     with ExitStack() as undo:
         for module in modules:
-            own = vars(module)
+            own = vars(module)  # an attribute of the instance hides that of the class
             for name in _FORWARDS:
                 if name in own and hasattr(type(module), name):
                     undo.callback(own.__setitem__, name, own.pop(name))
@@ -132,7 +132,7 @@ def _original_weights(modules: Iterable[Any]) -> Iterator[None]:
     with ExitStack() as undo:
         for module in modules:
             names = getattr(module, "network_current_names", ())
-            if names == ():
+            if names == ():  # no network has touched this layer
                 continue
             undo.callback(setattr, module, "network_current_names", names)
             module.network_current_names = ()
@@ -192,6 +192,6 @@ def _in_place(webui: WebuiModules, model: Any, parts: Iterable[nn.Module]) -> It
                 continue
             undo.callback(part.to, where)
             part.to(device)
-        if model.lowvram:
+        if model.lowvram:  # the hooks bring parts to the device, and leave the last one there
             undo.callback(webui.lowvram.send_everything_to_cpu)
         yield

@@ -33,11 +33,12 @@ def make_answer(
 ) -> SegmentAnswer:
     """Return the answer, without its times."""
     segmentation, mask = result.segmentation, decision.mask
+    # "ld-znet, one.safetensors fits ...": see Session.
     method, _, reason = result.method_reason.partition(", ")
     return SegmentAnswer(
         width=segmentation.size[1],
         height=segmentation.size[0],
-        area=area(mask >= 0.5),
+        area=area(mask >= 0.5),  # a soft edge counts from its middle
         mask=encode(mask_image(mask)) if request.return_mask else None,
         overlay=encode(overlay(result.image, mask)) if request.return_overlay else None,
         colors=_draw_colors(result, options) if request.return_colors else None,
@@ -53,6 +54,7 @@ def make_answer(
         reason=reason,
         notes=list(segmentation.notes),
         nothing_found=explain(result, options, decision),
+        # The caller fills them in, since this function's own time belongs to them.
         seconds=Seconds(waited=0, encode=0, segment=0, masks=0, total=0),
         record=segmentation.record,
     )
@@ -94,6 +96,7 @@ def _candidate_answers(
 ) -> list[CandidateAnswer]:
     answers = []
     for candidate in segmentation.candidates(options):
+        # Numbers of objects belong to the threshold of the request.
         level = dataclasses.replace(options, threshold=candidate.threshold, objects=())
         mask = encode(mask_image(segmentation.mask(level, given_mask=given_mask)))
         answers.append(CandidateAnswer(**candidate._asdict(), mask=mask))
@@ -104,6 +107,7 @@ def _probabilities(request: SegmentRequest, segmentation: Segmentation, index: i
     """Return the map of a prompt; negative prompts are counted after the prompts."""
     if not request.return_probabilities:
         return None
+    # The network's own size is far smaller, and what `refine` has added has no place in it.
     if request.probability_size == "network":
         return encode_probability(segmentation.maps[index].numpy())
     prompts = (*segmentation.prompts, *segmentation.negative_prompts)
@@ -113,7 +117,7 @@ def _probabilities(request: SegmentRequest, segmentation: Segmentation, index: i
 
 def _draw_colors(result: SegmentResult, options: MaskOptions) -> str | None:
     segmentation = result.segmentation
-    if len(segmentation) < 2:
+    if len(segmentation) < 2:  # one prompt would give one colour, which is the overlay
         return None
     maps = segmentation.each_net_probability()
     return encode(color_map(maps, segmentation.prompts, result.image, background=options.threshold).picture)

@@ -79,4 +79,5 @@ def encode(image: Image.Image | NDArray[Any]) -> str:
 
 def encode_probability(probability: NDArray[np.float32]) -> str:
     """Return a map (H, W) in [0, 1] as a grey PNG of 16 bits in base64: 65535 is 1."""
+    # 16 bits, so that a program's own threshold gives our mask, up to 1/65535.
     return encode(np.round(probability * np.float32(65535)).astype(np.uint16))

@@ -40,9 +40,11 @@ def guarded_route(app: App) -> type[APIRoute]:
 
             async def guarded(request: Request) -> Response:
                 try:
+                    # Here and not in a dependency: FastAPI reads the body before it runs dependencies.
                     authorize(app.flag("api_auth"), request.headers.get("authorization", ""))
                     return await handle(_bounded(request))
                 except AnyHTTPException as why:  # FastAPI's is one of them
+                    # FastAPI answers an unreadable body with a text that says nothing.
                     if why.status_code == 400 and why.__cause__ is not None:
                         raise HTTPException(400, _UNREADABLE) from why
                     raise
@@ -93,7 +95,7 @@ def authorize(pairs: str | None, header: str) -> None:
 def _bounded(request: Request) -> Request:
     """Return the same request, whose body may not be longer than LONGEST_BODY, whatever its headers say."""
     _require_length(_length(request))
-    read = 0
+    read = 0  # a body may be longer than its headers say, or have no length at all
 
     async def receive() -> Any:
         nonlocal read
@@ -107,7 +109,7 @@ def _bounded(request: Request) -> Request:
 
 def _length(request: Request) -> int:
     text = request.headers.get("content-length", "0")
-    if not text.isdecimal() or len(text) > 18:
+    if not text.isdecimal() or len(text) > 18:  # int() takes long for endless numbers
         raise HTTPException(400, f"The Content-Length is {json_text(text[:40])!r}, which is no length of a body.")
     return int(text)
 

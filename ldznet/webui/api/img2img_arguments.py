@@ -28,13 +28,14 @@ def watch_img2img(fastapi_app: FastAPI, app: GeneratingApp) -> None:
     """Let the webui's route answer 422 to what it would drop."""
     for route in fastapi_app.routes:
         if isinstance(route, APIRoute) and route.path == ROUTE and route.dependant.call is not None:
+            # FastAPI calls what the dependant names; the route's own `endpoint` is only for the schema.
             route.dependant.call = _checked(route.dependant.call, app)
 
 
 def _checked(call: Callable[..., Any], app: GeneratingApp) -> Callable[..., Any]:
     @functools.wraps(call)
     def checked(**arguments: Any) -> Any:
-        for body in arguments.values():
+        for body in arguments.values():  # whatever the webui calls its parameter
             try:
                 require_script_object(getattr(body, "alwayson_scripts", None))
                 require_infotext(app, getattr(body, "infotext", None))
@@ -52,6 +53,7 @@ def require_script_object(scripts: Any) -> None:
         OptionError: something in it would be dropped; the text names it.
     """
     objects = scripts if isinstance(scripts, Mapping) else {}
+    # The webui compares titles in lower case, and takes one of several.
     names = [name for name in objects if str(name).lower() == TITLE.lower()]
     if len(names) > 1:
         raise OptionError(

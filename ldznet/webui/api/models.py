@@ -15,6 +15,7 @@ from ldznet.inference.prompts import LONGEST_PROMPT
 from ldznet.webui.controls import BY_NAME, CONTROLS, Control
 from ldznet.webui.limits import LONGEST_IMAGE, LONGEST_TEXT, LONGEST_WORD, MOST_PASSES, MOST_PROMPTS
 
+# AUTOMATIC1111's webui has pydantic 1, others have 2; they spell some things differently.
 _IS_2 = pydantic.VERSION.startswith("2.")
 
 # These controls say what a run of img2img does with a mask; our routes generate nothing.
@@ -34,6 +35,7 @@ def _type(control: Control) -> Any:
     """Return the type that takes the values of a control, without converting any."""
     if control.name in WORDS:
         return _text(LONGEST_TEXT) | _listed(_text(LONGEST_PROMPT), MOST_PROMPTS)
+    # Seeds are the largest numbers: signed integers of 64 bits, as torch takes them.
     if control.name in NUMBERS:
         return _text(LONGEST_WORD) | _listed(conint(strict=True, ge=0, le=2**63 - 1), MOST_PASSES)
     if control.kind == "switch":
@@ -94,6 +96,7 @@ class _Strict(_Described, extra="forbid"):
     """A model that refuses unknown fields."""
 
 
+# Made from the controls, so that a new control is a field of the request without another line here.
 _fields: dict[str, Any] = {name: _field(BY_NAME[name]) for name in OPTIONS}
 _Options: Any = pydantic.create_model("_Options", __base__=_Strict, **_fields)
 
@@ -101,6 +104,7 @@ _Options: Any = pydantic.create_model("_Options", __base__=_Strict, **_fields)
 class SegmentRequest(_Options):  # type: ignore[misc]
     """An image and prompts, how the masks are made, and which images come back."""
 
+    # A strict text: pydantic would otherwise turn numbers into texts.
     image: StrictStr = Field(
         ...,
         max_length=LONGEST_IMAGE,

@@ -40,7 +40,7 @@ from ldznet.webui.api.models import (
     given_options,
 )
 from ldznet.webui.app import GeneratingApp
-from ldznet.webui.controls import Settings
+from ldznet.webui.controls import PanelSettings
 from ldznet.webui.limits import MOST_ANSWERED
 from ldznet.webui.request_cost import require_passes
 from ldznet.webui.results import SegmentResult
@@ -63,6 +63,7 @@ def register(fastapi_app: FastAPI, session: Session, app: GeneratingApp) -> None
     """Add the routes to the webui's application, if it was started with an API."""
     if not (app.flag("api") or app.flag("nowebui")):
         return
+    # The guard itself checks the password; this shows the lock in /docs.
     dependencies = [Depends(DocumentedBasic())] if app.flag("api_auth") else []
     fastapi_app.include_router(make_router(session), dependencies=dependencies)
     watch_img2img(fastapi_app, app)
@@ -106,6 +107,7 @@ def _segment(session: Session, request: SegmentRequest) -> SegmentAnswer:
         settings = _read_settings(session, request)
         image = decode(request.image, "image")
         _require_room(request, settings, image)
+        # All that can be refused is refused before the queue is waited for.
         given_mask = _read_mask(request, settings, image)
         result, settings, seconds = _run_networks(session, request, image)
         drawing = time.perf_counter()
@@ -117,7 +119,7 @@ def _segment(session: Session, request: SegmentRequest) -> SegmentAnswer:
     return answer
 
 
-def _read_settings(session: Session, request: SegmentRequest) -> Settings:
+def _read_settings(session: Session, request: SegmentRequest) -> PanelSettings:
     """Return the settings that a request makes, as the panel would; a list of prompts is taken item by item.
 
     Raises:
@@ -127,6 +129,7 @@ def _read_settings(session: Session, request: SegmentRequest) -> Settings:
     listed = {name: value for name, value in values.items() if isinstance(value, list)}
     lists = {name: listed[name] for name in WORDS if name in listed}
     texts = {name: " ".join(map(str, listed[name])) for name in NUMBERS if name in listed}
+    # Lists are joined for the controls, whose values are texts; prompts follow below, since one may have | in it.
     settings = session.settings_page.read([{**values, **dict.fromkeys(lists, ""), **texts}])[1]
     _require_file_name(settings.head)
     prompts, negatives = check_prompts(
@@ -143,13 +146,14 @@ def _require_file_name(head: str) -> None:
         raise HeadError(f"head is {head!r}, which is not the name of a file. GET /ldznet/heads lists the names.")
 
 
-def _require_room(request: SegmentRequest, settings: Settings, image: Image.Image) -> None:
+def _require_room(request: SegmentRequest, settings: PanelSettings, image: Image.Image) -> None:
     """Refuse an answer that would be too large, or incomplete, before the networks run."""
     if settings.segment.refine and request.return_probabilities and request.probability_size == "network":
         raise OptionError(
             'The results of refine do not fit into probabilities of probability_size "network". Ask for '
             '"picture", or leave refine out.'
         )
+    # At most; candidates may be fewer than three.
     maps = (len(settings.prompts) + len(settings.negatives)) * request.return_probabilities
     images = len(settings.prompts) * request.return_masks + request.return_objects + 3 * request.return_candidates
     size, network_size = image.width * image.height, settings.segment.resolution**2
@@ -161,7 +165,7 @@ def _require_room(request: SegmentRequest, settings: Settings, image: Image.Imag
         )
 
 
-def _read_mask(request: SegmentRequest, settings: Settings, image: Image.Image) -> SoftMask | None:
+def _read_mask(request: SegmentRequest, settings: PanelSettings, image: Image.Image) -> SoftMask | None:
     if (request.mask is None) != (settings.mask.brush == "replace"):
         raise OptionError(
             "mask and brush go together: an existing mask, and whether to add to it, subtract from it or "
@@ -174,12 +178,12 @@ def _read_mask(request: SegmentRequest, settings: Settings, image: Image.Image) 
 
 def _run_networks(
     session: Session, request: SegmentRequest, image: Image.Image
-) -> tuple[SegmentResult, Settings, dict[str, float]]:
+) -> tuple[SegmentResult, PanelSettings, dict[str, float]]:
     """Return the result, the settings that it was made with, and where the time went."""
     steps: list[int] = []  # stays empty if an earlier result is returned
     start = time.perf_counter()
 
-    def work() -> tuple[SegmentResult, Settings, dict[str, float]]:
+    def work() -> tuple[SegmentResult, PanelSettings, dict[str, float]]:
         begin = time.perf_counter()
         # Read anew: until now another run may have overridden the settings page.
         settings = _read_settings(session, request)

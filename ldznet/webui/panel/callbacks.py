@@ -21,7 +21,7 @@ from ldznet.images.given_mask import read_given_mask
 from ldznet.masks.checks import SoftMask
 from ldznet.options import MaskOptions
 from ldznet.webui import head_files, results, settings_page
-from ldznet.webui.controls import AUTOMATIC, BY_NAME, Settings, read_mask_options
+from ldznet.webui.controls import AUTOMATIC, BY_NAME, PanelSettings, read_mask_options
 from ldznet.webui.inpaint_preview import is_faint
 from ldznet.webui.page.page import Page
 from ldznet.webui.panel import preview
@@ -77,14 +77,14 @@ class Callbacks:
         answer |= self._show(result, options, decision) | self._show_choices(result, options)
         return result, decision, answer | {"heat": preview.draw_probability(result)}
 
-    def _segment_tab(self, values: Values) -> tuple[SegmentResult, SoftMask | None, Settings]:
+    def _segment_tab(self, values: Values) -> tuple[SegmentResult, SoftMask | None, PanelSettings]:
         """Return the result for the open tab, the painted or uploaded mask, and the settings that were used."""
         app, session = self._session.app, self._session
         with _unforeseen_explained(), app.progress_bar(values["task"]) as start_bar:
             settings = self._read_settings(values)
             image, mask = self._page.read_image(values)
 
-            def run() -> tuple[SegmentResult, Settings]:
+            def run() -> tuple[SegmentResult, PanelSettings]:
                 start_bar()
                 # While this waited, another run may have overridden the settings page; now it is as it was.
                 settings = self._read_settings(values)
@@ -96,12 +96,12 @@ class Callbacks:
             given_mask = None if mask is None else read_given_mask(mask, result.segmentation.size)
         return result, given_mask, settings
 
-    def _read_settings(self, values: Values) -> Settings:
+    def _read_settings(self, values: Values) -> PanelSettings:
         # A single object with names is how programs give the controls too.
         controls = {name: values[name] for name in BY_NAME if name in values}
         return self._session.settings_page.read([controls])[1]
 
-    def _converted_head(self, settings: Settings) -> Answer:
+    def _converted_head(self, settings: PanelSettings) -> Answer:
         """Return the new list and choice of heads if a checkpoint was chosen, which is converted by now."""
         if not settings.head.removesuffix(head_files.TO_CONVERT).endswith(".ckpt"):
             return {}

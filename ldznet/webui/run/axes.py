@@ -59,6 +59,7 @@ def _make_axis(kind: Callable[..., Any], name: str, heads: HeadFiles) -> Any:
                 if name == "head":
                     heads.require_name(value)
         except LdznetError as why:
+            # The webui answers an exception of a plot with 500, but an HTTPException as it is.
             if getattr(p, "is_api", False):
                 raise refusal(why) from why
             raise

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from ldznet.webui import infotext
-from ldznet.webui.controls import Settings
+from ldznet.webui.controls import PanelSettings
 
 _ATTRIBUTE = "ldznet_state"
 _INPAINTING = (
@@ -101,7 +101,7 @@ class RunState:
         else:
             self.phase, self._last_mask = Phase.IMAGE, None
 
-    def set_inpainting(self, p: Any, settings: Settings) -> None:
+    def set_inpainting(self, p: Any, settings: PanelSettings) -> None:
         """Set the inpaint settings of the panel; None leaves what the tab says."""
         if settings.fill is not None and self.phase is not Phase.LOOP:  # in a loop it is Loopback's own
             p.inpainting_fill = settings.fill

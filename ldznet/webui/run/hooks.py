@@ -25,7 +25,7 @@ from ldznet.errors import ImageError, LdznetError, PromptError
 from ldznet.images.given_mask import read_given_mask
 from ldznet.webui import head_files, infotext, results
 from ldznet.webui.app import GeneratingApp
-from ldznet.webui.controls import CONTROLS, TITLE, Settings, is_enabled
+from ldznet.webui.controls import CONTROLS, TITLE, PanelSettings, is_enabled
 from ldznet.webui.inpaint_preview import blur_levels, explain_unpainted
 from ldznet.webui.refusals import refusal
 from ldznet.webui.request_cost import require_passes
@@ -96,7 +96,7 @@ class RunHooks:
             append_images(processed, outputs.images)
         state.finish_image(p, processed)
 
-    def _mask_image(self, p: Any, settings: Settings, chosen_in: str) -> None:
+    def _mask_image(self, p: Any, settings: PanelSettings, chosen_in: str) -> None:
         """Give `p` its mask.
 
         Raises:
@@ -139,7 +139,7 @@ class RunHooks:
         state.set_mask(p, mask, outputs)
 
     @staticmethod
-    def _run_without(p: Any, image: Image.Image, settings: Settings, why: str) -> None:
+    def _run_without(p: Any, image: Image.Image, settings: PanelSettings, why: str) -> None:
         """Do what the settings say for an image in which there is nothing to inpaint.
 
         Raises:

@@ -12,7 +12,7 @@ from ldznet.masks.objects import find_objects
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
 from ldznet.webui import preview_scale
-from ldznet.webui.controls import read_settings
+from ldznet.webui.controls import read_panel_settings
 from ldznet.webui.page.tab_inputs import fitting_size
 from ldznet.webui.panel import preview
 
@@ -33,7 +33,7 @@ def find(webui, session):
     """Return a function that segments an image."""
 
     def find(image, prompt="bright", **more):
-        return session.segment_image(webui.model, image, read_settings([{"prompt": prompt, **more}]))
+        return session.segment_image(webui.model, image, read_panel_settings([{"prompt": prompt, **more}]))
 
     return find
 

@@ -21,7 +21,7 @@ from ldznet.heads.head_file import save_head
 from ldznet.methods.learned_head import random_head
 from ldznet.options import MaskOptions, SegmentOptions
 from ldznet.webui import head_files, session
-from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_settings, split_prompts
+from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_panel_settings, split_prompts
 from ldznet.webui.progress import StoppedError
 
 ROOT = Path(__file__).parents[3]
@@ -35,9 +35,9 @@ def args(prompt="bright", **more):
 
 
 def test_the_defaults_of_the_controls_are_the_defaults_of_the_options():
-    settings = read_settings([control.default for control in CONTROLS])
+    settings = read_panel_settings([control.default for control in CONTROLS])
 
-    assert settings == read_settings([])
+    assert settings == read_panel_settings([])
     assert (settings.mask, settings.segment) == (MaskOptions(), SegmentOptions())
     assert (settings.fill, settings.only_masked, settings.padding, settings.mask_blur) == (None,) * 4
     assert not settings.enabled
@@ -84,9 +84,9 @@ OTHERS = {
 
 
 def test_every_control_reaches_the_settings_by_place_and_by_name():
-    by_place = read_settings([OTHERS[control.name] for control in CONTROLS])
+    by_place = read_panel_settings([OTHERS[control.name] for control in CONTROLS])
 
-    assert by_place == read_settings([OTHERS])
+    assert by_place == read_panel_settings([OTHERS])
     assert by_place.prompts == ("bucket", "red hat")
     assert by_place.negatives == ("shadow",)
     assert by_place.mask == MaskOptions(
@@ -128,24 +128,24 @@ def test_the_order_of_the_arguments_stays():
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_control(name, value, said):
     with pytest.raises(OptionError) as refused:
-        read_settings([{name: value}])
+        read_panel_settings([{name: value}])
 
     assert str(refused.value).startswith(said)
 
 
 def test_unknown_names_and_too_many_arguments_are_refused():
     with pytest.raises(OptionError, match="has no control 'promt'"):
-        read_settings([{"promt": "bucket"}])
+        read_panel_settings([{"promt": "bucket"}])
     with pytest.raises(OptionError, match=f"{len(CONTROLS) + 1} arguments"):
-        read_settings([None] * (len(CONTROLS) + 1))
+        read_panel_settings([None] * (len(CONTROLS) + 1))
 
 
 def test_values_after_an_object_of_names_are_refused_unless_the_webui_has_filled_up_with_them():
     filled = [control.default for control in CONTROLS[1:]]
-    assert read_settings([{"prompt": "bucket"}, *filled]).prompts == ("bucket",)
+    assert read_panel_settings([{"prompt": "bucket"}, *filled]).prompts == ("bucket",)
 
     with pytest.raises(OptionError, match="after it, 'red hat' at the place of prompt"):
-        read_settings([{"prompt": "bucket"}, "red hat"])
+        read_panel_settings([{"prompt": "bucket"}, "red hat"])
 
 
 def test_prompts_are_split_at_the_bar_and_empty_ones_are_left_out():
@@ -423,7 +423,7 @@ def test_a_script_that_runs_the_same_p_again_with_another_masked_content_gets_th
 
 def test_only_the_last_segmentations_are_kept(webui, method):
     keys = [
-        webui.session.segment_image(webui.model, half(), read_settings(args(f"bright | {number}"))).key
+        webui.session.segment_image(webui.model, half(), read_panel_settings(args(f"bright | {number}"))).key
         for number in range(session.MOST_RESULTS + 1)
     ]
 
@@ -437,7 +437,7 @@ def test_of_large_pictures_fewer_are_kept_but_the_last(webui, method, monkeypatc
     monkeypatch.setattr(webui.session._results, "size", 2 * 3 * width * height + 40_000)
 
     keys = [
-        webui.session.segment_image(webui.model, half(255, dark), read_settings(args(resolution=64))).key
+        webui.session.segment_image(webui.model, half(255, dark), read_panel_settings(args(resolution=64))).key
         for dark in (0, 10, 20)
     ]
 
@@ -446,7 +446,8 @@ def test_of_large_pictures_fewer_are_kept_but_the_last(webui, method, monkeypatc
 
 def test_all_that_was_found_in_a_picture_shares_it(webui, method):
     one, other = (
-        webui.session.segment_image(webui.model, half(), read_settings(args(word))) for word in ("bright", "dark")
+        webui.session.segment_image(webui.model, half(), read_panel_settings(args(word)))
+        for word in ("bright", "dark")
     )
 
     assert one.image is other.image
@@ -495,7 +496,7 @@ def heads(webui, tmp_path, monkeypatch):
 
 
 def test_a_head_of_the_folder_is_used_and_named(webui, heads):
-    settings = read_settings(args("bright", resolution=64))
+    settings = read_panel_settings(args("bright", resolution=64))
 
     found = webui.session.segment_image(webui.model, half(), settings)
 
@@ -505,13 +506,13 @@ def test_a_head_of_the_folder_is_used_and_named(webui, heads):
 
 
 def test_another_model_or_method_is_not_answered_from_memory(webui, heads):
-    settings = read_settings(args("bright", resolution=64))
+    settings = read_panel_settings(args("bright", resolution=64))
     first = webui.session.segment_image(webui.model, half(), settings)
 
     webui.model.loaded_vae_file = "/models/other.vae.pt"
     second = webui.session.segment_image(webui.model, half(), settings)
     third = webui.session.segment_image(
-        webui.model, half(), read_settings(args("bright", method="difference", resolution=64))
+        webui.model, half(), read_panel_settings(args("bright", method="difference", resolution=64))
     )
 
     assert len({first.key, second.key, third.key}) == 3
@@ -519,7 +520,7 @@ def test_another_model_or_method_is_not_answered_from_memory(webui, heads):
 
 
 def test_a_head_that_is_not_there_is_refused_with_those_that_are(webui, heads):
-    settings = read_settings(args("bright", head="two.safetensors"))
+    settings = read_panel_settings(args("bright", head="two.safetensors"))
 
     with pytest.raises(HeadError, match=r"no head 'two.safetensors' \(there: one.safetensors\)"):
         webui.session.segment_image(webui.model, half(), settings)
@@ -535,13 +536,13 @@ def test_the_folder_and_precision_of_the_command_line_are_used(webui, heads, tmp
     )
 
     assert webui.session.head_files.names() == ["automatic", "moved.safetensors"]
-    result = webui.session.segment_image(webui.model, half(), read_settings(args(resolution=64)))
+    result = webui.session.segment_image(webui.model, half(), read_panel_settings(args(resolution=64)))
     assert result.method_reason.startswith("ld-znet, moved")
 
 
 def test_a_prompt_is_needed_and_the_message_says_where(webui, method):
     with pytest.raises(PromptError, match=f'Type what to select into "What to select" of {TITLE}'):
-        webui.session.segment_image(webui.model, half(), read_settings(args(" | ")))
+        webui.session.segment_image(webui.model, half(), read_panel_settings(args(" | ")))
 
 
 # --- what the webui loads --------------------------------------------------------------------------------
