@@ -57,7 +57,7 @@ class StandaloneApp:
     """The program around the panel: an `App` (webui/app.py) with one model, a lock and a few flags."""
 
     def __init__(self, host: Host, models: Path, *, heads: Path | None = None, precision: str = "auto") -> None:
-        """`models` is the folder whose subfolder `ldznet` has heads, `heads` is another folder with heads."""
+        """Lend the model; `models` has the subfolder `ldznet` with heads, `heads` is another folder with heads."""
         self._host = BorrowedHost(host)
         self._models = models
         self._flags = {"ldznet_heads": heads and str(heads), "ldznet_precision": precision}

@@ -1,4 +1,4 @@
-"""python -m ldznet serve: what it refuses, and the page itself, driven in a headless Chromium as a user would."""
+"""python -m ldznet serve: what it refuses, and the page itself, in a headless Chromium as a user would use it."""
 
 import importlib.metadata
 import importlib.util
@@ -28,7 +28,8 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 # --- what is refused -------------------------------------------------------------------------------------
 
 
-def said(capsys, *arguments):
+def run_refused(capsys, *arguments):
+    """Run the command; return its exit code and what it wrote to stderr."""
     code = main(["serve", "--no-browser", *arguments])
     return code, capsys.readouterr().err
 
@@ -36,7 +37,7 @@ def said(capsys, *arguments):
 def test_without_gradio_it_says_how_to_install_it(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
 
-    code, text = said(capsys)
+    code, text = run_refused(capsys)
 
     assert code == 1
     assert (
@@ -48,7 +49,7 @@ def test_the_webuis_gradio_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
     monkeypatch.setattr(serve, "version", lambda _name: "3.41.2")
 
-    code, text = said(capsys)
+    code, text = run_refused(capsys)
 
     assert code == 1
     assert text.startswith(
@@ -62,26 +63,26 @@ def gradio(monkeypatch):
     monkeypatch.setattr(serve, "version", lambda _name: "6.31.0")
 
 
-def test_a_port_that_is_none_is_refused(capsys, gradio):
-    code, text = said(capsys, "--port", "70000")
+def test_a_number_that_is_not_a_port_is_refused(capsys, gradio):
+    code, text = run_refused(capsys, "--port", "70000")
 
     assert (code, text.startswith("error: --port is 70000, but a port is a number from 1 to 65535")) == (2, True)
 
 
-def test_a_port_that_another_program_has_is_told_before_a_model_is_loaded(capsys, gradio):
+def test_a_port_in_use_is_reported_before_a_model_is_loaded(capsys, gradio):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
 
-        code, text = said(capsys, "--port", str(port))
+        code, text = run_refused(capsys, "--port", str(port))
 
     assert (code, text.startswith(f"error: The page cannot be opened at 127.0.0.1, port {port}: ")) == (1, True)
     assert text.endswith("If another program has the port, give another one with --port.\n")
 
 
-def test_a_folder_of_heads_that_is_none_is_refused(capsys, gradio):
-    code, text = said(capsys, "--heads", "nowhere")
+def test_a_folder_of_heads_that_does_not_exist_is_refused(capsys, gradio):
+    code, text = run_refused(capsys, "--heads", "nowhere")
 
     assert (code, text) == (
         2,
@@ -89,10 +90,10 @@ def test_a_folder_of_heads_that_is_none_is_refused(capsys, gradio):
     )
 
 
-def test_without_the_embedded_model_a_checkpoint_is_asked_for(capsys, gradio, monkeypatch, tmp_path):
+def test_without_the_embedded_model_a_checkpoint_is_needed(capsys, gradio, monkeypatch, tmp_path):
     monkeypatch.setattr(serve, "EMBEDDED", tmp_path / "tiny.safetensors")
 
-    code, text = said(capsys)
+    code, text = run_refused(capsys)
 
     assert (code, "Give a Stable Diffusion model with --checkpoint." in text) == (2, True)
 
@@ -138,7 +139,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, address, scene):
-    """The page with a scene as its picture; whatever happens, no error of its own."""
+    """Open the page with a scene as its image; at the end there must be no error of JavaScript."""
     errors = []
     page = browser.new_page(viewport={"width": 1200, "height": 1300})
     page.set_default_timeout(120_000)
@@ -153,9 +154,9 @@ def page(browser, address, scene):
     assert errors == []
 
 
-def ask(page, words, *, by_key=False):
+def segment(page, prompt, *, by_key=False):
     box = page.locator("#ldznet_prompt textarea")
-    box.fill(words)
+    box.fill(prompt)
     if by_key:
         box.press("Enter")
     else:
@@ -168,8 +169,8 @@ def set_threshold(page, value):
     box.blur()
 
 
-def picture(page, name, unlike=None):
-    """The address of a picture of the preview, as soon as it is another one."""
+def image_url(page, name, unlike=None):
+    """Return the address of an image of the preview, as soon as it is another one than `unlike`."""
     script = """([id, old]) => {
         const now = document.querySelector(id);
         return now && now.complete && now.src && now.src !== old ? now.src : null;
@@ -185,17 +186,17 @@ def pixels(page, url):
             return np.asarray(Image.open(io.BytesIO(page.request.get(url).body())))
         except OSError:  # gradio writes a file anew that has the same content as one that it shows
             page.wait_for_timeout(500)
-    raise AssertionError(f"{url} is no picture.")
+    raise AssertionError(f"{url} is not an image.")
 
 
-def test_words_give_a_mask_and_the_threshold_moves_it_without_the_model(page):
+def test_a_prompt_gives_a_mask_and_the_threshold_changes_it_without_the_model(page):
     set_threshold(page, 0.2)
-    ask(page, "orange circle")
-    first = picture(page, "mask_picture")
+    segment(page, "orange circle")
+    first = image_url(page, "mask_picture")
     mask = pixels(page, first)
 
     set_threshold(page, 0.1)
-    lower = pixels(page, picture(page, "mask_picture", unlike=first))
+    lower = pixels(page, image_url(page, "mask_picture", unlike=first))
 
     assert mask.shape == lower.shape == SIZE[::-1]
     assert set(np.unique(lower)) == {0, 255}
@@ -207,20 +208,20 @@ def test_words_give_a_mask_and_the_threshold_moves_it_without_the_model(page):
 
 def test_enter_after_several_prompts_gives_a_colour_map(page):
     set_threshold(page, 0.1)
-    ask(page, "orange circle | purple circle", by_key=True)
+    segment(page, "orange circle | purple circle", by_key=True)
 
-    assert pixels(page, picture(page, "colors")).ndim == 3
+    assert pixels(page, image_url(page, "colors")).ndim == 3
 
 
-def shares(page, words="circle", level=0.05):
-    """Ask for something, and wait until all of the preview is there -> the mask's share."""
+def segment_share(page, prompt="circle", level=0.05):
+    """Segment, wait for the whole preview, and return the share of the mask."""
     set_threshold(page, level)
-    ask(page, words)
-    return (pixels(page, picture(page, "mask_picture")) > 127).mean()
+    segment(page, prompt)
+    return (pixels(page, image_url(page, "mask_picture")) > 127).mean()
 
 
 def numbers_of_objects(page):
-    """The box of the numbers. Before anything is shown: pictures that arrive move what is to be clicked."""
+    """Open Advanced and return the box of the numbers, before images arrive that move it."""
     page.get_by_role("button", name="Advanced").click()
     box = page.locator("#ldznet_objects input, #ldznet_objects textarea")
     box.wait_for()
@@ -228,7 +229,7 @@ def numbers_of_objects(page):
 
 
 def click_until_threshold(page, what, level):
-    """A click is lost if the gallery is being drawn anew meanwhile; then it is made again."""
+    """Click until the threshold is set: a click is lost while the gallery is being drawn."""
     box = page.locator("#ldznet_threshold input[type=number]")
     for _ in range(4):
         what.click()
@@ -239,19 +240,19 @@ def click_until_threshold(page, what, level):
     raise AssertionError(f"The threshold is {box.input_value()}, but {level} was clicked.")
 
 
-def test_one_of_several_thresholds_is_chosen_by_a_click(page):
-    shares(page)
+def test_a_click_chooses_one_of_several_thresholds(page):
+    segment_share(page)
     choices = page.locator("#ldznet_choices .thumbnail-item")
     choices.last.wait_for()
     captions = page.locator("#ldznet_choices .caption-label").all_inner_texts()
 
     for _ in range(2):  # a gallery keeps in mind what was clicked last
-        before = picture(page, "mask_picture")
+        before = image_url(page, "mask_picture")
         click_until_threshold(page, choices.first, f"{float(captions[0].split()[-1]):g}")
         choices.first.wait_for()
-        moved = picture(page, "mask_picture", unlike=before)
+        moved = image_url(page, "mask_picture", unlike=before)
         set_threshold(page, 0.05)
-        picture(page, "mask_picture", unlike=moved)
+        image_url(page, "mask_picture", unlike=moved)
 
     names = [caption.split()[0] for caption in captions]
     assert names in (["tight", "loose"], ["tight", "middle", "loose"])
@@ -259,14 +260,14 @@ def test_one_of_several_thresholds_is_chosen_by_a_click(page):
 
 def test_objects_are_chosen_by_clicks_in_their_picture_and_by_their_numbers(page):
     box = numbers_of_objects(page)
-    shares(page)
-    whole, drawn = picture(page, "mask_picture"), picture(page, "objects_picture")
+    segment_share(page)
+    whole, drawn = image_url(page, "mask_picture"), image_url(page, "objects_picture")
     objects = page.locator("#ldznet_objects_picture img")
 
     box.fill("2")
-    second = picture(page, "mask_picture", unlike=whole)
+    second = image_url(page, "mask_picture", unlike=whole)
     mask = pixels(page, second) > 127
-    picture(page, "objects_picture", unlike=drawn)
+    image_url(page, "objects_picture", unlike=drawn)
     objects.click(position=place_of(page, mask))
     page.wait_for_function(
         "() => document.querySelector('#ldznet_objects input, #ldznet_objects textarea').value === ''"
@@ -278,7 +279,7 @@ def test_objects_are_chosen_by_clicks_in_their_picture_and_by_their_numbers(page
 
 
 def place_of(page, mask):
-    """Where on the shown picture of objects the innermost pixel of a mask lies."""
+    """Return where the innermost pixel of a mask lies on the shown image of objects."""
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     shown = page.locator("#ldznet_objects_picture img").evaluate(
@@ -288,16 +289,16 @@ def place_of(page, mask):
     return {"x": (column + 0.5) * scale, "y": (row + 0.5) * scale}
 
 
-def test_words_anew_select_all_objects_again(page):
+def test_another_prompt_selects_all_objects_again(page):
     box = numbers_of_objects(page)
-    shares(page)
-    whole = picture(page, "mask_picture")
+    segment_share(page)
+    whole = image_url(page, "mask_picture")
     box.fill("2")
-    before = picture(page, "mask_picture", unlike=whole)
+    before = image_url(page, "mask_picture", unlike=whole)
 
-    ask(page, "star")
+    segment(page, "star")
 
-    picture(page, "mask_picture", unlike=before)
+    image_url(page, "mask_picture", unlike=before)
     page.wait_for_function(
         "() => document.querySelector('#ldznet_objects input, #ldznet_objects textarea').value === ''"
     )
@@ -309,12 +310,12 @@ def test_keys_segment_and_move_the_threshold(page):
     left_out = page.locator("#ldznet_negative_prompt textarea")
     left_out.fill("unicorn")
     left_out.press("Enter")
-    first = picture(page, "mask_picture")
+    first = image_url(page, "mask_picture")
     level = page.locator("#ldznet_threshold input[type=number]")
 
     page.keyboard.press("Alt+ArrowDown")
     page.keyboard.press("Alt+ArrowDown")
-    lower = picture(page, "mask_picture", unlike=first)
+    lower = image_url(page, "mask_picture", unlike=first)
 
     assert level.input_value() == "0.1"
     assert (pixels(page, lower) > 127).mean() > (pixels(page, first) > 127).mean()
@@ -323,14 +324,14 @@ def test_keys_segment_and_move_the_threshold(page):
     assert level.input_value() == "0"
 
 
-def test_without_words_it_says_what_to_do(page):
-    ask(page, "")
+def test_without_a_prompt_it_says_what_to_do(page):
+    segment(page, "")
 
     page.wait_for_selector("#ldznet_status .ldznet-error")
     assert page.locator("#ldznet_status").inner_text().startswith("There is no prompt.")
 
 
-def test_what_is_for_a_run_of_the_webui_is_out_of_sight(page):
+def test_controls_for_runs_of_the_webui_are_hidden(page):
     page.get_by_role("button", name="Advanced").click()
     page.wait_for_selector("#ldznet_brush", state="visible")
 

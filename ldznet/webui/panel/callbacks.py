@@ -53,7 +53,7 @@ class Callbacks:
             return {"status": error(why)}
 
     def send(self, values: Values) -> Answer:
-        """Do the same and send image and mask to where the page inpaints; an empty mask is not sent."""
+        """Segment, and send image and mask to where the page inpaints; an empty mask is not sent."""
         try:
             result, decision, answer = self._segment(values)
         except LdznetError as why:
@@ -162,8 +162,8 @@ class Callbacks:
         result = self._session.kept_result(values["key"])
         if result is None:
             raise LdznetError(
-                "What is shown is not kept any more: others came after it, or the memory was freed. Press Segment "
-                "again; then the controls act on it."
+                "The result that is shown is no longer cached: newer ones replaced it, or the memory was freed. "
+                "Press Segment again; then the controls act on it."
             )
         options = read_mask_options(values)
         return result, options, decide(result.segmentation, options, values["given_mask"])
@@ -247,7 +247,7 @@ def _unforeseen_explained() -> Iterator[None]:
     except Exception as why:
         log.exception("The mask could not be made")
         raise LdznetError(
-            f"The mask could not be made ({type(why).__name__}: {why}). The log has the whole story."
+            f"The mask could not be made ({type(why).__name__}: {why}). The log of the program has the details."
         ) from why
 
 

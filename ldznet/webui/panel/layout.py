@@ -54,7 +54,7 @@ def _leave_open(components: dict[str, Any]) -> None:
 
 
 class _Layout:
-    """Makes the components, by name. The name is also the end of a component's elem_id."""
+    """The components by name, as they are made; a name is also the end of the component's elem_id."""
 
     def __init__(
         self, session: Session, callbacks: Callbacks, elem_id: Callable[[str], str], *, generates: bool
