@@ -71,16 +71,19 @@ def check_value(option: Option, value: Any, name: str) -> Any:
 
 def _check_item(option: Option, value: Any, name: str, default: str) -> Any:
     kind = option.item_kind
+    # Numpy is not imported for this: an array without axes has an empty shape.
     if getattr(value, "shape", None) == ():
         value = value.item()  # a scalar of numpy
     is_whole = type(value) is float and value.is_integer()
     if (kind is float and type(value) is int) or (kind is int and is_whole):
         value = kind(value)
+    # `type`, not `isinstance`: True is an int to Python, and never a number here.
     if type(value) is not kind:
         raise OptionError(f"{name} is {value!r}, but it must be {_KINDS[kind]}: give one (default {default}).")
     if option.choices and value not in option.choices:
         known = ", ".join(option.choices)
         raise OptionError(f"{name} is {value!r}, which is not known: give one of {known} (default {default}).")
+    # NaN would pass every comparison below.
     if kind is float and not math.isfinite(value):
         raise OptionError(f"{name} is {value}, but it must be a finite number (default {default}).")
     low, high = option.low, option.high
@@ -200,6 +203,7 @@ class SegmentOptions(Options):
     def __post_init__(self) -> None:
         """Check every field, and the forms of `template` and `background`."""
         super().__post_init__()
+        # These two have a form, which an Option cannot say.
         if self.template and self.template.count("{}") != 1:
             raise OptionError(
                 f"template is {self.template!r}, but it must hold {{}} once, where the prompt goes, as in "

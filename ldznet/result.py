@@ -73,6 +73,7 @@ class Segmentation:
 
     def probabilities(self) -> NDArray[np.float32]:
         """Return all probabilities, (P, H, W) float32: 4 P H W bytes, 256 MB for each on an 8192 px square."""
+        # Filled in place: np.stack would hold every map twice.
         stack = np.empty((len(self), *self.size), np.float32)
         for index, probability in enumerate(self):
             stack[index] = probability
@@ -93,6 +94,7 @@ class Segmentation:
         options = _mask_options(options)
         if only is None:
             return make_mask(iter(self), options, negatives=self._negatives_or_none(), given_mask=given_mask)
+        # Objects have numbers in the mask of all prompts only.
         options = dataclasses.replace(options, objects=())
         probability = [self.probability(only)]
         return make_mask(probability, options, negatives=self._negatives_or_none(), given_mask=given_mask)
@@ -115,11 +117,13 @@ class Segmentation:
 
         An object is `selected` if it is among the `chosen` numbers, or if none are chosen.
         """
+        # One count over all pixels for each prompt: a mask per object would take a hundred times as long.
         numbers, count = objects.numbers.ravel(), len(objects) + 1
         if count == 1:
             return []
         areas = np.bincount(numbers, minlength=count)[1:]
         sums = [np.bincount(numbers, net.ravel(), count)[1:] for net in self.each_net_probability()]
+        # The prompt with the largest sum has the largest mean as well, since all share the area.
         best, means = np.argmax(sums, axis=0), np.max(sums, axis=0) / areas
         return [
             {
@@ -140,6 +144,7 @@ class Segmentation:
         That is the largest of all prompts for a union, the smallest for an intersection, the first's for a
         difference.
         """
+        # The later steps of a mask do not move the threshold, so only `combine` matters here.
         combine = _mask_options(options).combine
         maps = itertools.islice(self.each_net_probability(), 1 if combine == "difference" else None)
         return find_candidates(functools.reduce(np.minimum if combine == "intersection" else np.maximum, maps))
@@ -153,6 +158,7 @@ class Segmentation:
         statistics = []
         maps = zip(self.prompts, self.each_net_probability(), self.each_mask(options), strict=True)
         for prompt, probability, mask in maps:
+            # A feathered mask counts where it is selected by half at least.
             inside = mask >= 0.5
             statistics.append(
                 {

@@ -54,6 +54,7 @@ class Segmenter:
     """
 
     def __init__(self, host: Host, method: Method) -> None:
+        # Before anything is encoded: a method that does not fit must not cost a pass of the VAE.
         method.check(host.info)
         self.host = host
         self.method = method
@@ -106,6 +107,7 @@ class Segmenter:
         self._source, self._image, self._encoded = None, None, {}
         self._source = read_image(image)
         self._put_on(options.background)
+        # The released code draws the posterior anew for each run, so only the fixed latent can be encoded early.
         if options.randomness == "fixed":
             self._encode_image(options, None)
 
@@ -113,6 +115,7 @@ class Segmenter:
         """Put the source on a background; one that shows through drops what was encoded on another."""
         assert self._source is not None
         if self._image is None or (background != self._background and self._source.mode != "RGB"):
+            # The background is checked by SegmentOptions: six hexadecimal digits after #.
             red, green, blue = (int(background[start : start + 2], 16) for start in (1, 3, 5))
             self._image, self._encoded = on_background(self._source, (red, green, blue)), {}
         self._background = background
@@ -148,9 +151,11 @@ class Segmenter:
             self._put_on(options.background)
         image = self.image
         options = self._with_defaults(options)
+        # Negative prompts are found like the others; only the masks tell them apart.
         texts = [*positive, *negative]
         passes = Passes(options, len(texts))
         encoded = self._encode_image(options, passes.posterior_noise)
+        # Draws now, so that the order of random values does not depend on the batch.
         passes.prepare(encoded.latent)
         maps, cut, patches = self._find(texts, encoded, passes, progress)
         record = self._record(positive, negative, encoded, options)
@@ -180,6 +185,7 @@ class Segmenter:
             return *self._runner.run(texts, encoded, passes, batch, progress), ()
         look_at = functools.partial(self._look_at, options, batch)
         size = (self.image.height, self.image.width)
+        # Reports only the first look; the refiner reports the whole once it knows how much there is to look at.
         refiner = Refiner(look_at, size, options.resolution, passes.count)
         report = shift_progress(progress, 0, refiner.expected(len(texts)))
         maps, cut = self._runner.run(texts, encoded, passes, batch, report)
@@ -224,8 +230,10 @@ class Segmenter:
     ) -> EncodedImage:
         """Return the encoded image, which is kept for the last few resolutions."""
         size = self._network_size(self.image, options)
+        # A sampled posterior depends on the seed, the mean does not.
         key = size if posterior_noise is None else (size, options.seeds[0])
         if key not in self._encoded:
+            # The oldest first: dicts keep the order of insertion.
             while len(self._encoded) >= _MOST_ENCODED:
                 del self._encoded[next(iter(self._encoded))]
             self._encoded[key] = self._encode(self.image, size, posterior_noise)
@@ -247,6 +255,7 @@ class Segmenter:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            # Memory that is only cached would make the next, smaller attempt fail as well.
             self.host.clear_memory()
             raise OutOfMemoryError(
                 f"Encoding the image at {size[1]} x {size[0]} does not fit into memory. Give a lower "

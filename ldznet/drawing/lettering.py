@@ -74,6 +74,7 @@ def elide(text: str, size: int, limit: int) -> str:
 
     if len(text) <= _LONGEST and not is_too_wide(text):
         return text
+    # Width grows with the number of letters, so that a binary search finds the longest that fits.
     counts = range(min(len(text), _LONGEST))
     first = bisect_left(counts, True, key=lambda count: is_too_wide(shorten(count)))
     return shorten(max(0, first - 1))

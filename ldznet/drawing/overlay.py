@@ -50,6 +50,7 @@ def overlay(image: RgbImage, mask: NDArray[Any], *, color: Color = MAGENTA, opac
     _check_fraction("opacity", opacity)
     tinted = blend(image, color, soft * np.float32(opacity))
     selected, width = soft >= 0.5, _line_width(soft.shape)
+    # Dark outside and light inside: one of the two is visible on any background.
     tinted[grow(selected, width) & ~selected] = BLACK
     tinted[selected & ~grow(selected, -width)] = WHITE
     return tinted
@@ -125,6 +126,7 @@ def object_map(
             "many labels as objects."
         )
     alphas = np.full(len(objects) + 1, 0.25 * opacity if chosen else opacity, np.float32)
+    # Numbers that no object has are ignored: they come from an older mask.
     alphas[[number for number in chosen if number < len(alphas)]] = opacity
     alphas[0] = 0
     picture = _paint_regions(numbers.astype(np.uint16), image, alphas[numbers])
@@ -139,6 +141,7 @@ def _most_probable(probabilities: Maps, labels: Sequence[str], background: float
     for count, probability in enumerate(each_probability(probabilities), start=1):
         if best is None:
             best, numbers = np.zeros_like(probability), np.zeros(probability.shape, np.uint16)
+        # Strictly larger, so that the first of equal prompts keeps the pixel.
         numbers[probability > best] = count
         np.maximum(best, probability, out=best)
     if best is None or count != len(labels):
@@ -171,6 +174,7 @@ def _borders(numbers: NDArray[np.uint16]) -> NDArray[np.bool_]:
 
 
 def _line_width(shape: Shape) -> int:
+    # About one pixel at 512 x 512, five at 2048 x 2048.
     return max(1, round(sqrt(shape[0] * shape[1]) / 400))
 
 
@@ -187,17 +191,20 @@ def _number_regions(picture: RgbImage, region: NDArray[np.bool_], number: int) -
 
 def _write_number(picture: RgbImage, number: int, inside: NDArray[np.bool_], left: int, top: int) -> None:
     """Put the number where a part is thickest; `inside` is the box of the part, which begins at left and top."""
+    # Padded, since a part that fills its box has no edge inside of it.
     padded = np.pad(inside, 1).view(np.uint8)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     height, width = picture.shape[:2]
     chip = draw_chip(number, text_size((height, width)), color_of(number))[:height, :width]
+    # Moved into the image, so that the number is whole at the border as well.
     y = min(max(0, top + int(row) - chip.shape[0] // 2), height - chip.shape[0])
     x = min(max(0, left + int(column) - chip.shape[1] // 2), width - chip.shape[1])
     picture[y : y + chip.shape[0], x : x + chip.shape[1]] = chip
 
 
 def _inferno(values: NDArray[np.float32]) -> RgbImage:
+    # OpenCV has its colour maps as 256 levels, in the order blue, green, red.
     levels = np.rint(values * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 

@@ -41,6 +41,7 @@ def identify(file: BinaryIO, name: str) -> Image.Image:
     try:
         image: Image.Image = Image.open(file)
     except UnidentifiedImageError as error:
+        # Pillow has moved the position; 512 bytes are enough to recognise text and HEIC.
         file.seek(0)
         head = file.read(512)
         file.seek(0)
@@ -61,6 +62,7 @@ def identify(file: BinaryIO, name: str) -> Image.Image:
 def _open_heic(file: BinaryIO, name: str) -> Image.Image:
     """Open a HEIC file where pillow-heif is installed, without registering it in Pillow."""
     try:
+        # Not its plugin for Pillow, which would change how the whole process opens files.
         heif = importlib.import_module("pillow_heif")
     except ImportError as error:
         raise ImageError(

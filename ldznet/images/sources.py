@@ -25,6 +25,7 @@ _URL = re.compile(r"data:|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 def binary_file(source: Any, name: str) -> Iterator[BinaryIO]:
     """Yield a file that can seek, for a path, bytes or a file; a file of the caller stays open."""
     if isinstance(source, (str, os.PathLike)):
+        # Our own file, so it is closed when the block ends.
         with open_path(source) as file:
             yield file
     elif isinstance(source, (bytes, bytearray, memoryview)):
@@ -62,6 +63,7 @@ def open_path(source: str | os.PathLike[str]) -> BinaryIO:
             "(or decode it, if it stands in the address), then give the file."
         )
     try:
+        # `os.stat` follows links, so that a link to a pipe is refused too.
         kind = os.stat(path).st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # reading it could wait or continue for ever
             raise ImageError(
@@ -77,6 +79,7 @@ def open_path(source: str | os.PathLike[str]) -> BinaryIO:
             "starts from the folder in which the program was started."
         ) from error
     except (OSError, ValueError) as error:
+        # First, since opening a folder is a PermissionError on Windows.
         if os.path.isdir(path):
             raise ImageError(f"{name} is a folder, not an image. Give the path of one file in it.") from error
         if isinstance(error, PermissionError):
@@ -102,5 +105,6 @@ def source_name(source: object) -> str:
 
 def quote_path(path: str | os.PathLike[str]) -> str:
     """Return a path in quotes, shortened, as errors show it."""
+    # `repr` shows line breaks and control characters, which would tear a message apart.
     text = os.fsdecode(path)
     return repr(text if len(text) <= 200 else f"{text[:100]} ... {text[-90:]}")

@@ -43,6 +43,7 @@ def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
     assert image.mode == "RGB", image.mode
     height, width = size
     resized = image.resize((width, height), Image.Resampling.LANCZOS)
+    # A copy: PIL lends its memory read-only, and torch would warn of it.
     levels = np.array(resized, dtype=np.float32) / 255  # (h, w, 3)
     return torch.from_numpy(2 * levels - 1).permute(2, 0, 1)[None].contiguous()
 

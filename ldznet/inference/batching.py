@@ -54,6 +54,7 @@ class BatchRunner:
         """
         size = (encoded.pixels.shape[-2], encoded.pixels.shape[-1])
         maps, cut = torch.zeros(len(texts), *size), [False] * len(texts)
+        # A method whose prompts are each other's rivals would give other maps in parts.
         batch, start = len(texts) if self.method.needs_all_prompts else min(batch, len(texts)), 0
         while start < len(texts):
             part = slice(start, min(start + batch, len(texts)))
@@ -68,6 +69,7 @@ class BatchRunner:
             self._require_numbers(total)
             maps[part] = total / passes.count
             start = part.stop
+        # Means of values in [0, 1] may lie outside by rounding.
         return maps.clamp_(0, 1), cut
 
     def _run_together(
@@ -80,6 +82,7 @@ class BatchRunner:
             templates = tuple(passes.template(number, index) for index in range(part.start, part.stop))
             prompts = Prompts(tuple(texts[part]), templates, self._context)
             inputs = passes.random_inputs(number, part, encoded.latent)
+            # On the CPU, where a hundred maps do not compete with the model for memory.
             total += self.method.probability(self.host, encoded, prompts, inputs).cpu()
             cut = [before or now for before, now in zip(cut, prompts.context.cut, strict=True)]
             if progress is not None:
@@ -87,6 +90,7 @@ class BatchRunner:
         return total, cut
 
     def _require_numbers(self, total: Tensor) -> None:
+        # Checked on the sum of all passes, once per batch: NaN and infinity survive a sum.
         if not total.isfinite().all():
             raise HostError(
                 f"The {self.method.name} method gave values that are not numbers (NaN) in "
@@ -122,6 +126,7 @@ class BatchRunner:
             for index, text in enumerate(new):
                 self._contexts[text] = encoded[index : index + 1]
         context = Context.join([self._contexts[text] for text in sentences])
+        # The most recently used come last; the first are dropped.
         for text in sentences:
             self._contexts.move_to_end(text)
         while len(self._contexts) > _MOST_CONTEXTS:

@@ -23,6 +23,7 @@ TEMPLATES = (
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # A tokenizer reads these as the end of the text, or as another start of it, wherever they stand.
 _MARKS = re.compile(r"<\|(?:start|end)oftext\|>", re.IGNORECASE)
+# Far beyond any use: a mistake, such as a whole file as a list, should not run for hours.
 MOST_PROMPTS = 1000
 LONGEST_PROMPT = 2000
 
@@ -62,6 +63,7 @@ def _check_text(text: object, name: str) -> str:
     if len(text) > LONGEST_PROMPT:
         raise PromptError(f"{name} has {len(text)} characters; at most {LONGEST_PROMPT} are read. Shorten it.")
     try:
+        # A lone surrogate comes from a broken file name or JSON; tokenizers and fonts fail on it.
         text.encode()
     except UnicodeEncodeError:
         raise PromptError(

@@ -46,6 +46,7 @@ class Refiner:
         share = TILE if self._tiles else 1.0  # of the image that the network has seen at once
         boxes = [find_boxes(one.numpy(), self._size, self._side, share) for one in maps]
         total = done + self._each * sum(map(len, boxes))
+        # Without boxes no look reports the end.
         if progress is not None and done == total:
             progress(done, total)
         patches = []
@@ -66,6 +67,7 @@ class Refiner:
             return maps, done
         total = done + self._each * len(visible) * (len(self._tiles) + 1)
         size = (2 * maps.shape[-2], 2 * maps.shape[-1])
+        # Sums of weighted logits, so that they begin at 0.
         larger = np.zeros((len(maps), *size), np.float32)
         for number, tile in enumerate(self._tiles):
             looks = self._look(tile, [texts[index] for index in visible], shift_progress(progress, done, total))

@@ -54,6 +54,7 @@ def as_probability(array: NDArray[Any], name: str = "probability", dims: tuple[i
             f"The {name} runs from {low:.6g} to {high:.6g}, but it must stay from 0 to 1. "
             "Logits need a sigmoid first, and 8-bit values must be divided by 255."
         )
+    # Only where it is needed: clipping copies the map.
     if low < 0 or high > 1:
         array = np.clip(array, 0, 1)
     return np.ascontiguousarray(array, dtype=np.float32)
@@ -71,11 +72,13 @@ def as_mask(array: NDArray[Any], name: str = "mask") -> Mask:
             f"The {name} holds {array.dtype}, but it must hold bool, because this step has no half-selected "
             "pixels: compare it first, for example mask >= 0.5."
         )
+    # OpenCV reads memory row by row.
     return np.ascontiguousarray(array)
 
 
 def as_soft_mask(array: NDArray[Any], name: str = "mask") -> SoftMask:
     """Return a bool or soft mask (H, W) as float32; see `as_probability`."""
+    # Bool is exact, so that it needs no check of its range.
     if isinstance(array, np.ndarray) and array.dtype == np.bool_:
         return as_mask(array, name).astype(np.float32)
     return as_probability(array, name)
@@ -89,12 +92,15 @@ def each_map(maps: Maps, name: str) -> Iterator[NDArray[Any]]:
     """
     if isinstance(maps, np.ndarray):
         _check_shape(maps, name, (2, 3), empty=True)
+        # One map is a stack of one, so that the loop below is the only one.
         maps = maps[None] if maps.ndim == 2 else maps
     first = None
+    # A tensor or None would fail further down with an error of numpy.
     if not hasattr(maps, "__iter__"):
         _check_shape(maps, name, (2, 3))  # raises: it is not an array
     for number, array in enumerate(maps, start=1):
         _check_shape(array, name, (2,))
+        # Maps of another size would be broadcast by numpy without a word.
         first = array.shape if first is None else first
         if array.shape != first:
             raise ShapeError(

@@ -20,6 +20,7 @@ def drop_small(mask: NDArray[Any], smallest_area: int) -> Mask:
     """Drop connected parts (8 neighbours) with fewer than `smallest_area` pixels."""
     MaskOptions(smallest_area=smallest_area)
     mask = as_mask(mask)
+    # Every part has at least one pixel.
     if smallest_area <= 1:
         return mask.copy()
     labels, areas = _parts(mask, neighbours=8)
@@ -30,6 +31,7 @@ def largest_component(mask: NDArray[Any]) -> Mask:
     """Keep the connected part (8 neighbours) with most pixels; of equals, the first in reading order."""
     mask = as_mask(mask)
     labels, areas = _parts(mask, neighbours=8)
+    # Of equally large parts, all are candidates; the first pixel of any decides.
     candidates = ((areas == areas.max()) & (areas > 0))[labels]
     return candidates & (labels == labels.flat[candidates.argmax()])
 
@@ -38,6 +40,7 @@ def fill_holes(mask: NDArray[Any]) -> Mask:
     """Fill background that the mask encloses: parts (4 neighbours) that do not reach the border of the image."""
     mask = as_mask(mask)
     labels, areas = _parts(~mask, neighbours=4)
+    # Holes have 4 neighbours where parts have 8: a diagonal line of the mask closes a hole.
     outside = np.zeros(len(areas), bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         outside[edge] = True
@@ -49,6 +52,7 @@ def _parts(mask: Mask, neighbours: int) -> tuple[NDArray[np.int32], NDArray[np.i
     """Return labels (H, W), 0 where mask is False, and areas in pixels by label, 0 for label 0."""
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=neighbours)
     areas = statistics[:, cv2.CC_STAT_AREA].astype(np.int64)
+    # Label 0 is everything outside, which never is a part.
     areas[0] = 0
     return labels, areas
 
@@ -61,8 +65,10 @@ def grow(mask: NDArray[Any], pixels: int) -> Mask:
     """
     MaskOptions(grow=pixels)
     mask = as_mask(mask)
+    # Shrinking a mask is growing its background.
     if pixels < 0:
         return ~grow(~mask, -pixels)
+    # Without a selected pixel, OpenCV gives distances that mean nothing.
     if pixels == 0 or not mask.any():
         return mask.copy()
     distance = cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -86,6 +92,7 @@ def feather(mask: NDArray[Any], sigma: float) -> SoftMask:
     soft = as_soft_mask(mask)
     if sigma == 0:
         return soft.copy()
+    # Cells of a twelfth of sigma: the blur hides them, and the cost no longer grows with sigma.
     step = max(1, int(sigma // 12))
     blurred = _blur(soft, sigma) if step == 1 else _blur_reduced(soft, sigma, step)
     # Six decimals: the float noise of a kernel's sum must not make a solid mask 0.9999997.

@@ -50,7 +50,9 @@ def make_mask(
 def mask_before_objects(probabilities: Maps, options: MaskOptions, *, negatives: Maps | None = None) -> Mask:
     """Run the steps of `make_mask` before `options.objects` -> the mask (H, W) in which objects are numbered."""
     require_options(options, MaskOptions)
+    # Joined once, not once per prompt.
     negative = _strongest(negatives)
+    # Generators from here to the fold: one map is in memory at a time.
     net = (_subtract(probability, negative) for probability in each_probability(probabilities))
     mask = _COMBINE[options.combine](threshold(probability, options.threshold) for probability in net)
     mask = drop_small(mask, options.smallest_area)
@@ -61,6 +63,7 @@ def mask_before_objects(probabilities: Maps, options: MaskOptions, *, negatives:
 
 def finish_mask(mask: NDArray[Any], options: MaskOptions, *, given_mask: NDArray[Any] | None = None) -> SoftMask:
     """Run the steps of `make_mask` after `options.grow` on a mask (H, W) that has grown already."""
+    # Before the given mask is joined: "everything but the prompt, without what I painted".
     if options.invert:
         mask = invert(mask)
     if given_mask is None:
@@ -82,7 +85,9 @@ def threshold(probability: NDArray[Any], level: float) -> Mask:
 
     A probability of 0 never belongs, not even at level 0: what is not in the image gives an empty mask.
     """
+    # Raises an OptionError for a level outside its range.
     MaskOptions(threshold=level)
+    # The level is rounded to float32 as the map is, else 0.3 would not reach 0.3.
     checked = as_probability(probability, dims=(2, 3))
     return (checked >= np.float32(level)) & (checked > 0)
 
@@ -97,6 +102,7 @@ def _subtract(probability: SoftMask, negative: SoftMask | None) -> SoftMask:
 def _strongest(maps: Maps | None) -> SoftMask | None:
     """Return the largest probability at each pixel; None without maps."""
     strongest = None
+    # A copy first, since the maximum is written into it and the caller keeps the map.
     for probability in each_probability(() if maps is None else maps, "negative probability"):
         if strongest is None:
             strongest = probability.copy()
@@ -130,6 +136,7 @@ def _fold(maps: Maps, join: np.ufunc) -> Mask:
         if result is None:
             result = mask.copy()
         else:
+            # In place: a new mask for each of a hundred prompts would double the memory.
             join(result, mask, out=result)
     if result is None:
         raise ShapeError("There is no map to make a mask of, because no prompt was given: give at least one.")
@@ -142,9 +149,11 @@ def combine_with_given(mask: NDArray[Any], given_mask: NDArray[Any], mode: str) 
     replace: the mask alone; add: both together; subtract: the given mask without the mask; intersect: what both
     share. Soft values join as fuzzy sets do: the larger for "or", the smaller for "and", 1 - x for "not".
     """
+    # Raises an OptionError for an unknown mode.
     MaskOptions(brush=mode)
     soft, painted = as_soft_mask(mask), as_soft_mask(given_mask, "given mask")
     require_one_size("the given mask", painted, "the mask", soft)
+    # Fuzzy sets: these are exact for hard masks, and keep soft edges soft.
     if mode == "add":
         return np.maximum(painted, soft)
     if mode == "subtract":

@@ -115,6 +115,7 @@ class AttentionMethod:
             FeatureError: the host runs its attention in a way that cannot be read.
         """
         maps = self._probability(host, encoded.latent, prompts, inputs)
+        # The VAE is not symmetric, so that the mirrored pixels are encoded, not the mirrored latent.
         if self.options.flip:
             mirrored = host.encode_image(encoded.pixels.flip(-1))
             maps = (maps + self._probability(host, mirrored, prompts, inputs).flip(-1)) / 2
@@ -140,11 +141,13 @@ class AttentionMethod:
         counts = torch.tensor(
             [[names_another_thing(p, rival) for rival in options.evidence_rivals] for p in prompts.phrases]
         )
+        # The evidence costs most passes: it is skipped where it could change nothing.
         if not options.evidence or not counts.any() or not maps.any():
             return None
         phrases = (*prompts.phrases, *options.evidence_rivals)
         sentences = [options.evidence_template.replace("{}", phrase) for phrase in phrases]
         errors = self._errors(host, latent, prompts, sentences, seed)
+        # The prompts come first in the list of sentences.
         errors, rivals = errors[:, : len(prompts)], errors[:, len(prompts) :]
         return compare(errors, rivals, counts, resize_like(maps.float().cpu(), errors), options.evidence_blur)
 
@@ -160,6 +163,7 @@ class AttentionMethod:
         if self.options.together and _alike(templates, inputs):
             sentence, spans = put_into(templates[0], prompts.phrases)
             context = prompts.encode([sentence])
+            # Phrases beyond the end of the text encoder would have no tokens: then each has its own sentence.
             if not any(context.cut):
                 terms = find_terms(host.count_tokens, sentence, spans, context.tokens.shape[1] - 2)
                 first = RandomInputs(inputs.timesteps[:1], inputs.noise, inputs.seed)
@@ -188,7 +192,9 @@ class AttentionMethod:
         layers = sum(len(modules[path].transformer_blocks) for path in level.paths)
         layers = layers if self.options.iterations else 0
         height, width = map_size(level, (latent.shape[-2], latent.shape[-1]))
+        # Queries and keys: 2 for each layer.
         each = 2 * layers * height * width * level.channels * host.dtype.itemsize
+        # At least one prompt, however large it is.
         step = max(1, _MOST_HELD // max(each, 1))
         return (slice(start, min(start + step, prompts)) for start in range(0, prompts, step))
 
@@ -199,6 +205,7 @@ class AttentionMethod:
         options = self.options
         tokens = context.tokens.clone()
         for index, terms in enumerate(rows):
+            # A set, since two phrases may share a token, which must not be multiplied twice.
             for place in {place for term in terms for place in term.own}:
                 tokens[index, place] *= options.emphasis
         context = Context(tokens, context.pooled, context.cut)
@@ -233,6 +240,7 @@ class AttentionMethod:
     ) -> Probes:
         """Run the UNet as far as these paths, and return their attention to the text and to themselves."""
         last = self.options.blocks == "last"
+        # The block ends the pass after the last probed layer, since the output of the UNet is not needed.
         with probe_attention(host.feature_modules(), text=text, own=own, last_block=last) as probes:
             host.predict_noise(noisy_latent, timesteps, context)
         return probes

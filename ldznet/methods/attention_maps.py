@@ -32,9 +32,11 @@ def refine_maps(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, opti
     A map that is the same everywhere becomes 0: later steps would enlarge its rounding errors to a map.
     """
     highest = maps.amax(dim=1, keepdim=True)
+    # Relative to the highest value, since maps differ by orders of magnitude.
     maps = maps.masked_fill(highest - maps.amin(dim=1, keepdim=True) <= _EVEN * highest, 0)
     if not options.iterations:
         return maps
+    # The usual case of small models needs no affinity in memory: its rows are used one part at a time.
     if options.iterations == 1 and not options.column_max and not options.eta:
         return torch.cat([rows @ maps.mT for rows in attention_rows(layers, index)]).mT
     affinity = maps.new_empty(maps.shape[1], maps.shape[1])
@@ -47,6 +49,7 @@ def refine_maps(maps: Tensor, layers: Sequence[QueriesAndKeys], index: int, opti
     if options.eta:
         for rows in torch.split(affinity, 256):  # views: changed where they are
             entropy = rows.clamp_min(_TINY).mul_(math.e).log10_()
+            # Links so weak that this step makes them negative are dropped.
             rows.add_(entropy, alpha=options.eta).clamp_(min=0)
         # A pixel without any link keeps its own value.
         affinity.diagonal().masked_fill_(affinity.sum(dim=1) == 0, 1)
@@ -76,9 +79,11 @@ def share_out(
             m[own].amax(dim=0) if options.tokens == "max" else m[own].mean(dim=0) for m in (normal, plain)
         )
         gate = torch.ones_like(weight[0, 0])
+        # Without rivals, a share would be 1 everywhere.
         if options.rescale and rivals:
             share = share / (share + normal[rivals].sum(dim=0)).clamp_min(_TINY)
         if options.gate and rivals:
+            # Linear between the two, so that a small change of the image changes the mask little.
             low, high = options.gate
             highest = (weight / plain[rivals].mean(dim=0).clamp_min(_TINY)).max()
             gate = ((highest - low) / (high - low)).clamp(0, 1)
@@ -92,6 +97,7 @@ def text_maps(probes: Probes, level: Level, sides: tuple[int, int], size: tuple[
     layers = [one_of(layer, index) for path in level.paths for layer in probes.text[path]]
     mean = torch.stack(layers).mean(dim=0).mT
     mean = mean.reshape(-1, *map_size(level, sides))
+    # Antialiasing only where the map shrinks; it would blur one that grows.
     smaller = mean.shape[1] > size[0]
     return F.interpolate(mean[None], size=size, mode="bilinear", align_corners=False, antialias=smaller)[0]
 
@@ -136,6 +142,7 @@ def check_probes(probes: Probes, levels: Sequence[Level], sides: tuple[int, int]
                         f"{width} = {height * width}. Token merging or a tiling of attention such as hypertile is "
                         "switched on. Switch it off and try again."
                     )
+                # A batch of 1 is shared by all prompts.
                 if len(layer) not in (1, rows):
                     raise FeatureError(
                         f"The attention at {path} ran over a batch of {len(layer)}, but {rows} prompts were "

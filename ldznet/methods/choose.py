@@ -73,6 +73,7 @@ def best_head(heads: Sequence[HeadInfo], host: HostInfo) -> HeadInfo | None:
         exact = bool(host.fingerprint) and info.source.get("model_fingerprint") == host.fingerprint
         return not exact, _RANKS.index(info.config.kind)
 
+    # The key is smallest for exact ones, then for the best kind.
     return min((info for info in heads if fits(info, host)), key=rank, default=None)
 
 

@@ -54,6 +54,7 @@ class LearnedHead:
         """
         info = read_head_info(path)
         head = load_head(path, device=device, dtype=storage or dtype)
+        # Loaded in the narrow type at once: the wide weights never are in memory as a whole.
         if storage is not None and dtype is not None and storage != dtype:
             store_narrow(head, storage, dtype)
         return cls(head, defaults=_trained_with(info.source), origin=info.sha256)
@@ -104,6 +105,7 @@ class LearnedHead:
             yield self.device
             return
         device, make_room = self._visits
+        # Before the head moves, so that UNet and head never are on the device together.
         make_room()
         try:
             self.head.to(device)
@@ -124,6 +126,7 @@ class LearnedHead:
         """Return the sigmoid of the head; the UNet runs only as far as the head reads it."""
         context = prompts.context
         kind = self.head.config.kind
+        # Only LD-ZNet reads features; ZNet reads the latent and RGBNet the pixels, without a pass of the UNet.
         features: Mapping[str, Tensor] = {}
         if kind == "ld-znet":
             modules = host.feature_modules()
@@ -131,6 +134,7 @@ class LearnedHead:
             with capture({path: modules[path] for path in self.head.config.pool_grids}) as features:
                 host.predict_noise(noisy_latent, inputs.timesteps, context)
         x = encoded.pixels if kind == "rgbnet" else encoded.latent
+        # One thread at a time: narrow weights are widened in place.
         with self._running, self._on_device() as device:
             on_device = {path: feature.to(device) for path, feature in features.items()}
             logits: Tensor = self.head(x.to(device), context.tokens.to(device), on_device)

@@ -58,6 +58,7 @@ def noise_errors(host: Host, latent: Tensor, context: Context, timesteps: Sequen
             parts, start = [], 0
             while start < len(context):
                 part = context[start : start + most]
+                # The list of sentences is longer than the user's list of prompts, so that it may not fit.
                 try:
                     predicted = host.predict_noise(
                         noisy_latent.expand(len(part), -1, -1, -1), torch.full((len(part),), timestep), part
