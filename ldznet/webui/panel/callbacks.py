@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -35,6 +36,19 @@ log = logging.getLogger(__name__)
 _FAINT = "The mask stays below 50%, from which on the webui repaints. Make the feather smaller."
 
 
+def _shows_errors(act: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Make a method show an LdznetError in the status instead of raising it."""
+
+    @wraps(act)
+    def call(callbacks: Callbacks, *values: Any) -> Answer:
+        try:
+            return act(callbacks, *values)
+        except LdznetError as why:
+            return {"status": error(why)}
+
+    return call
+
+
 class Callbacks:
     """The events of one panel, with the session that segments and the page that has the images."""
 
@@ -44,20 +58,16 @@ class Callbacks:
 
     # --- Segment -------------------------------------------------------------------------------------
 
+    @_shows_errors
     def segment(self, values: Values) -> Answer:
         """Segment the image of the open tab, and show the result."""
-        try:
-            _, _, answer = self._segment(values)
-            return answer
-        except LdznetError as why:
-            return {"status": error(why)}
+        _, _, answer = self._segment(values)
+        return answer
 
+    @_shows_errors
     def send(self, values: Values) -> Answer:
         """Segment, and send image and mask to where the page inpaints; an empty mask is not sent."""
-        try:
-            result, decision, answer = self._segment(values)
-        except LdznetError as why:
-            return {"status": error(why)}
+        result, decision, answer = self._segment(values)
         if decision.reason is not None:  # the status says why; Inpaint upload stays as it is
             return answer
         image, mask = Image.fromarray(result.image), results.mask_image(decision.mask)
@@ -109,20 +119,20 @@ class Callbacks:
 
     # --- another mask of the same result -------------------------------------------------------------
 
+    @_shows_errors
     def redraw(self, values: Values) -> Answer:
         """Show the result with other options of the mask."""
         return self._redraw(values, with_choices=False)
 
+    @_shows_errors
     def redraw_all(self, values: Values) -> Answer:
         """Show the result with other options of the mask, on which the masks of other thresholds depend too."""
         return self._redraw(values, with_choices=True)
 
+    @_shows_errors
     def enlarge(self, values: Values) -> Answer:
         """Show the overlay of a large image at its own size."""
-        try:
-            result, _, decision = self._decide(values)
-        except LdznetError as why:
-            return {"status": error(why)}
+        result, _, decision = self._decide(values)
         return {"overlay": preview.draw_whole_overlay(result, decision)}
 
     def choose_threshold(self, values: Values, index: int) -> Answer:
@@ -136,12 +146,10 @@ class Callbacks:
         """Show the masks of other thresholds again."""
         return {"choices": _gallery(values["offered"])}
 
+    @_shows_errors
     def choose_object(self, values: Values, place: tuple[int, int]) -> Answer:
         """Select the object that was clicked in addition to the selected ones, or deselect it."""
-        try:
-            result, options, decision = self._decide(values)
-        except LdznetError as why:
-            return {"status": error(why)}
+        result, options, decision = self._decide(values)
         number = preview.object_at(result, decision, *place)
         # Without a selection all objects are meant, so that the first click leaves the clicked one alone.
         selected = set(options.objects) ^ ({number} if number else set())
@@ -150,10 +158,7 @@ class Callbacks:
     def _redraw(self, values: Values, *, with_choices: bool) -> Answer:
         if not values["key"]:  # nothing has been segmented yet
             return {}
-        try:
-            result, options, decision = self._decide(values)
-        except LdznetError as why:
-            return {"status": error(why)}
+        result, options, decision = self._decide(values)
         answer = self._show(result, options, decision)
         return answer | self._show_choices(result, options) if with_choices else answer
 
@@ -195,26 +200,22 @@ class Callbacks:
 
     # --- heads, memory, and opening the page ---------------------------------------------------------
 
+    @_shows_errors
     def explain_choice(self, values: Values) -> Answer:
         """Say why method and head cannot run with the loaded checkpoint, or that a head will be converted."""
-        try:
-            settings = self._read_settings(values)
-            if checkpoint := self._session.head_files.waiting_checkpoint(settings):
-                text = f"{checkpoint.name} is converted when you press Segment: once, which takes some minutes."
-                return {"status": lines([text])}
-            if why := self._session.obstacle(self._session.app.current_model(), settings):
-                return {"status": error(why)}
-        except LdznetError as why:
+        settings = self._read_settings(values)
+        if checkpoint := self._session.head_files.waiting_checkpoint(settings):
+            text = f"{checkpoint.name} is converted when you press Segment: once, which takes some minutes."
+            return {"status": lines([text])}
+        if why := self._session.obstacle(self._session.app.current_model(), settings):
             return {"status": error(why)}
         # Only an error gives way: a status that describes the shown result stays.
         return {"status": ""} if is_error(values["status"]) else {}
 
+    @_shows_errors
     def unload(self, _values: Values) -> Answer:
         """Free the head and all results."""
-        try:
-            status = self._session.app.run_exclusively(self._session.unload)
-        except LdznetError as why:
-            return {"status": error(why)}
+        status = self._session.app.run_exclusively(self._session.unload)
         free, total = status["free_mb"], status["total_mb"]
         room = "" if free is None else f" {free / 1024:.1f} of {total / 1024:.1f} GB of the GPU are free."
         return {"status": lines([f"Unloaded: nothing of LD-ZNet is in memory.{room}"])}
