@@ -38,6 +38,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
     if parsed.full_size and parsed.checkpoint:
         raise OptionError("--full-size has random weights: give either it or --checkpoint.")
     if parsed.checkpoint:
+        # So that load_model looks for no head.
         parsed.method = "attention"
         host, _ = load_chosen_model(parsed)
     else:
@@ -48,6 +49,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
     picture = EncodedImage(pixels, host.encode_image(pixels))
     noise = torch.randn(picture.latent.shape, generator=generator)
 
+    # One pass per prompt, as every method without attention maps makes it.
     def plain(count: int) -> None:
         context = host.encode_prompt([f"thing {number}" for number in range(count)])
         timesteps = torch.full((count,), 100)
@@ -60,6 +62,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
         method.probability(host, picture, prompts, RandomInputs(torch.full((count,), 100), noise))
 
     works: list[Work] = []
+    # "together" puts all phrases into one sentence, so it is one pass for any number of them.
     for count in parsed.prompts:
         works.append(("UNet, plain pass", count, partial(plain, count)))
         works.append(("attention", count, partial(attend, count, False)))
@@ -81,6 +84,7 @@ def measure_attention(parsed: argparse.Namespace) -> int:
 
 def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
     """Return ratios of the least times."""
+    # The least time, because other programs can only lengthen one.
     least = {(t.step, t.prompts): t.least for t in timings}
     ratios = {}
     for count in counts:
@@ -93,6 +97,7 @@ def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float
 
 def _memory(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float]:
     """Return by how many MB the method's peak exceeds the plain pass; empty if the system does not report it."""
+    # Only the difference matters: a plain pass needs its activations as well.
     peaks = {(t.step, t.prompts): t.memory for t in timings}
     extra = {}
     for count in counts:

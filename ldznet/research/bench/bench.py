@@ -77,6 +77,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Measure and print the result."""
     import torch
 
+    # 768 pixels give a latent of 96 x 96, where attention costs most of a pass.
     if parsed.resolution is None:
         parsed.resolution = 768 if parsed.attention else 384
     if parsed.resolution % 64 or not 64 <= parsed.resolution <= 2048:
@@ -110,6 +111,7 @@ def run(parsed: argparse.Namespace) -> int:
     works += [("whole", count, partial(ours.whole, count)) for count in parsed.prompts]
     if not parsed.no_plain:
         plain = PlainWay(host, method, ours, shared=not _tuned(parsed, host))
+        # In the same rounds as our way, so that both meet the same other programs.
         works += [("whole, plain way", count, partial(plain.whole, count)) for count in parsed.prompts]
     timings += time_in_rounds(host.device, parsed.repeat, works)
     result["timings"] = [asdict(timing) for timing in timings]
@@ -138,9 +140,11 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
         if not isinstance(choice.method, LearnedHead):
             raise OptionError("bench times a head. Give one with --head, or leave --method out.")
         method = choice.method
+    # Convolutions of a GPU in half precision are faster with the channels last.
     if _channels_last(parsed, host):
         for module in (host.unet, host.vae, method.head):
             torch.nn.Module.to(module, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # load_model has stored a head from a file already; random ones are stored here.
     if parsed.head_storage and (parsed.full_size or not parsed.head):
         store_narrow(method.head, getattr(torch, parsed.head_storage), host.dtype)
     if parsed.compile:
@@ -182,6 +186,7 @@ def _ratios(timings: Sequence[Timing], counts: Sequence[int]) -> dict[str, float
     def of(step: str, count: int) -> float | None:
         return next((t.least for t in timings if (t.step, t.prompts) == (step, count)), None)
 
+    # A step may be missing (--no-plain), and then its ratio is left out.
     ratios: dict[str, float] = {}
 
     def add(name: str, top: float | None, bottom: float | None) -> None:

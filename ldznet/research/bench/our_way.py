@@ -25,6 +25,7 @@ class OurWay:
         from ldznet.images.tensors import to_tensor
 
         self.host, self.method, self.side, self.repeat = host, method, side, repeat
+        # Noise instead of a photo: the time does not depend on what an image shows.
         pixels = np.random.default_rng(0).integers(0, 256, (2 * side, 2 * side, 3), np.uint8)
         self.image = Image.fromarray(pixels)
         self.pixels = to_tensor(self.image, (side, side))
@@ -47,6 +48,7 @@ class OurWay:
         latent = host.encode_image(self.pixels)
         works: list[Work] = []
         works.append(("image encoding", 1, lambda: host.encode_image(self.pixels)))
+        # dict.fromkeys drops the second number if both are 1.
         for count in dict.fromkeys((1, most)):
             context = host.encode_prompt(self.texts(count))
             timesteps = torch.full((count,), 400)
@@ -55,6 +57,7 @@ class OurWay:
             needed = {path: modules[path] for path in self.method.head.config.pool_grids}
             features_of: dict[str, torch.Tensor] = {}
 
+            # Values are bound as defaults, because the loop goes on before the work runs.
             def full(noisy: Any = noisy, timesteps: Any = timesteps, context: Any = context) -> None:
                 host.predict_noise(noisy, timesteps, context)
 
@@ -91,6 +94,7 @@ class OurWay:
         from ldznet.segmenter import Segmenter
 
         options = SegmentOptions(resolution=self.side)
+        # A new segmenter: an old one would have the latent of the image.
         segmenter = Segmenter(self.host, self.method)
         segmenter.set_image(self.image, options)
         segmenter.segment(self.texts(count), options).mask()

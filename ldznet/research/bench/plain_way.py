@@ -30,6 +30,7 @@ class PlainWay:
 
         from ldznet.heads.cpu_conv import as_pytorch_does
 
+        # MATH computes attention in separate steps, as PyTorch did before it had fused kernels.
         with sdpa_kernel(SDPBackend.MATH), as_pytorch_does(self.host.unet, self.method.head):
             self._all(count)
 
@@ -46,6 +47,7 @@ class PlainWay:
         modules = host.feature_modules()
         needed = {path: modules[path] for path in head.config.pool_grids}
         for text in self.ours.texts(count):
+            # Inside the loop on purpose: the released code encodes the image for every prompt.
             latent = host.encode_image(self.ours.pixels)
             context = host.encode_prompt([text])
             timesteps = torch.tensor([400])

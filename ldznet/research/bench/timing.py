@@ -94,6 +94,7 @@ def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
     """Yield a function that returns the peak in MB above the memory before, or None if it is not known."""
     import torch
 
+    # Garbage of the work before would be counted as memory before this one.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -112,6 +113,7 @@ def _peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
     except (OSError, StopIteration):
         yield lambda: None
         return
+    # The kernel counts in pages and updates late, so the difference can be below zero.
     yield lambda: max(0.0, resident("VmHWM") - start)
 
 

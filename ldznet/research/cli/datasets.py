@@ -54,6 +54,7 @@ def find_dataset(
         OptionError: `folder` is given although `name` is a path or needs none, or the path does not exist.
         DatasetError: the named dataset is not in its folder.
     """
+    # A path, or a name that needs no files.
     if name not in named:
         if folder is not None:
             raise OptionError(
@@ -67,9 +68,11 @@ def find_dataset(
             raise OptionError(f"{name} does not exist. Give a dataset's folder, or one of {names}.")
         return Path(name)
     places = PLACES[name] if folder is None else (folder,)
+    # The first folder that exists, even if it is incomplete: the error then names what is missing there.
     place = next((place for place in places if place.exists()), None)
     if place is not None and (name != "phrasecut" or is_phrasecut(inner_phrasecut(place))):
         return place
+    # Imported here, because the command line is also parsed where the datasets' libraries are missing.
     from ldznet.research.datasets.samples import DatasetError
 
     fault = f"{place} holds none of its files" if place else f"{', '.join(map(str, places))}: no such folder"

@@ -117,6 +117,7 @@ def run(parsed: argparse.Namespace) -> int:
     place = find_dataset(parsed.data, parsed.folder, ("scenes", *STUDY_NAMES))
     from ldznet.research.evaluation.report import as_json, scores_table
 
+    # Checked before the model is loaded, which takes longer.
     process = process_of_launch()
     if process[1] > 1 and not parsed.out:
         raise OptionError("Several processes exchange their counts in a folder: give one with --out.")
@@ -128,12 +129,14 @@ def run(parsed: argparse.Namespace) -> int:
         from ldznet.research.evaluation.clipseg import ClipSeg
 
         choice = MethodChoice(ClipSeg.load(parsed.clipseg, device=host.device), "a baseline")
+    # Studies print their own results and need no dataset.
     if parsed.data in STUDY_NAMES:
         from ldznet.research.cli.studies import STUDIES
 
         return STUDIES[parsed.data](parsed, host, choice.method)
     record = record_of(parsed, host, choice)
     numbers, left_out = dict[str, dict[str, float]](), list[str]()
+    # Only one dataset has published rows, and it is measured alone.
     published, note = tuple[PublishedRow, ...](), ""
     for dataset in _datasets(parsed, choice.method, place):
         scores = _measure(parsed, place, host, choice.method, dataset, record, process)
@@ -196,6 +199,7 @@ def _datasets(parsed: argparse.Namespace, method: Method, path: Path | None) -> 
         samples = PhraseCut(folder, parsed.split, on_problem=parsed.on_problem, both_masks=True)
         table = "phrasecut" if parsed.split == "test" else ""
         return [_Dataset(f"PhraseCut-{parsed.split}", samples, table)]
+    # A folder called like the dataset is compared with its published rows as well.
     is_aigi = parsed.data == "aigi" or path.name.lower().startswith("aigi")
     name = "AIGI" if parsed.data == "aigi" else path.stem
     return [_Dataset(name, Aigi(path, on_problem=parsed.on_problem), "aigi" if is_aigi else "")]
@@ -217,9 +221,11 @@ def _measure(
     name, samples, count = dataset.name, dataset.samples, _count(parsed, dataset)
     parts = None
     if parsed.out:
+        # The key keeps counts of other weights or options out of this measurement.
         key = key_of(parsed, place, host, method, name, count, _BLOCK)
         parts = MeasurementParts(parsed.out, name, key, process)
     done = parts.done() if parts else set()
+    # Blocks that are done already count as progress; only the first process shows it.
     bar = item_bar(count, "sample", start=min(count, _BLOCK * len(done)), quiet=parsed.quiet or process[0] > 0)
     with parts.at_work() if parts else contextlib.nullcontext():
         mine = measure(
@@ -236,6 +242,7 @@ def _measure(
     bar.close()
     if process[0]:
         return None
+    # Waits for the other processes.
     whole = parts.whole(math.ceil(count / _BLOCK)) if parts else mine
     opening = Part()  # what was left out when the dataset was opened counts once, not per process
     opening.scores.report.merge(samples.report)
@@ -258,6 +265,7 @@ def _write(
     scores = whole.scores
     published, note = comparable_rows(dataset.table, len(scores.clipseg)) if dataset.table else ((), "")
     write_report(out, dataset.name, scores, record, published, note)
+    # Predicted again: keeping all predictions would take as much memory as the dataset.
     indices = [extreme.index for extreme in whole.extremes]
     if indices:
         samples = usable(dataset.samples, Report(), indices)

@@ -27,6 +27,7 @@ _NAMES = ("state.pt", "last.safetensors", "best.safetensors")
 
 def weights(host: DiffusersHost, head: Head, folder: Path) -> str:
     """Report the memory that does not depend on the batch (activations come on top), and the files on disk."""
+    # Parameters only; buffers are a few kilobytes.
     frozen = sum(_bytes(module) for module in (host.unet, host.vae, *(text.model for text in host.text)))
     learned = _COPIES * _bytes(head)
     return (
@@ -46,6 +47,7 @@ def require_disk(head: Head, folder: Path) -> None:
         OptionError: the folder cannot be made, or its disk has too little room.
     """
     require_writable(folder)
+    # Files of an earlier run are replaced, so their room is available.
     existing = sum(path.stat().st_size for name in _NAMES if (path := folder / name).exists())
     needed, free = _files(head) + _state(head) - existing, shutil.disk_usage(folder).free
     if free < needed:
@@ -74,6 +76,7 @@ def forecast(trainer: Trainer, samples: Samples, options: TrainOptions, *, cache
     """Report epochs, time and peak memory, measured with a few steps."""
     from ldznet.research.training.cost import try_steps
 
+    # In a temporary folder: a dry run writes nothing that stays.
     with tempfile.TemporaryDirectory(prefix="ldznet-") as folder:
         cost = try_steps(trainer, STEPS, Path(folder) if cached else None)
     hours = cost.seconds * options.steps / 3600

@@ -46,8 +46,10 @@ def key_of(
     """Return a digest of all that the numbers of a dataset depend on; names of weight files do not matter."""
     from ldznet.research.evaluation.runner import PROTOCOL
 
+    # `others` covers VAE and text encoder: two models with the same UNet may differ in them.
     model = [host.info.fingerprint, host.others, host.info.prediction, str(host.dtype), host.device.type]
     data = [str(place or parsed.data), _annotations(place, parsed.split) if place else [], name, count]
+    # The order of this list is part of the key: folders of earlier versions stay valid.
     return hashlib.sha256(
         json.dumps(
             [
@@ -69,6 +71,7 @@ def _annotations(place: Path, split: str) -> list[tuple[str, str]]:
         files = {place}
     elif is_phrasecut(folder):
         files = {*folder.glob("*.json")}
+        # Files of other splits do not change the numbers.
         tasks = {folder / f"refer_{name}.json" for name in split.split("_")}
         files -= set(folder.glob("refer_*.json")) - tasks
     else:

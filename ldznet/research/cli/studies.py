@@ -67,6 +67,7 @@ def _samples(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -
     from ldznet.research.studies.ddim_samples import generate
 
     folder = _folder(parsed)
+    # Four looks and one to three objects in turn, the same for every model.
     captions = [make_scene(seed, look=LOOK_NAMES[seed % 4], objects=1 + seed % 3).caption for seed in range(16)]
     enlarged = [image.repeat(2, axis=0).repeat(2, axis=1) for image in generate(host, captions)]
     Image.fromarray(caption_cells(enlarged, captions, 4)).save(folder / "samples.jpg", quality=88)
@@ -81,6 +82,7 @@ def _features(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) 
     from ldznet.research.scenes.stream import TRAIN_SEEDS
     from ldznet.research.studies.features import draw_scores, measure_features
 
+    # Seeds from other ranges than those of trainings and reports, so that nothing is measured on known scenes.
     training = _scenes(["photo"], 2 * parsed.scenes, 128, 2 * TRAIN_SEEDS, absent=False)
     validation = _scenes(["photo"], max(1, parsed.scenes // 2), 128, absent=False)
     scores = measure_features(host, training, validation, size=128, say=_say(parsed))
@@ -116,6 +118,7 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
     from ldznet.research.studies.ablation import Setup, Workbench, ablation_table, looks_of
     from ldznet.research.studies.variants import variants
 
+    # A head has no steps to change; without a method the study is of attention.
     name = "difference" if method.name == "difference" else "attention"
     setup = Setup.of(name, host.info)
     if parsed.greedy:
@@ -123,6 +126,7 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
     samples = _scenes(chosen_looks(parsed), parsed.scenes, setup.defaults.resolution)
     bench = Workbench(host, samples, parsed.out)
     rows = [(f"**{name}, defaults**", setup.method()), *_others(host, name)]
+    # The defaults come first: times are relative to theirs.
     rows += [(title, variant.method()) for title, variant in variants(setup, host.info)]
     bar = item_bar(len(rows), "row", quiet=parsed.quiet)
     measured = []
@@ -158,6 +162,7 @@ def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> in
     from ldznet.research.studies.search import search, starts
     from ldznet.research.studies.variants import steps_for
 
+    # One look is enough to search with, and four times as quick.
     samples = _scenes(["photo"], parsed.scenes, setup.defaults.resolution, 3 * TRAIN_SEEDS)
     bench = Workbench(host, samples, parsed.out, timed=False)
     say = _say(parsed)
@@ -165,6 +170,7 @@ def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> in
     for start in starts(setup):
         say(f"from {start.record()['options']}")
         ends.append(search(bench, start, steps_for(start, host.info), say=say))
+    # Several starts, because a coordinate search finds only the nearest optimum.
     best, row = max(ends, key=lambda end: end[1].usefulness)
     text = json.dumps({**best.record(), "numbers": row.numbers, "phrases": len(samples)}, indent=2)
     if parsed.out:

@@ -106,9 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "float16", "bfloat16"), help="precision of the Stable Diffusion model"
     )
     group.add_argument("--download", action="store_true", help="allow the tokenizer to be downloaded (2 MB)")
+    # Imported here: --help of other commands needs no recipe.
     from ldznet.research.training.train_options import TrainOptions
 
+    # `unset` tells an option that was given from its default, so that a preset can fill in the others.
     add_options(parser, TrainOptions, "recipe", unset=True)
+    # Lets `train diffusion` see which arguments were given.
     parser.set_defaults(default_of=parser.get_default)
 
 
@@ -119,6 +122,7 @@ def run(parsed: argparse.Namespace) -> int:
             f"--workers is {parsed.workers} and --minutes {parsed.minutes}, but neither can be below 0. Leave "
             "them out for no workers and no limit of time."
         )
+    # First, because a missing dataset should be reported at once.
     place = _place(parsed)
     if parsed.data == "diffusion":
         from ldznet.research.cli.train_diffusion import train_diffusion

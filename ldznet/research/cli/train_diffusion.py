@@ -24,14 +24,17 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     from ldznet.research.embedded.resumable_stage import RunOptions, join_launch, wait_for_all
 
     _refuse_unused(parsed)
-    minutes = parsed.minutes or 10**6
+    # Without --minutes nearly two years, which is no limit.
+    minutes = 10**6 if parsed.minutes is None else parsed.minutes
     device = training_device(parsed)[0]
     rank, processes = process_of_launch()
     if processes > 1:
         join_launch(device.type)
     config = TinyConfig()
+    # Only once, and by one process: later runs resume what they have trained.
     if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:
         unpack(parsed.go_on, parsed.out)
+    # Files must be complete before other processes read them.
     wait_for_all()
     steps = parsed.steps or config.unet_steps
     stages = [(train_encoder, config.encoder_steps), (train_decoder, config.decoder_steps), (train_unet, steps)]

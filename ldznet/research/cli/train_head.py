@@ -149,11 +149,13 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
         blocks = [path for path in TINY_BLOCKS if path in unet.transformer_paths()]
     if blocks:
         grids = {path: pool_grid(unet, path, side) for path in blocks}
+    # The same first weights for a seed, whatever was random before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         head = Head(HeadConfig(kind=parsed.kind, unet=unet, pool_grids=grids, fusion=parsed.fusion))
     if parsed.start not in ("unet", "random"):
         other = load_head(parsed.start, dtype=torch.float32)
+        # load_state_dict would fail with a list of tensor names instead.
         if other.config != head.config:
             raise OptionError(
                 f"{parsed.start} is a head of another kind, structure or blocks than the one to train. Give the "
@@ -206,6 +208,7 @@ def _validation(
     from ldznet.research.evaluation.contact_sheets import save_sheet
     from ldznet.research.evaluation.runner import Prediction, Scores, predict
 
+    # What was left out is reported once, not at every validation.
     reported = Report()
 
     def validate(method: LearnedHead, sheet: Path) -> Mapping[str, float]:

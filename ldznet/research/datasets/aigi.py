@@ -78,6 +78,7 @@ class Aigi(Reader):
             raise DatasetError(f"{os.fspath(place)!r} does not exist. Check the spelling.")
         read_entries = {"masks": self._masks, "coco": self._coco, "labelme": self._labelme}[_form(place)]
         self._entries: list[_Entry] = []
+        # A caption that occurs twice would count twice.
         keys = set[str]()
         for entry in read_entries(place):
             if entry.key in keys:
@@ -103,6 +104,7 @@ class Aigi(Reader):
         image = read_sample_image(entry.image, entry.key)
         if entry.size is not None:
             check_size(image, entry.size, entry.key)
+        # A mask whose image is missing looks like an image without masks.
         elif entry.image.suffix.lower() == ".png" and is_gray(image) and has_two_levels(image):
             raise SampleError(
                 f"{entry.key}: {entry.image.name} is black and white, as masks are. If its image is missing, add "
@@ -154,6 +156,7 @@ class Aigi(Reader):
             annotations = list(document["annotations"])
         except (TypeError, KeyError, AttributeError) as error:
             raise bad_json(path, f"it has no proper images, categories and annotations: {error!r}") from error
+        # Several annotations of one caption on one image are one sample.
         groups: dict[tuple[Any, str], list[Any]] = {}
         for number, annotation in enumerate(annotations, start=1):
             name = f"{path.name}, annotation {number}"
@@ -219,6 +222,7 @@ def _form(place: Path) -> Form:
     """Return the form of the first JSON file that shows one; without any it is a folder of mask images."""
     if place.is_file():
         return "coco"
+    # Broken files are skipped here; reading the dataset reports them.
     for path in (*sorted(place.glob("*.json")), *sorted((place / "annotations").glob("*.json"))):
         try:
             document = read_json(path)
@@ -257,6 +261,7 @@ def _images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
     paths = _image_files(_inner(folder, "images"))
     if _inner(folder, "masks") != _inner(folder, "images"):
         return paths, _image_files(_inner(folder, "masks"))
+    # Reversed, so that of "a.jpg" and "a.png" the first one counts as the image.
     by_stem = {_stem(path): path for path in reversed(paths)}
     masks = {path: owner for path in paths if path.suffix.lower() == ".png" and (owner := _owner(path, by_stem))}
     # "dog_2.png" between "dog.png" and "dog_2_tail.png" may be an image or a mask; only its pixels show which.
@@ -275,6 +280,7 @@ def _stem(path: Path) -> str:
 def _owner(mask: Path, images: Mapping[str, Path]) -> Path | None:
     """Return the image whose name, without suffix, is the longest beginning of the mask's name."""
     words = _stem(mask).split("_")
+    # Longest first: "dog_2_tail" belongs to "dog_2" if that exists, else to "dog".
     stems = ("_".join(words[:number]) for number in range(len(words) - 1, 0, -1))
     return next((images[stem] for stem in stems if stem in images), None)
 

@@ -70,6 +70,7 @@ def is_gray(pixels: NDArray[np.uint8]) -> bool:
 def has_two_levels(pixels: NDArray[np.uint8]) -> bool:
     """Return whether nearly all pixels are either dark or of one bright color."""
     levels = pixels.max(axis=2)
+    # A mask may be red or green: its brightest channel counts.
     brightest = int(levels.max())
     bright = levels >= brightest * 7 / 8
     # 16 levels of 256, and one pixel in ten: what JPEG does to a mask's colors and edges.
@@ -87,6 +88,7 @@ def draw_coco(segmentations: list[Any], size: Size, name: str) -> tuple[Mask, tu
         try:
             pairs: list[Any] = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in segmentation]
         except (TypeError, ValueError):
+            # check_outlines reports it.
             pairs = [None]
         # COCO counts from the corners of pixels, scikit-image from their centers.
         outlines = [[(x - 0.5, y - 0.5) for x, y in outline] for outline in check_outlines(pairs, name)]
@@ -102,6 +104,7 @@ def _decode_runs(segmentation: Mapping[str, Any], size: Size, name: str) -> Mask
     pycocotools crashes on some damaged texts and leaves pixels undefined where the runs are too short, so both
     are checked here.
     """
+    # Imported here: only COCO's run lengths need this library.
     from pycocotools import mask as coco_mask
 
     try:

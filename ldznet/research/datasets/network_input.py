@@ -31,6 +31,7 @@ def random_crop(mask: Mask, rng: np.random.Generator) -> tuple[slice, slice]:
     """
     height, width = mask.shape
     side = min(height, width)
+    # -1, so that the first square wins even if it shows nothing.
     best, most = (slice(0, side), slice(0, side)), -1
     for _ in range(_TRIES):
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))

@@ -103,6 +103,7 @@ class PhraseCut(Reader):
                 name = f"{path.name}, task {count}"
                 try:
                     image_id, key = self._check_task(task, name)
+                    # Always, even where problems are refused: the published codes do the same.
                     if image_id in WRONG_SIZES:
                         text = f"{key}: its image {image_id} has another size than its annotations."
                         self.report.add(Skipped(key, "image left out by rule", text))
@@ -119,6 +120,7 @@ class PhraseCut(Reader):
                 keys.add(key)
                 rows.extend((number, start, length, image_id))
         tasks = np.array(rows, np.int64).reshape(-1, 4)
+        # A stable sort keeps the order of the tasks of one image.
         return tasks[np.argsort(tasks[:, 3], kind="stable")]
 
     def _check_task(self, task: Any, name: str) -> tuple[int, str]:
@@ -147,6 +149,7 @@ class PhraseCut(Reader):
 
     def _image(self, image_id: int) -> tuple[int, int, bool] | None:
         """Return height, width, and whether the image is one of COCO's; None for an unknown image."""
+        # numpy cannot compare larger numbers.
         if not abs(image_id) < 2**63:
             return None
         at = int(np.searchsorted(self._images[:, 0], image_id))
@@ -205,6 +208,7 @@ def _split_names(split: str) -> list[str]:
 
 def _sizes_file(folder: Path) -> Path:
     """Return the file of image sizes; raise DatasetError if the folder is not PhraseCut's, or incomplete."""
+    # The second name is the one in the repository's README.
     names = ("image_data_split.json", "image_data_split3000.json")
     sizes = next((folder / name for name in names if (folder / name).is_file()), None)
     if sizes is not None and (folder / "images").is_dir():
@@ -226,6 +230,7 @@ def _image_table(path: Path) -> NDArray[np.int64]:
         except (TypeError, KeyError, OverflowError):
             del values[len(values) // 4 * 4 :]  # _check_task reports the tasks of this image
     table = np.array(values, np.int64).reshape(-1, 4)
+    # Of an image that is listed twice the first row counts.
     return table[np.unique(table[:, 0], return_index=True)[1]]
 
 
@@ -237,6 +242,7 @@ _SEPARATOR = re.compile(r"\s*([\[,\]])\s*")
 def _elements(path: Path) -> Iterator[tuple[int, int, Any]]:
     """Yield the elements of a JSON list, one at a time in memory: first byte, bytes, value."""
     try:
+        # newline="" keeps every character, so that positions in bytes are right.
         with open(path, encoding="utf-8", newline="") as file:
             yield from _scan(file.read)
     except FileNotFoundError as error:

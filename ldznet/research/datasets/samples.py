@@ -117,6 +117,7 @@ class Reader(ABC):
     def _skip(self, error: SampleError) -> Skipped:
         """Return what takes the place of a sample, or raise the error where problems are refused."""
         if self.on_problem == "refuse":
+            # The error ends the run, so it also says how to continue without such samples.
             hint = 'Or leave damaged samples out: --on-problem skip (in Python on_problem="skip").'
             raise SampleError(f"{error} {hint}", reason=error.reason, name=error.name) from error
         return Skipped(error.name, error.reason, str(error))
@@ -153,6 +154,7 @@ def _without_exif(path: Path) -> Path | Image.Image:
             plain = image.copy()
     except Exception:  # decoders raise almost anything on damaged files
         return path
+    # EXIF lies in `info`; without it nothing is turned.
     plain.info = {}
     return plain
 

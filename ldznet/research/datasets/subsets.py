@@ -37,6 +37,7 @@ class PhraseStructure:
     def of(cls, structure: object) -> PhraseStructure:
         """Read the task's "phrase_structure"."""
         parts: Mapping[str, Any] = structure if isinstance(structure, Mapping) else {}
+        # Files of the dataset have wrong types in places, so every part is checked.
         pairs = _list(parts.get("relation_descriptions"))
         return cls(
             _texts([parts.get("name")]),
@@ -74,6 +75,7 @@ class Subsets:
         `share` is the mask's share of the image, whichever library drew it; `coco`: the image is one of COCO's.
         """
         attributes, relations = phrase.attributes, phrase.relations
+        # The names and limits are those of the authors' table.
         rules = {
             "all": True,
             "d_cocotv": coco,
@@ -101,6 +103,7 @@ class Subsets:
         if self._ranks is None:
             return []
         names, adjectives = self._ranks
+        # Of several words the most frequent one counts.
         name = min([names.get(word, _NAME_RANKS[-1]) for word in phrase.name], default=_NAME_RANKS[-1])
         attribute = min(
             [adjectives.get(word, _ATTRIBUTE_RANKS[-1]) for word in phrase.attributes],

@@ -39,6 +39,7 @@ class MeasurementParts:
 
     def save(self, part: Part) -> None:
         """Write what this process has counted, added to its part of before."""
+        # A copy, because `base` is added again at the next save.
         whole = Part.from_state(self.base.state_dict())
         whole.merge(part)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ class MeasurementParts:
 
         def beat() -> None:
             count = 0
+            # The first sign comes at once: another process may wait already.
             while not end.wait(BEAT if count else 0):
                 count += 1
                 with contextlib.suppress(OSError):  # a full disk is reported where results are written
@@ -81,10 +83,12 @@ class MeasurementParts:
         """
         signs, since = self._signs(), time.monotonic()
         while missing := set(range(blocks)) - self.done():
+            # Short enough not to be noticed, and long enough for a network disk.
             time.sleep(0.3)
             if (latest := self._signs()) != signs:
                 signs, since = latest, time.monotonic()
             elif time.monotonic() - since > patience:
+                # Block b belongs to process b % world.
                 lost = sorted({block % self.process[1] for block in missing})
                 raise LaunchError(
                     f"{len(missing)} of {blocks} blocks of samples are missing, and the processes that measure "
@@ -99,6 +103,7 @@ class MeasurementParts:
 
     def _signs(self) -> dict[str, str | int]:
         """Return what changes while a process works: by file its content, or its time."""
+        # Contents instead of times for .alive files: clocks of machines differ.
         signs: dict[str, str | int] = {}
         for path in self.folder.glob(f"{glob.escape(self.name)}.*"):
             with contextlib.suppress(OSError):

@@ -41,6 +41,7 @@ def scores_table(numbers: Mapping[str, Mapping[str, float]], published: Sequence
     for name, values in numbers.items():
         cells = [f"{values[key]:.1f}" if key in values else "" for key, _ in COLUMNS]
         rows.append(f"| {name} | {values.get('samples', 0):.0f} | " + " | ".join(cells) + " |")
+    # The paper has no numbers for the last columns.
     for row in published:
         cells = ["" if value is None else f"{value:.1f}" for value in row[1:]]
         rows.append(f"| {row.name} (published) | | " + " | ".join([*cells, *[""] * (len(COLUMNS) - 3)]) + " |")
@@ -55,6 +56,7 @@ def numbers_of_parts(scores: Scores) -> dict[str, dict[str, float]]:
     """
     if not scores.categories:
         return {}
+    # Not each part's own best threshold, see above.
     whole = scores.clipseg.result()
     numbers: dict[str, dict[str, float]] = {}
     for name, part in sorted(scores.categories.items()):
@@ -99,6 +101,7 @@ def _cell(text: str) -> str:
 def latex_row(name: str, numbers: Mapping[str, float]) -> str:
     """Return mIoU, IoU_FG and AP at their best, as a row of a paper's table."""
     cells = [f"{numbers[key]:.1f}" if key in numbers else "--" for key in ("miou", "fgiou", "ap")]
+    # Characters with a meaning in LaTeX.
     safe = "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in name)
     return " & ".join([safe, *cells]) + r" \\"
 

@@ -66,10 +66,12 @@ class Scores:
         if not prediction.target.any() and not sample.mask.any():
             self.absent.update(probability, sample=sample.key)
             return
+        # Measured once and merged into the whole and into each category.
         one = Scores()
         one.clipseg.update(probability, prediction.target, sample=sample.key)
         own = sample.mask if sample.own_mask is None else sample.own_mask
         one.phrasecut.update(to_image_size(probability, own.shape) > 0.5, own, sample=sample.key)
+        # A set: a word that occurs twice in a phrase counts once.
         for name in sorted({f"{name}: {value}" for name, some in sample.categories.items() for value in some}):
             one.categories[name], one.own_categories[name] = one.clipseg, one.phrasecut
         self.merge(one)
@@ -213,6 +215,7 @@ def measure(
         indices = range(number * block, min(count, (number + 1) * block))
         numbers: dict[str, int] = {}
 
+        # Values are bound as defaults, because the generator runs later.
         def read(indices: range = indices, numbers: dict[str, int] = numbers) -> Iterator[Sample]:
             for index in indices:
                 for sample in usable(samples, part.scores.report, (index,)):
@@ -268,6 +271,7 @@ def predict(
         )
         total = torch.zeros(len(group), side, side)
         for timestep in method.defaults.timesteps:
+            # The same noise for every image, so that numbers do not depend on the order.
             noise = torch.randn(encoded.latent.shape, generator=torch.Generator().manual_seed(seed))
             draw = RandomInputs(torch.full((len(group),), timestep), noise, seed)
             total += method.probability(host, encoded, prompts, draw).cpu()

@@ -79,6 +79,7 @@ class Accumulator:
                 metrics._samples = set(state["samples"])
             else:
                 metrics._unnamed = int(state["samples"])
+            # Sums of classes may be additional, but none of the fixed ones may be missing.
             if missing := metrics._sums.keys() - state["sums"].keys():
                 raise ValueError(f"it has no {min(missing)}")
             for name, numbers in state["sums"].items():
@@ -94,6 +95,7 @@ class Accumulator:
 
     def _add(self, name: str, numbers: Sequence[int]) -> None:
         """Add numbers to the sums of a name."""
+        # Sums of a class begin with its first sample.
         mine = self._sums.get(name, [0] * len(numbers))
         self._sums[name] = [a + b for a, b in zip(mine, numbers, strict=True)]
 

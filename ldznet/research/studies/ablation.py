@@ -118,6 +118,7 @@ class Workbench:
     ) -> None:
         self.host, self.samples, self.folder = cast("Host", _CachingHost(host)), samples, folder
         self._timed = timed
+        # Everything that a stored row depends on, besides the method.
         model = [host.info.fingerprint, host.others, host.info.prediction, str(host.dtype), host.device.type]
         self._key = json.dumps([PROTOCOL, timed, model, [_digest(sample) for sample in samples]])
         self._probes: dict[bytes, Probes] = {}
@@ -127,6 +128,7 @@ class Workbench:
     def measure(self, name: str, method: Method) -> AblationRow:
         """Return the row of a method, from memory or disk if it was measured before."""
         state = json.dumps([self._key, dict(method.record), dataclasses.asdict(method.defaults)], default=str)
+        # 24 hex digits are enough to tell thousands of rows apart.
         key = hashlib.sha256(state.encode()).hexdigest()[:24]
         path = self.folder / "rows" / f"{key}.json" if self.folder else None
         if key not in self.measured:
@@ -185,6 +187,7 @@ class _CachingHost:
         return getattr(self._host, name)
 
     def encode_image(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        # A random latent must not be cached.
         if noise is not None:
             return self._host.encode_image(image, noise)
         key = hashlib.sha256(image.numpy().tobytes()).digest()
@@ -241,6 +244,7 @@ class _Sharing(AttentionMethod):
         key = digest.digest()
         if key in self._probes:
             return self._probes[key]
+        # All levels at once: rows that read others of them then need no pass.
         levels = levels_of(host.info.unet)
         every = [path for level in levels for path in level.paths]
         probes = super()._probe(

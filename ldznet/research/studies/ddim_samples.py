@@ -32,11 +32,14 @@ def generate(
     generator = torch.Generator().manual_seed(seed)
     latent = torch.randn((len(captions), 4, size // 8, size // 8), generator=generator).to(host.device)
     signal_share = host.schedule.alphas_cumprod
+    # Evenly spaced, as the paper's "linear" choice.
     times = torch.linspace(999, 0, steps + 1).round().long()
     for timestep, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        # One pass for both halves of the guidance.
         both = host.predict_noise(
             torch.cat([latent, latent]), torch.full((2 * len(latent),), timestep), context
         ).float()
+        # Guidance: away from the prediction without a caption.
         with_caption, without = both.chunk(2)
         noise = without + guidance * (with_caption - without)
         share = signal_share[timestep]

@@ -81,6 +81,7 @@ def _features(
         targets.append(torch.from_numpy(np.stack([mask for _, mask in pairs])))
         latent = host.encode_image(pixels)
         context = host.encode_prompt([template.replace("{}", sample.phrase) for sample in part])
+        # The same noise for every timestep, so that only the timestep differs.
         generator = torch.Generator().manual_seed(start)
         noise = torch.randn(latent.shape, generator=generator)
         steps = torch.full((len(part),), timestep)
@@ -119,6 +120,7 @@ def _fit(features: Tensor, targets: Tensor, epochs: int, batch: int) -> nn.Modul
     steps = epochs * (len(features) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
     generator = torch.Generator().manual_seed(0)
+    # Targets at twice the feature's size: finer ones would measure the decoder's enlargement.
     side = 2 * max(features.shape[-2:])
     coarse = F.interpolate(targets[:, None].float(), size=(side, side), mode="area")
     for _ in range(epochs):

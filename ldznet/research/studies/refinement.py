@@ -89,6 +89,7 @@ def measure_refinement(
 ) -> Refinement:
     """Segment the scenes of some looks at one size, all phrases of a scene at once."""
     result, segmenter = Refinement(size), Segmenter(host, method)
+    # Other programs do not lengthen the processor's time.
     clock = time.process_time if host.device.type == "cpu" else time.perf_counter
     for place, look in enumerate(looks):
         samples = SceneSamples(look, scenes, start=place * scenes, size=size)
@@ -99,6 +100,7 @@ def measure_refinement(
             phrases = [sample.phrase for sample in group]
             for turn in range(2):
                 segmentation = _timed(result, segmenter, phrases, turn, clock)
+                # Without its patches the result is that of the tiles alone.
                 if turn:
                     _count(result.scores[1], dataclasses.replace(segmentation, patches=()), group)
                 _count(result.scores[2 * turn], segmentation, group)

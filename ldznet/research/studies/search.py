@@ -17,6 +17,7 @@ def starts(setup: Setup) -> list[Setup]:
     """Return where to begin: the setup, and one with a single plain refinement, which suits other levels."""
     if not isinstance(setup.options, AttentionOptions):
         return [setup]
+    # The published method refines once.
     plain = setup.having(iterations=1, eta=0.0, column_max=False)
     return [setup] if plain == setup else [setup, plain]
 
@@ -37,6 +38,7 @@ def search(
         for step in steps:
             if not step.search:
                 continue
+            # Cached passes make most of these rows cheap.
             for value in step.values:
                 setup = best.having(**{step.name: value})
                 candidate = bench.measure(f"{step.name}: {value_text(step.name, value)}", setup.method())

@@ -53,6 +53,7 @@ def draw_steps(host: Host, name: str, samples: Sequence[Sample], seed: int = 0) 
         else:
             assert isinstance(method, DifferenceMethod)
             cells += _difference(method, host, encoded, prompts, draw)
+        # Once more as a whole, so that the sheet ends with what a user gets.
         last = method.probability(host, encoded, prompts, draw)[0].clamp(0, 1).cpu().numpy()
         cells.append((_heat(last), "enlarged: the probability"))
         cells.append((overlay(image, _resized(last, cv2.INTER_LINEAR) >= 0.5), "the mask at 0.5"))

@@ -29,6 +29,7 @@ class Step:
     search: str = "miou"  # what a search maximizes: "miou", "usefulness", or "" to leave the option as it is
 
 
+# Lower ends of gates; the upper end is twice as much.
 _GATES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 _EVIDENCE = ((), (300,), (600,), (200, 400, 600), (400, 500, 600, 700), tuple(range(100, 701, 100)))
 _WORDS = {
@@ -56,6 +57,7 @@ def steps_for(setup: Setup, info: HostInfo) -> list[Step]:
             Step("blur", (0.0, 0.5, 1.0, 2.0)),
             Step("clamp", (2.0, 3.0, 4.0, 6.0), "usefulness"),
         ]
+    # The embedded model has fewer levels than Stable Diffusion.
     levels = len(levels_of(info.unet))
     return [
         Step("template", _templates()),
@@ -114,6 +116,7 @@ def variants(setup: Setup, info: HostInfo) -> Iterator[tuple[str, Setup]]:
         for value in step.values:
             if value != setup.value(step.name):
                 variant = setup.having(**{step.name: value})
+                # having() may change options that exclude the new value.
                 others = {item.name for item in dataclasses.fields(setup.options)} - {step.name}
                 names = [step.name, *sorted(n for n in others if variant.value(n) != setup.value(n))]
                 title = ", ".join(f"{n.replace('_', ' ')}: {value_text(n, variant.value(n))}" for n in names)

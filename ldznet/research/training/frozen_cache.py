@@ -75,6 +75,7 @@ class AnswerFolder:
             if path.parent not in self._tidy:
                 remove_leftovers(path.parent)
                 self._tidy.add(path.parent)
+            # Checked before each entry: other programs fill disks, too.
             if shutil.disk_usage(path.parent).free < LEAST_FREE:
                 raise OSError("less than 1 GB is left on its disk")
             with atomic_path(path) as temporary:
@@ -100,6 +101,7 @@ class AnswerFolder:
 @torch.no_grad()
 def _model_key(host: Host) -> str:
     """Return a digest that also differs for models that share a UNet but not the VAE or the text encoder."""
+    # Answers instead of weights: they also differ with a text encoder's settings.
     generator = torch.Generator().manual_seed(0)
     latent = host.encode_image(torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1)
     digest = hashlib.sha256(json.dumps([host.info.name, host.info.fingerprint, str(host.dtype)]).encode())
@@ -135,10 +137,12 @@ class FrozenModel:
     def latent(self, pixels: Tensor, names: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Encode (B, 3, S, S) -> (B, 4, S/8, S/8); equal names that are not empty stand for equal pixels."""
         if self.options.posterior == "sample":
+            # A sample of the posterior is new every time, so it is not cached.
             side = pixels.shape[-1] // 8
             noise = torch.stack([private_noise(seed + 1, (4, side, side)) for seed in seeds])
             return self.host.encode_image(pixels, noise)
         if not may_keep_latents(self.options):
+            # Rounded as cached latents are, so that --crop does not change the precision.
             return self.host.encode_image(pixels).half().to(self.host.dtype)
         latents = [self._latent(one, name) for one, name in zip(pixels, names, strict=True)]
         return torch.stack(latents).to(self.host.device, self.host.dtype)

@@ -28,6 +28,7 @@ class MetricsLog:
             for name, value in row.items():
                 if name != "step":
                     board.add_scalar(name, value, step)
+            # Otherwise TensorBoard shows it only minutes later.
             board.flush()
 
     def add_image(self, path: Path, step: int) -> None:
@@ -49,6 +50,7 @@ class MetricsLog:
 
     def write(self) -> None:
         """Write metrics.csv."""
+        # Rows of validations have other columns than rows of losses.
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, names)

@@ -79,6 +79,7 @@ class Trainer:
     ) -> None:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
+        # Before the process group is started, which cannot be undone.
         require_fit(head.config, host.info)
         if options.precision == "fp16" and host.device.type == "cpu" and accelerator is None:
             raise OptionError("A CPU does not train in fp16. Give --precision bf16, or no.")
@@ -98,6 +99,7 @@ class Trainer:
         self.host, self.frozen = host, FrozenModel(host, options, AnswerFolder(cache, host) if cache else None)
         self.stream = Stream(samples, options)
         head.train().requires_grad_(True)
+        # Not part of the head's config: it changes memory, not the result.
         head.checkpointing = options.checkpointing
         optimizer = torch.optim.AdamW(head.parameters(), lr=options.rate, weight_decay=options.weight_decay)
         self.head, self.optimizer = self.accelerator.prepare(head, optimizer)
@@ -124,6 +126,7 @@ class Trainer:
             if config.kind == "ld-znet":
                 modules = host.feature_modules()
                 seeds: Sequence[int] = batch.noise_seed  # type: ignore[assignment]
+                # Each prompt has its own noise, whatever batch and process it is in.
                 noise = torch.stack([private_noise(seed, x.shape[1:]) for seed in seeds])
                 timesteps: Tensor = batch.timestep  # type: ignore[assignment]
                 noisy_latent = host.add_noise(x, noise, timesteps)
@@ -230,6 +233,7 @@ class Trainer:
                     self._log((time.monotonic() - start) / (self.step - first), say)
                 if self.validate and (self.step % options.validate_every == 0 or done):
                     self._validate(say)
+                # At least one step is taken, so that a run always makes progress.
                 stop = bool(request.signal) or (minutes is not None and time.monotonic() - start > 60 * minutes)
                 if accelerator.num_processes > 1:  # all must stop at the same step
                     stops = torch.tensor(float(stop), device=accelerator.device)
@@ -269,6 +273,7 @@ class Trainer:
         options, mean = self.options, float(np.mean(self.logged))
         self.logged = []
         self.metrics.add({"step": self.step, "loss": mean, "rate": self._rate()}, self.step)
+        # The mean over this run, validations and saving included.
         left = time_text(seconds * (options.steps - self.step))
         say(
             f"step {self.step} of {options.steps}, loss {mean:.4f}, {options.batch / seconds:.1f} prompts/s, "
