@@ -154,7 +154,7 @@ def test_the_batch_size_does_not_change_what_is_found(segmenter):
         torch.testing.assert_close(part, together, atol=1e-5, rtol=1e-4)
 
 
-def test_progress_is_told_up_to_the_end(segmenter):
+def test_progress_is_reported_up_to_the_end(segmenter):
     seen = []
     options = SegmentOptions(resolution=128, batch=2, timesteps=(300, 400))
 
@@ -398,7 +398,7 @@ def blobs(*prompts, size=(40, 60)):
     return Segmentation(names, (), size, maps, {}, ())
 
 
-def test_every_object_is_told_with_its_area_box_prompt_and_probability():
+def test_every_object_is_reported_with_its_area_box_prompt_and_probability():
     found = blobs(("cat", 0.75, (2, 2, 12, 12)), ("dog", 0.875, (30, 5, 50, 25)), ("cat", 0.5, (2, 30, 7, 35)))
     options = MaskOptions(threshold=0.25)
 
@@ -468,7 +468,7 @@ def test_segmenting_before_there_is_an_image_is_refused(segmenter):
         segmenter.segment("cat")
 
 
-def test_an_image_that_cannot_be_read_leaves_no_old_image_behind(segmenter, tmp_path):
+def test_an_image_that_cannot_be_read_drops_the_previous_image(segmenter, tmp_path):
     (tmp_path / "x.png").write_bytes(b"no image")
     run(segmenter)
 
@@ -478,7 +478,7 @@ def test_an_image_that_cannot_be_read_leaves_no_old_image_behind(segmenter, tmp_
         segmenter.segment("cat")
 
 
-def test_transparency_shows_the_colour_asked_for(segmenter):
+def test_transparency_shows_the_background_of_the_options(segmenter):
     image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
 
     segmenter.set_image(image, SegmentOptions(resolution=64, background="#0080ff"))
@@ -611,7 +611,7 @@ def test_contexts_join_in_order():
 # --- what a program may give -----------------------------------------------------------------------------
 
 
-def test_the_background_of_the_record_is_the_one_that_was_seen(segmenter):
+def test_the_background_in_the_record_is_the_one_that_was_used(segmenter):
     clear = Image.fromarray(np.zeros((64, 96, 4), np.uint8))
     black = SegmentOptions(resolution=64, background="#000000")
     at_once = run(segmenter, options=black, image=clear)
@@ -699,7 +699,7 @@ def test_a_value_of_a_wrong_type_is_an_error_that_names_it(segmenter, call, said
         call(segmenter)
 
 
-def test_a_lack_of_memory_is_told_from_other_errors_of_opencv():
+def test_a_lack_of_memory_is_recognised_among_errors_of_opencv():
     def resize(side):
         with explain_out_of_memory("The picture"):
             cv2.resize(np.zeros((2, 2), np.float32), (side, side))
@@ -750,7 +750,7 @@ def test_load_takes_the_head_that_fits_the_model():
     assert segmenter.host.dtype == torch.float32
 
 
-def test_load_takes_attention_where_it_is_asked_for_and_the_head_that_is_given(tmp_path):
+def test_load_takes_the_method_or_the_head_of_its_arguments(tmp_path):
     attention = Segmenter.load(str(EMBEDDED), device="cpu", method="attention")
     save_head(random_head(attention.host.info.unet, "znet").head, tmp_path / "znet.safetensors", source={})
 

@@ -41,11 +41,6 @@ _SURE = 1e-4  # probabilities are clipped to this distance from 0 and 1, so that
 _MOST_SAMPLES = 256  # pixels along a side, at most, from which the level of a map is computed
 
 
-def most_passes() -> int:
-    """Return how many passes a prompt takes at most with refinement, where it takes one without."""
-    return 1 + TILES**2 + PARTS
-
-
 @dataclass(frozen=True)
 class RefinedPatch:
     """The map that replaces the coarse one inside a box."""

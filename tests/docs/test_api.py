@@ -14,9 +14,10 @@ from host.brightness import Brightness, half, share, use
 from PIL import Image
 
 from ldznet.images.pixel_formats import MAX_SIDE
+from ldznet.inference.passes import count_passes
 from ldznet.inference.prompts import LONGEST_PROMPT, TEMPLATES
-from ldznet.inference.tiles import most_passes
 from ldznet.methods.noise_difference import DifferenceOptions
+from ldznet.options import SegmentOptions
 from ldznet.webui import limits
 from ldznet.webui.api.models import OPTIONS
 from ldznet.webui.controls import read_panel_settings
@@ -146,7 +147,7 @@ def test_the_limits_are_those_of_the_code():
 
 def test_what_multiplies_the_passes_is_that_of_the_code():
     row = next(line for line in PAGE.splitlines() if line.startswith("| prompts x timesteps x seeds"))
-    each = (len(TEMPLATES), most_passes(), DifferenceOptions().noises)
+    each = (len(TEMPLATES), count_passes("head", SegmentOptions(refine=True), 1), DifferenceOptions().noises)
 
     assert [int(number) for number in re.findall(r"x (\d+) with", row)] == list(each)
 

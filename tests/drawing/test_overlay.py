@@ -260,7 +260,7 @@ def test_over_an_image_colors_mix_and_the_background_stays_grey():
     assert row[4] == pytest.approx([grey] * 3, abs=1)
 
 
-def test_maps_may_come_one_at_a_time_and_are_let_go():
+def test_maps_may_come_one_at_a_time_and_are_freed():
     maps, alive, most = random_maps(30, (5, 9), seed=6), set(), 0
 
     def stream():
@@ -325,7 +325,7 @@ CONES = {
 
 
 @pytest.mark.parametrize("cones", CONES)
-def test_the_palette_can_be_told_apart_by_colour_blind_eyes(cones):
+def test_colour_blind_eyes_can_distinguish_the_palette(cones):
     linear = (np.array(PALETTE) / 255) ** 2.2 @ np.array(CONES[cones]).T
     seen = lab(np.clip(linear, 0, 1) ** (1 / 2.2) * 255)
 
@@ -510,7 +510,7 @@ def test_every_size_can_be_rendered(shape):
         assert picture.shape[1] >= shape[1]
 
 
-def test_nothing_that_is_given_is_changed():
+def test_arguments_are_not_changed():
     image, maps = random_image((8, 12), seed=10), random_maps(2, (8, 12), seed=10)
     image.setflags(write=False)  # a write raises
     maps.setflags(write=False)
@@ -544,7 +544,7 @@ def test_an_image_may_lie_in_memory_in_any_order():
         ("picture.png", "str"),
     ],
 )
-def test_what_is_no_rgb_image_is_refused(image, found):
+def test_other_arrays_than_rgb_images_are_refused(image, found):
     expected = (
         f"The image is {found}, but it must be a numpy array of uint8 (height, width, 3), red, green and blue: "
         'convert it first, for example numpy.asarray(image.convert("RGB")).'

@@ -498,7 +498,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(monkeypatc
     assert count_scans(many, 101) == 101
 
 
-def test_scans_of_a_thumbnail_and_behind_the_end_do_not_count():
+def test_scans_of_a_thumbnail_and_after_the_end_do_not_count():
     thumbnail = encoded(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
     data = encoded(Image.new("RGB", (64, 48)), "JPEG", comment=thumbnail * 3) + b"\xff\xda" * 500
 
@@ -692,7 +692,7 @@ def test_an_error_gives_the_values_as_they_are_stored():
         load_image(image)
 
 
-def test_memory_that_runs_out_is_told_apart_from_a_damaged_file(monkeypatch):
+def test_a_lack_of_memory_is_another_error_than_a_damaged_file(monkeypatch):
     def exhausted(*_args: object) -> None:
         raise MemoryError
 
@@ -1037,7 +1037,7 @@ def test_when_the_disk_is_full_the_older_file_stays_whole(tmp_path):
     assert corners(load_image(path)) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_when_saving_is_interrupted_nothing_is_left_behind(tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_no_file(tmp_path, monkeypatch):
     def interrupted(_file: int) -> None:
         raise KeyboardInterrupt
 

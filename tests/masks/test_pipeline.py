@@ -610,7 +610,7 @@ def test_maps_may_come_one_at_a_time(combine, level):
     assert 0 < area(streamed) < 45
 
 
-def test_maps_that_come_one_at_a_time_are_let_go():
+def test_maps_that_come_one_at_a_time_are_freed():
     alive, most = set(), 0
 
     def stream(count):

@@ -60,7 +60,7 @@ def test_areas_are_those_of_the_masks(seed):
         assert one.area == area(threshold(probability, one.threshold))
 
 
-def test_a_faint_map_is_told_apart_within_its_own_range():
+def test_a_faint_map_has_candidates_within_its_own_range():
     levels = [one.threshold for one in find_candidates(steps((0.08, 50), (0.16, 35), (0.3, 20)))]
 
     assert len(levels) == 3

@@ -184,7 +184,7 @@ def test_rows_are_the_same_however_many_are_computed_at_a_time(monkeypatch, scor
     torch.testing.assert_close(torch.cat(parts), expected)
 
 
-def test_only_the_last_block_inside_a_transformer_is_read_where_that_is_asked_for(hosts):
+def test_with_blocks_last_only_the_last_block_inside_a_transformer_is_read(hosts):
     every, last = probe_all(hosts["sdxl"]), probe_all(hosts["sdxl"], last_block=True)
 
     for path, layers in every.text.items():
@@ -290,7 +290,7 @@ def test_all_is_as_before_when_the_unet_raises_in_the_middle(host):
     assert state_of(host) == before
 
 
-def test_a_hook_that_cannot_be_set_leaves_none_behind(host):
+def test_a_hook_that_cannot_be_set_leaves_no_hooks(host):
     before = state_of(host)
     blocks = host.feature_modules()["output_blocks.11.1"].transformer_blocks
     attention = blocks[0].attn2
@@ -406,7 +406,7 @@ def test_the_default_sentence_names_ten_rivals(host):
     assert found == [Term((5, 6, 7), (10, 12, 13, 14, 15, 16, 17, 18, 19))]
 
 
-def test_what_is_behind_the_end_of_a_sentence_that_was_cut_does_not_count(clip):
+def test_tokens_after_the_end_of_a_cut_sentence_do_not_count(clip):
     count = counter(clip)
     letters = "x" * 70
 
@@ -808,7 +808,7 @@ def test_a_small_model_gets_values_of_its_own_and_a_full_one_the_published(host)
     AttentionMethod.for_host(bare).check(bare)  # levels that a model has not got are not asked for
 
 
-def test_rivals_are_named_behind_any_sentence(host, monkeypatch):
+def test_rivals_are_appended_to_any_sentence(host, monkeypatch):
     sentences = []
     encode_prompt = host.encode_prompt
     monkeypatch.setattr(host, "encode_prompt", lambda texts: sentences.extend(texts) or encode_prompt(texts))
@@ -819,7 +819,7 @@ def test_rivals_are_named_behind_any_sentence(host, monkeypatch):
     assert sentences == ["a photo of a cat, dog, sky", "a photo of a cat."]
 
 
-def test_what_follows_the_sentence_is_read_where_that_is_asked_for(host):
+def test_with_tokens_padding_the_padding_is_read(host):
     """The start is place 0, "a cat" 1 and 2, the end 3; all behind it says what the sentence says."""
     picture = a_picture(host)
     prompts = Prompts(("cat",), ("a {}",), host.encode_prompt)

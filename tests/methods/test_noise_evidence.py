@@ -226,7 +226,7 @@ def test_a_phrase_that_all_rivals_share_words_with_costs_no_pass(host, monkeypat
     assert torch.equal(probability(host, "Cat", **options), probability(host, "Cat", evidence=()))
 
 
-def test_the_level_decides_what_is_there(host):
+def test_the_level_decides_which_phrases_are_present(host):
     there = probability(host, "cat", presence_level=-1.0)
     assert probability(host, "cat", presence_level=1.0).max() < 1e-6
     torch.testing.assert_close(there.max(), probability(host, "cat", evidence=()).max(), atol=0.05, rtol=0)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ldznet.inference import tiles
+from ldznet.inference.passes import count_passes
 from ldznet.inference.tiles import (
     RefinedPatch,
     add_tile,
@@ -16,7 +17,6 @@ from ldznet.inference.tiles import (
     join,
     lay_over,
     merge,
-    most_passes,
 )
 from ldznet.methods.learned_head import random_head
 from ldznet.methods.method import Defaults
@@ -63,7 +63,7 @@ def test_a_long_thing_gets_room_by_its_longer_side():
     assert find_boxes(coarse, (320, 480), 64) == [(0, 0, 210, 320)]
 
 
-def test_two_things_far_apart_get_a_box_each_the_more_probable_first():
+def test_two_parts_far_apart_get_a_box_each_the_more_probable_first():
     coarse = a_map((2, 2, 6, 6, 0.6), (36, 22, 40, 26, 0.9))
 
     assert find_boxes(coarse, (320, 480), 64) == [(340, 200, 420, 280), (0, 0, 80, 80)]
@@ -150,8 +150,8 @@ def test_a_thing_that_only_the_tiles_see_well_is_found_where_the_first_look_was_
     assert both.max() < 0.2
 
 
-def test_what_a_prompt_takes_at_most_is_known():
-    assert most_passes() == 13
+def test_a_prompt_takes_thirteen_passes_at_most():
+    assert count_passes("head", SegmentOptions(refine=True), 1) == 13
 
 
 # --- both looks together -------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_the_second_looks_edges_take_the_place_of_the_firsts_and_as_much_is_foun
     assert both.mean() == pytest.approx((0.075 * 0.104) ** 0.5, rel=0.1)
 
 
-def test_what_the_first_look_has_not_seen_counts_less():
+def test_a_part_that_the_first_look_missed_counts_less():
     """The second look sees two things of the kind, the first has found one of them."""
     coarse = np.full((16, 16), 0.01, np.float32)
     coarse[4:12, 2:6] = 0.9
@@ -284,7 +284,7 @@ def test_every_prompt_and_negative_prompt_is_looked_at_again_at_the_networks_siz
     assert {max(size) for size in sizes} == {64}
     assert progress[0] == (3, 33)
     assert progress[-1] == (36, 36)
-    assert max(done for done, _ in progress) <= 3 * most_passes()
+    assert max(done for done, _ in progress) <= 3 * 13
     assert progress == sorted(progress)
     assert not found.mask().any()  # the negative prompt takes away the very same, edge for edge
 
@@ -390,7 +390,7 @@ def test_out_of_memory_halves_the_first_look_and_the_second_runs_one_by_one(segm
 # --- its measurement -----------------------------------------------------------------------------------
 
 
-def test_masks_are_measured_without_and_with_a_second_look_by_the_size_of_things(host):
+def test_masks_are_measured_with_and_without_refinement_by_the_size_of_the_object(host):
     head = random_head(host.info.unet)
     head._defaults = Defaults(resolution=64)
     found = measure_refinement(host, head, ["photo"], 96, 2)
@@ -401,7 +401,7 @@ def test_masks_are_measured_without_and_with_a_second_look_by_the_size_of_things
     assert record["stages"] == list(STAGES)
     assert len(record["numbers"]["all"]["miou"]) == len(record["empty_0.5"]) == 3
     assert record["cost"] > 0
-    assert 1 < record["passes"] <= most_passes()
+    assert 1 < record["passes"] <= 13
     assert sum(part["samples"] for name, part in record["numbers"].items() if name != "all") == 6
 
 
