@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import threading
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +49,31 @@ def segment():
         assert main(["segment", str(photo), "triangle", "--out", folder, "--quiet"]) == 0
 
 
+def make_click():
+    """Return a function that clicks on Segment in the stand-in webui; everything is loaded, as in a session."""
+    import pytest
+    from conftest import webui
+    from host.brightness import Brightness, half, use
+
+    spec = spec_from_file_location("panel_fixtures", ROOT / "tests" / "webui" / "panel" / "conftest.py")
+    fixtures = module_from_spec(spec)
+    spec.loader.exec_module(fixtures)
+    folder = Path(tempfile.mkdtemp())
+    patch = pytest.MonkeyPatch()
+    stand_in = webui.__wrapped__(patch, folder)
+    use(Brightness(), patch)  # the tests' method, in place of a network
+    panel = fixtures.Panel(stand_in.session)
+    panel.segment(half())
+    return lambda: panel.segment(half(left=254))
+
+
 def report(what, most, files):
+    """Print the files and how many they are."""
     print(f"{what}: {len(files)} files (at most {most} expected)")
     print("".join(f"  {name}\n" for name in files))
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "tests"))
     report("segment photo.jpg word", 32, entered_files(segment))
+    report("a click on Segment", 28, entered_files(make_click()))
