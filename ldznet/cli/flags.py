@@ -120,6 +120,9 @@ def add_model(
     group.add_argument(
         "--prediction", choices=("noise", "v"), help="what the model predicts (default: detected from its files)"
     )
+    group.add_argument(
+        "--vae", type=Path, metavar="FILE", help="file of another VAE, used instead of the checkpoint's"
+    )
     group.add_argument("--download", action="store_true", help="allow the tokenizer to be downloaded (2 MB)")
 
 
@@ -129,8 +132,8 @@ def require_model(parsed: argparse.Namespace) -> None:
     Raises:
         OptionError: files and --random-weights together; a head with a method that needs none; no model at all.
     """
-    if parsed.random_weights and (parsed.checkpoint or parsed.head):
-        raise OptionError("--random-weights needs no --checkpoint and no --head: give either it or them.")
+    if parsed.random_weights and (parsed.checkpoint or parsed.head or parsed.vae):
+        raise OptionError("--random-weights needs no --checkpoint, --head or --vae: give either it or them.")
     if parsed.head and parsed.method != AUTO and not method_entry(parsed.method).needs_head:
         raise OptionError(f"The method {parsed.method} needs no --head: remove one of the two.")
     if not parsed.random_weights and not parsed.checkpoint and not EMBEDDED.exists():
@@ -176,6 +179,7 @@ def load_chosen_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Method
         dtype=dtype,
         storage=getattr(torch, parsed.head_storage) if parsed.head_storage else None,
         prediction=parsed.prediction,
+        vae=parsed.vae,
         download=parsed.download,
     )
 

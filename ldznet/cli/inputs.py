@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import importlib.util
 import os
 import stat
 import sys
@@ -25,11 +26,12 @@ SUFFIXES = frozenset(
     f".{name}"
     for name in "png jpg jpeg jpe jfif webp bmp gif tif tiff avif jp2 ppm pgm pbm tga ico".split()  # noqa: SIM905
 )
-# Images that Pillow does not read; they are named, since people expect a mask for them.
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})  # read where pillow-heif is installed
+# Images that nothing here reads; they are named, since people expect a mask for them.
 UNREADABLE_SUFFIXES = frozenset(
     f".{name}"
     for name in (  # noqa: SIM905
-        "heic heif hif jxl svg psd psb xcf kra exr hdr "
+        "jxl svg psd psb xcf kra exr hdr "
         "raw dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr iiq erf mrw rwl"
     ).split()
 )
@@ -111,6 +113,9 @@ def _is_pattern(text: str) -> bool:
 def _find_in_folder(folder: Path, recursive: bool, inputs: Inputs) -> dict[str, Path]:
     """Return the images of a folder with their names below it; note in `inputs` what was left out."""
     before, files = inputs.left_out, []
+    reads_heic = importlib.util.find_spec("pillow_heif") is not None
+    suffixes = SUFFIXES | HEIC_SUFFIXES if reads_heic else SUFFIXES
+    unreadable_suffixes = UNREADABLE_SUFFIXES if reads_heic else UNREADABLE_SUFFIXES | HEIC_SUFFIXES
 
     def note_closed(why: OSError) -> None:
         inputs.closed_folders.append((str(why.filename), why.strerror or str(why)))
@@ -118,8 +123,8 @@ def _find_in_folder(folder: Path, recursive: bool, inputs: Inputs) -> dict[str, 
     for root, folders, names in os.walk(folder, onerror=note_closed):
         # Hidden files are no images of the user: macOS writes "._photo.jpg" beside "photo.jpg" on other disks.
         visible = [Path(root, name) for name in names if not name.startswith(".")]
-        files += [path for path in visible if path.suffix.lower() in SUFFIXES]
-        unreadable = (path for path in visible if path.suffix.lower() in UNREADABLE_SUFFIXES)
+        files += [path for path in visible if path.suffix.lower() in suffixes]
+        unreadable = (path for path in visible if path.suffix.lower() in unreadable_suffixes)
         inputs.unreadable += map(str, filter(_may_be_a_file, unreadable))
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
     inputs.unreadable.sort()

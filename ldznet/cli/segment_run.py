@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldznet.cli.flags import load_chosen_model
-from ldznet.cli.inputs import Inputs, Job, Source, read_source
+from ldznet.cli.inputs import HEIC_SUFFIXES, Inputs, Job, Source, read_source
 from ldznet.cli.outputs import ResultFiles, known_files
 from ldznet.cli.printing import Printer, item_bar, print_json, stop_code
 from ldznet.cli.reports import clean_folders, publish, replaced_prompts, report_if_done, require_own, staging
@@ -151,9 +151,8 @@ class SegmentRun:
     def _print_end(self, stopped: int) -> None:
         printer, done, failed = self._printer, self._done, self._failed
         if done:
-            files = sum(len(report["files"]) for report in done)
-            images = "1 image" if len(done) == 1 else f"{len(done)} images"
-            printer.result(f"{files} files of {images} are in {self._parsed.out}")
+            files = _count(sum(len(report["files"]) for report in done), "file")
+            printer.result(f"results in {self._parsed.out}: {files} of {_count(len(done), 'image')}")
         if self._parsed.json:
             answer = {
                 "done": done,
@@ -273,12 +272,18 @@ def _decision_text(decision: Decision) -> str:
     }[decision.reason]
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def unreadable_text(paths: Sequence[str]) -> str:
     """Return how many images of kinds that cannot be read were left out, and their names."""
     named = ", ".join(paths[:_MOST_NAMED]) + (", ..." if len(paths) > _MOST_NAMED else "")
     kinds = ", ".join(sorted({Path(path).suffix[1:].upper() for path in paths}))
-    count = "1 file was" if len(paths) == 1 else f"{len(paths)} files were"
-    return f"{count} left out, because {kinds} cannot be read: {named}. Save them as PNG or JPEG."
+    verb = "was" if len(paths) == 1 else "were"
+    is_heic = any(Path(path).suffix.lower() in HEIC_SUFFIXES for path in paths)
+    help_text = "Save such files as PNG or JPEG" + (", or install pillow-heif for HEIC" if is_heic else "")
+    return f"{_count(len(paths), 'file')} {verb} left out, because {kinds} cannot be read: {named}. {help_text}."
 
 
 def _closed_folder_text(folder: str, why: str) -> str:

@@ -169,7 +169,8 @@ def model_key(parsed: argparse.Namespace) -> list[Any]:
         return key
     try:
         heads = sorted(MODELS.glob("**/*.safetensors")) if parsed.head is None else [parsed.head]
-        for path in (*model_files(parsed.checkpoint or EMBEDDED), *heads):
+        vae = [parsed.vae] if parsed.vae else []
+        for path in (*model_files(parsed.checkpoint or EMBEDDED), *vae, *heads):
             status = path.stat()
             key += ["/".join(path.parts[-2:]), status.st_size, status.st_mtime_ns]
     except FileNotFoundError as why:

@@ -64,7 +64,11 @@ def test_a_program_gets_json_for_an_error_too(folder, capsys):
             2,
             "--out - writes the mask of one",
         ),
-        (["photo.png", "cat", "--checkpoint", "photo.png", "--head", "photo.png"], 1, "is none of the kinds that"),
+        (
+            ["photo.png", "cat", "--checkpoint", "photo.png", "--head", "photo.png"],
+            1,
+            "is not a kind of file that ldznet reads",
+        ),
     ],
 )
 def test_a_mistake_is_one_readable_line_and_an_exit_code(folder, capsys, arguments, code, said):

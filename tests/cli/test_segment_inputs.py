@@ -105,7 +105,7 @@ def test_names_of_every_kind_get_results(folder, capsys):
     assert max(len(os.fsencode(name)) for name in files(folder / "masks")) <= 255
     *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == len(names)
-    assert last == f"{4 * len(names)} files of {len(names)} images are in masks"
+    assert last == f"results in masks: {4 * len(names)} files of {len(names)} images"
     assert command("in", "-p", "cat", *FAST, "--json", "--out", "other") == 0
     assert len(json.loads(capsys.readouterr().out)["done"]) == len(names)
 
@@ -304,7 +304,7 @@ def test_images_that_cannot_be_read_are_counted_and_named(folder, capsys):
     out, err = capsys.readouterr()
     listed = [os.path.join("in", name) for name in ("IMG_1.HEIC", "b.cr2", "c.psd")]
     assert json.loads(out)["left_out"] == listed
-    assert f"note: 3 files were left out, because CR2, HEIC, PSD cannot be read: {', '.join(listed)}." in err
+    assert f"note: 3 files were left out, because CR2, HEIC, PSD cannot be read: {', '.join(listed)}. Save" in err
 
 
 def test_a_folder_of_images_that_cannot_be_read_is_an_error_that_names_them(folder, capsys, no_model):
