@@ -30,7 +30,7 @@ def measure(data, out, *more):
     return main(["evaluate", str(data), "--random-weights", "--quiet", "--limit", "2", "--out", str(out), *more])
 
 
-def test_the_same_measurement_is_gone_on_with(phrasecut, tmp_path, monkeypatch):
+def test_the_same_measurement_continues(phrasecut, tmp_path, monkeypatch):
     assert measure(phrasecut, tmp_path / "out") == 0
     report = (tmp_path / "out" / "PhraseCut-test.json").read_bytes()
     before = (tmp_path / "out" / "parts" / "PhraseCut-test.0-of-1.json").stat().st_mtime_ns
@@ -112,7 +112,7 @@ def test_another_vae_or_text_encoder_is_another_model_though_file_and_unet_are_c
     assert REFUSED in capsys.readouterr().err
 
 
-def test_a_thing_without_a_pixel_on_the_square_counts_as_not_found():
+def test_an_object_without_a_pixel_on_the_square_counts_as_not_found():
     mask, nothing = np.zeros((128, 128), bool), np.zeros((64, 64), bool)
     mask[1, 1] = True
     for shown, expected in ((0.1, 0), (0.9, 100 / 128**2)):  # nothing is found, or all of the picture
@@ -137,7 +137,7 @@ def test_a_thing_as_thin_as_a_line_is_left_out_though_phrasecut_draws_it(phrasec
     assert json.loads((tmp_path / "out" / "PhraseCut-test.json").read_text())["numbers"]["samples"] == 1
 
 
-def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(phrasecut, tmp_path, capsys):
+def test_a_folder_that_cannot_be_made_is_reported_before_anything_is_measured(phrasecut, tmp_path, capsys):
     (tmp_path / "file").write_text("")
 
     assert measure(phrasecut, tmp_path / "file") == 2

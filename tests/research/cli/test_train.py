@@ -79,7 +79,7 @@ def train(checkpoint, out, *more):
     return main(["train", "scenes", "--out", str(out), "--checkpoint", str(checkpoint), *RECIPE, *QUICK, *more])
 
 
-def test_a_trained_head_says_what_it_was_trained_with_and_is_chosen_for_its_model(checkpoint, tmp_path, capsys):
+def test_a_trained_head_records_its_training_and_is_chosen_for_its_model(checkpoint, tmp_path, capsys):
     assert train(checkpoint, tmp_path / "run", "--timesteps", "100,200") == 0
     assert "tensors taken" in capsys.readouterr().out
 
@@ -162,7 +162,7 @@ def test_a_missing_tokenizer_may_be_downloaded_as_the_error_says(tmp_path, monke
     assert asked == [False, True]
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_training(checkpoint, tmp_path, capsys, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_the_training(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 8, 10**6))
 
     assert train(checkpoint, tmp_path / "run", "--kind", "znet") == 2
@@ -170,14 +170,14 @@ def test_a_disk_that_is_too_small_is_told_before_the_training(checkpoint, tmp_pa
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_is_told_before_the_training(checkpoint, tmp_path, capsys):
+def test_a_folder_that_cannot_be_made_is_reported_before_the_training(checkpoint, tmp_path, capsys):
     (tmp_path / "file").write_text("")
 
     assert train(checkpoint, tmp_path / "file", "--kind", "znet") == 2
     assert "Nothing can be written to" in capsys.readouterr().err
 
 
-def test_a_disk_that_is_full_at_a_checkpoint_ends_the_training_and_the_one_before_is_whole(
+def test_a_full_disk_at_a_checkpoint_ends_the_training_and_the_state_before_is_whole(
     checkpoint, tmp_path, capsys, monkeypatch
 ):
     whole, folder = torch.save, tmp_path / "run"
@@ -191,8 +191,8 @@ def test_a_disk_that_is_full_at_a_checkpoint_ends_the_training_and_the_one_befor
     assert train(checkpoint, folder, "--kind", "znet") == 1
     said = capsys.readouterr().err
     assert "state.pt could not be written ([enforce fail" in said
-    assert "What was saved before is whole. Make room, and the same command goes on" in said
-    assert not (folder / "state.partial").exists()
+    assert "What was saved before is whole. Make room, and the same command resumes there" in said
+    assert not list(folder.glob("*.partial"))
     assert torch.load(folder / "state.pt", weights_only=True)["step"] == 1
     monkeypatch.setattr(torch, "save", whole)
     assert train(checkpoint, folder, "--kind", "znet") == 0
@@ -327,7 +327,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_pat
     assert "24 samples, 4 steps of 4: 0.7 epochs" in said  # two of each of three kinds in four scenes
     assert "parameters" in said
     assert "a step takes" in said
-    assert "with all that it asks for in the cache" in said
+    assert "with everything in the cache" in said
     assert "MB on cpu" in said
     assert "GB of the frozen model + 5 x 0.01 GB of the head (weights, gradients," in said
     assert "a validation takes one more" in said

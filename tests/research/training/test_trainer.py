@@ -45,7 +45,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("kind", ["ld-znet", "znet", "rgbnet"])
-def test_a_training_goes_on_where_it_stopped_with_the_same_result(host, samples, tmp_path, kind):
+def test_a_training_resumes_where_it_stopped_with_the_same_result(host, samples, tmp_path, kind):
     assert trainer(host, samples, tmp_path / "whole", kind).run(say=say)
     runs = 0
     while not trainer(host, samples, tmp_path / "parts", kind).run(minutes=0, say=say):
@@ -316,5 +316,5 @@ def test_lines_of_progress_have_the_time_that_is_left(samples, tmp_path):
     ("seconds", "text"),
     [(0.2, "0 s"), (59, "59 s"), (61, "1 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min"), (200_000, "2 days 7 h")],
 )
-def test_times_are_told_in_two_units(seconds, text):
+def test_times_are_written_in_two_units(seconds, text):
     assert time_text(seconds) == text
