@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Convert the checkpoint and print what was written; return the exit code."""
-    from ldznet.heads.convert import DTYPES, convert
+    from ldznet.heads.convert import DTYPES, convert  # here, since --help needs no torch
 
     with byte_bar("converting") as progress:
         report = convert(

@@ -41,15 +41,16 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str
         several = isinstance(default, tuple)
         # A range up to 2**63 would tell a reader nothing.
         span = f", {option.low:g} to {option.high:g}" if option.high is not None and option.high < 10**6 else ""
-        shown = ",".join(map(str, default)) if several else default
+        default_text = ",".join(map(str, default)) if several else str(default)
         letter = {int: "N", float: "X", str: "TEXT"}[option.item_kind]
         group.add_argument(
             flag,
+            # argparse reads the type only; the range is checked by `read_options`, with our own error.
             type=_list_of(option.item_kind) if several else option.item_kind,
             default=None if unset else default,
             choices=option.choices or None,
             metavar=None if option.choices else f"{letter},..." if several else letter,
-            help=text if shown == "" else f"{text} (default: {shown}{span})",
+            help=f"{text} (default: {default_text}{span})" if default_text else text,
         )
 
 
@@ -168,7 +169,7 @@ def load_chosen_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Method
     from ldznet.methods.load import load_model
 
     require_model(parsed)
-    device, dtype = device_and_dtype(parsed)
+    device, dtype = device_and_dtype(parsed)  # before the files, which may take long to read
     if parsed.random_weights:
         return _make_random_model(parsed, device, dtype)
     return load_model(
@@ -209,6 +210,7 @@ def process_of_launch() -> tuple[int, int]:
     Raises:
         OptionError: RANK and WORLD_SIZE in the environment are not such numbers.
     """
+    # accelerate sets these two and no RANK when it runs one process on a CPU, whatever --num_processes says.
     if "RANK" not in os.environ and "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU") == "True":
         _warn_of_one_process()
     texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")

@@ -129,10 +129,10 @@ def _find_in_folder(folder: Path, recursive: bool, inputs: Inputs) -> dict[str, 
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
     inputs.unreadable.sort()
     images = _without_results(map(str, sorted(filter(_may_be_a_file, files))), inputs)
-    found = {path: Path(path).relative_to(folder) for path in images}
-    if not found and inputs.left_out == before:
+    names_below = {path: Path(path).relative_to(folder) for path in images}
+    if not names_below and inputs.left_out == before:
         raise ImageError(f"The folder {folder} holds no images. Check the path, or search its folders with -r.")
-    return found
+    return names_below
 
 
 def _may_be_a_file(path: Path) -> bool:

@@ -14,7 +14,7 @@ from ldznet.cli.flags import process_of_launch
 from ldznet.errors import OptionError
 
 
-def require_own_gpus(asked: str | None, gpus: int) -> None:
+def require_own_gpus(device: str | None, gpus: int) -> None:
     """Refuse to train where processes of this machine would share a GPU, which NCCL cannot do.
 
     Raises:
@@ -22,9 +22,9 @@ def require_own_gpus(asked: str | None, gpus: int) -> None:
     """
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")  # other launchers show each process only its own GPU
     local = int(text) if text.isdecimal() else 1
-    if local > 1 and asked is not None and ":" in asked:
+    if local > 1 and device is not None and ":" in device:
         raise OptionError(
-            f"--device {asked} names one GPU for all {local} processes, but to train together each needs its own. "
+            f"--device {device} names one GPU for all {local} processes, but in a training each needs its own. "
             "Give --device cuda, and choose the GPUs with CUDA_VISIBLE_DEVICES."
         )
     if local > gpus:

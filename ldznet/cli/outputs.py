@@ -42,6 +42,7 @@ def known_files(job: Job, save: Sequence[str], prompts: Sequence[str]) -> dict[s
     No ending is the end of another one, so the results of two images never have the same name.
     """
     files, stem = {}, job.target.name
+    # Kinds whose number depends on the result, objects and candidates, are added by ResultFiles.write.
     for kind in save:
         if kind in ("mask", "overlay", "objects", "cutout"):
             files[kind] = f"{stem}.{kind}.png"
@@ -53,6 +54,7 @@ def known_files(job: Job, save: Sequence[str], prompts: Sequence[str]) -> dict[s
             files[kind] = f"{BATCH_FOLDER}/{batch_stem(job)}.png"
         elif kind in ("each", "heat"):
             for number, prompt in enumerate(prompts, start=1):
+                # 40 bytes of the prompt: enough to recognise it, and the name stays below the 255 of file systems.
                 slug = cut(re.sub(r"[^\w]+", "-", prompt).lower(), 40).strip("-")
                 files[f"{kind} {number}"] = f"{stem}.{'mask' if kind == 'each' else kind}.{number}-{slug}.png"
     return files
@@ -148,7 +150,7 @@ class ResultFiles:
         if name == "cutout":
             from ldznet.decision import to_levels
 
-            return np.dstack([pixels, to_levels(mask)])
+            return np.dstack([pixels, to_levels(mask)])  # the hidden colours stay, so the mask can be softened
         if name == "heat":
             return heat_map(result.net_probability(int(which) - 1), pixels)
         if name == "objects":

@@ -43,6 +43,7 @@ def owned(target: Path) -> set[str]:
 
 
 def _report_path(target: Path) -> Path:
+    """Return the path of an image's report."""
     return target.with_name(f"{target.name}.json")
 
 
@@ -63,6 +64,7 @@ def require_folder(out: Path) -> None:
     nearest = next(path for path in (out, *out.parents, Path(os.curdir)) if os.path.lexists(path))
     if not os.path.isdir(nearest):
         raise OptionError(f"{nearest} is a file, so no results can be written to {out}. Give a folder with --out.")
+    # Permissions of the user that the process acts as; Windows knows no difference.
     effective = os.access in os.supports_effective_ids
     if not os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective):
         raise OptionError(
@@ -148,6 +150,7 @@ def publish(
     """
     report_path = _report_path(target)
     with locked(target.parent):
+        # Again under the lock: another command may have written these names since they were checked.
         require_own(target, names, report["image_file"], overwrite=overwrite)
         mine = sorted(owned(target) | {*names, report_path.name})
         whole = {"ldznet": __version__, **report, "files": list(names), "owned": mine}

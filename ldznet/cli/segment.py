@@ -97,10 +97,11 @@ def run(parsed: argparse.Namespace) -> int:
     require_folder(Path(parsed.out))
     if "batch" in settings.save:
         require_batch_names(inputs.jobs)
+    # Every process has the same list, so each takes every `world`-th image without talking to the others.
     own = Inputs(inputs.jobs[rank::world], inputs.closed_folders[rank::world])  # of several processes
-    if rank == 0:
+    if rank == 0:  # so that what was left out is reported once
         own.unreadable, own.own_results = inputs.unreadable, inputs.own_results
-    if world == 1:
+    if world == 1:  # the usual case; what follows keeps a launcher from ending the other processes
         return SegmentRun(parsed, settings, own).run()
     from ldznet.cli.launch import leave
 

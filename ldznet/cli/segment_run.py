@@ -57,6 +57,7 @@ class SegmentRun:
         stopped = 0
         self._print_left_out()
         try:
+            # Before the images: what a killed process has left would stay for good if the next one found all done.
             clean_folders({job.target.parent for job in self._inputs.jobs})
             work = self._find_work()
             if self._done:
@@ -66,9 +67,10 @@ class SegmentRun:
         except KeyboardInterrupt as stop:
             stopped = stop_code(stop)
         self._print_end(stopped)
-        return stopped or int(bool(self._failed))
+        return stopped or int(bool(self._failed))  # a signal's code says more than 1
 
     def _print_left_out(self) -> None:
+        """Report the files and folders that were left out."""
         if count := self._inputs.own_results:
             self._printer.note(f"note: {count} files were left out, which are results of this command")
         if self._inputs.unreadable:
@@ -88,13 +90,14 @@ class SegmentRun:
         return work
 
     def _segment_all(self, work: Sequence[Work]) -> None:
+        """Load the model and segment the images; those that fail are reported and the others continue."""
         printer, parsed = self._printer, self._parsed
         if parsed.random_weights:
             printer.note("note: the weights are random, so the masks mean nothing")
         segmenter, reason = _load_segmenter(parsed, printer)
         checkpoint = None if parsed.random_weights else str(parsed.checkpoint or EMBEDDED)
         origin = {"reason": reason, "checkpoint": checkpoint}
-        quiet = parsed.quiet or self._total == 1
+        quiet = parsed.quiet or self._total == 1  # a bar over one image would only flash
         printer.bar = item_bar(self._total, "image", start=self._total - len(work), quiet=quiet)
         try:
             for item in work:
@@ -106,6 +109,7 @@ class SegmentRun:
                     self._fail(item.job.source, error)
                 printer.bar.update()
         finally:
+            # Closed first: an open bar would draw itself again below the summary.
             printer.bar.close()
             printer.bar = None
 
@@ -115,40 +119,44 @@ class SegmentRun:
 
         start = time.perf_counter()
         job, source, settings = work.job, work.source, self._settings
-        given = settings.given_mask
+        file = settings.given_mask
         with explain_out_of_memory(job.source):
             segmenter.set_image(job.source if source.data is None else source.data, settings.segment)
             result = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-            given_mask = given.read(result.size) if given else None
+            given_mask = file.read(result.size) if file else None
             files = ResultFiles(segmenter.image, result, settings.mask, settings.save, given_mask)
             text = _decision_text(files.decision)
             report = {
                 "image": job.source,
                 "image_file": _image_file(source),
                 **files.record,
+                # The order is that in which people read a report; `publish` puts version and files around it.
                 "notes": [*result.notes, *([text] if text else [])],
                 **result.record,
                 "mask_options": dataclasses.asdict(settings.mask),
-                "brush_mask": given.record if given else None,
+                "brush_mask": file.record if file else None,
                 **origin,
                 "key": work.key,
             }
             with staging(job.target.parent) as staged:
                 names = files.write(staged, job)
+                # Measured before publishing, since the number is part of what is published.
                 report["seconds"] = round(time.perf_counter() - start, 3)
                 before = replaced_prompts(job.target, names, settings.prompts)
                 report = publish(job.target, staged, names, report, overwrite=self._parsed.force)
         if before:
             self._printer.note(f"note: {job.target}.*: the results for {', '.join(before)} were replaced")
-        if text and (given or settings.mask.invert):  # else the line of the image says as much
+        if text and (file or settings.mask.invert):  # else the line of the image says as much
             self._printer.note(f"note: {job.source}: {text}")
         return report
 
     def _fail(self, what: str, why: object) -> None:
+        """Note and print that an image or a folder could not be done."""
         self._failed.append({"image": what, "error": str(why)})
         self._printer.error(f"error: {_with_name(what, str(why))}")
 
     def _print_end(self, stopped: int) -> None:
+        """Print where the results are, what failed, and how to continue."""
         printer, done, failed = self._printer, self._done, self._failed
         if done:
             files = _count(sum(len(report["files"]) for report in done), "file")
@@ -188,12 +196,13 @@ def write_to_standard_output(parsed: argparse.Namespace, inputs: Inputs, setting
         segmenter, _ = _load_segmenter(parsed, printer)
         segmenter.set_image(source if data is None else data, settings.segment)
         result = segmenter.segment(settings.prompts, settings.segment, negative_prompts=settings.negatives)
-        given_mask = settings.given_mask.read(result.size) if settings.given_mask else None
+        file = settings.given_mask
+        given_mask = file.read(result.size) if file else None
         decision = decide(result, settings.mask, given_mask)
         png = io.BytesIO()
         Image.fromarray(to_levels(decision.mask)).save(png, "PNG")
     if text := _decision_text(decision):
-        printer.note(f"note: {text}")
+        printer.note(f"note: {text}")  # on standard error: the other stream carries the PNG
     sys.stdout.buffer.write(png.getbuffer())
     return int(bool(inputs.closed_folders))
 
@@ -243,12 +252,12 @@ def _image_file(source: Source) -> dict[str, str]:
 def _result_line(report: dict[str, Any]) -> str:
     """Return the line for people about one image."""
     parts = []
-    for found in report["found"]:
-        if found["box"] is None:
-            parts.append(f"{found['prompt']}: nothing (highest {found['highest']:.2f})")
+    for item in report["found"]:
+        if item["box"] is None:
+            parts.append(f"{item['prompt']}: nothing (highest {item['highest']:.2f})")
         else:
-            share = 100 * found["share"]
-            parts.append(f"{found['prompt']}: {share:.1f} % at {found['box']}, p {found['probability']:.2f}")
+            share = 100 * item["share"]
+            parts.append(f"{item['prompt']}: {share:.1f} % at {item['box']}, p {item['probability']:.2f}")
     if report["empty_reason"]:
         parts.append("nothing is selected")
     return f"{report['image']}  {'; '.join(parts)}"
@@ -295,6 +304,7 @@ def _with_name(what: str, why: str) -> str:
     from ldznet.images.sources import quote_path
 
     name = "standard input" if what == "-" else what
+    # Errors of images/ begin with the quoted path, others with an absolute one or with the folder.
     names = (quote_path(what), os.path.abspath(what), f"folder {what} ")
     if why.lower().startswith(f"{name} ".lower()) or any(each in why for each in names):
         return why

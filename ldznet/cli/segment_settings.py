@@ -59,8 +59,9 @@ class Settings:
     def key(self, source: Source) -> str:
         """Return a digest of an image and of everything that its results depend on."""
         options = [dataclasses.asdict(self.segment), dataclasses.asdict(self.mask)]
-        given = self.given_mask.sha256 if self.given_mask else None
-        content = [source.sha256, __version__, self.prompts, self.negatives, options, self.save, given, self.model]
+        brush = self.given_mask.sha256 if self.given_mask else None
+        # The version belongs to it: another one may compute other masks.
+        content = [source.sha256, __version__, self.prompts, self.negatives, options, self.save, brush, self.model]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -75,6 +76,7 @@ def read_settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Setting
     require_model(parsed)
     texts, negatives = check_prompts(_split(prompts), _split(parsed.negative))
     mask = read_options(parsed, MaskOptions)
+    # `replace` is the default and means that there is no given mask; with one it would be ignored.
     if (parsed.brush_mask is None) != (mask.brush == "replace"):
         raise OptionError(
             "--brush-mask and --brush go together: the file of a mask, and whether to add to it, subtract from it "
@@ -129,7 +131,7 @@ def require_batch_names(jobs: Sequence[Job]) -> None:
     Raises:
         OptionError: names two such images.
     """
-    by_stem: dict[Path, Job] = {}
+    by_stem: dict[Path, Job] = {}  # in lower case, as Windows and macOS compare names
     for job in jobs:
         other = by_stem.setdefault(job.target.with_name(batch_stem(job).casefold()), job)
         if other is not job:
@@ -142,6 +144,7 @@ def require_batch_names(jobs: Sequence[Job]) -> None:
 
 
 def _batch_error(first: Job, second: Job) -> OptionError:
+    """Return the error that names two images."""
     return OptionError(
         f"--save batch names masks as the webui looks for them, but it cannot tell those of {first.source} and "
         f"{second.source} apart. Rename one of the images, or use another --out for it."
@@ -168,9 +171,11 @@ def model_key(parsed: argparse.Namespace) -> list[Any]:
     if parsed.random_weights:
         return key
     try:
+        # Every head in models/ counts, since `auto` may choose another one when a head is added.
         heads = sorted(MODELS.glob("**/*.safetensors")) if parsed.head is None else [parsed.head]
         vae = [parsed.vae] if parsed.vae else []
         for path in (*model_files(parsed.checkpoint or EMBEDDED), *vae, *heads):
+            # Size and time in place of a digest: reading gigabytes would take longer than a mask.
             status = path.stat()
             key += ["/".join(path.parts[-2:]), status.st_size, status.st_mtime_ns]
     except FileNotFoundError as why:
