@@ -10,12 +10,12 @@ from modules import script_callbacks, scripts
 
 try:
     from ldznet.webui import infotext, settings_page
+    from ldznet.webui.a1111_session import webui_app, webui_session
     from ldznet.webui.api import routes
     from ldznet.webui.controls import TITLE
     from ldznet.webui.page import a1111
     from ldznet.webui.panel import layout
     from ldznet.webui.run import axes, hooks
-    from ldznet.webui.session import webui_app, webui_session
 except Exception as why:
     logging.getLogger(__name__).exception("ldznet cannot be loaded")
     # Under its own name the API would take it for a script without arguments, and repaint the whole image.

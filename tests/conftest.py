@@ -19,7 +19,7 @@ from ldznet.methods import learned_head
 from ldznet.methods.method import Defaults
 from ldznet.research.datasets.samples import usable
 from ldznet.research.datasets.skip_report import Report
-from ldznet.webui import session
+from ldznet.webui.a1111_session import webui_app, webui_session
 from ldznet.webui.run.hooks import RunHooks
 
 PARITY = Path(__file__).parent / "parity"
@@ -140,36 +140,36 @@ def read_all(dataset):
 
 @pytest.fixture
 def webui(monkeypatch, tmp_path):
-    """The stand-in, with a model, an empty folder of heads, and nothing found yet."""
+    """Return the stand-in, with a model, an empty folder of heads, and a session of this test."""
     found = Webui(monkeypatch)
     furnish(found, monkeypatch, tmp_path)
-    session.webui_session.cache_clear()  # in a webui it stays; a test has its own
-    found.session = session.webui_session()
-    found.hooks = RunHooks(found.session, session.webui_app())
+    webui_session.cache_clear()  # in a webui it stays; a test has its own
+    found.session = webui_session()
+    found.hooks = RunHooks(found.session, webui_app())
     return found
 
 
 @pytest.fixture
 def method(monkeypatch, webui):
-    """What all is found with."""
+    """Return the method that panel, runs and routes use."""
     return use(Brightness(), monkeypatch)
 
 
 @pytest.fixture
 def run(method, webui):
-    """The hooks of our script."""
+    """Return the hooks of our script, called as the webui calls them."""
     return Run(webui.hooks)
 
 
 @pytest.fixture
 def p(webui):
-    """A run of img2img, whose picture's left half is bright."""
+    """Return a run of img2img with an image whose left half is bright."""
     return Processing(webui.model, [half()])
 
 
 @pytest.fixture
 def small_squares(monkeypatch):
-    """Masks of random heads at 64 pixels, so that it takes no time."""
+    """Let random heads work at 64 pixels, which takes no time."""
     whole = learned_head.random_head
 
     def small(*given):

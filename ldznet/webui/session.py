@@ -1,6 +1,6 @@
 """Segment with the model that the webui has loaded, once for the same request.
 
-    session = webui_session()
+    session = Session(app, make_host)                             # in the webui: webui_session()
     result = session.segment_image(sd_model, image, settings)     # the networks run
     decision = decide(result.segmentation, settings.mask)         # decision.py: nothing runs again
 
@@ -15,17 +15,16 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ldznet.errors import LdznetError, OptionError, OutOfMemoryError, PromptError
+from ldznet.errors import LdznetError, OutOfMemoryError, PromptError
 from ldznet.files import LruCache
 from ldznet.heads.head_file import HeadInfo
-from ldznet.hosts.a1111.host import A1111Host
 from ldznet.images.saving import image_digest
 from ldznet.inference.passes import Progress
 from ldznet.memory_errors import explain_out_of_memory
@@ -33,22 +32,22 @@ from ldznet.methods.choose import best_head, choose_method
 from ldznet.methods.learned_head import LearnedHead
 from ldznet.segmenter import Segmenter
 from ldznet.webui import head_files
-from ldznet.webui.app import A1111App, App
+from ldznet.webui.app import App
 from ldznet.webui.controls import AUTOMATIC, TITLE, PanelSettings
 from ldznet.webui.head_files import HeadFiles
+from ldznet.webui.head_placement import head_device, place_head
 from ldznet.webui.memory import MemoryUse, device_memory, measure_memory, megabytes, weight_bytes
 from ldznet.webui.progress import StoppedError, progress_shown, stop_if_requested
 from ldznet.webui.results import SegmentResult, flatten_image
 from ldznet.webui.settings_page import SettingsPage
 
-__all__ = ["Session", "StoppedError", "UnforeseenError", "webui_session"]
+__all__ = ["Session", "StoppedError", "UnforeseenError"]
 
 log = logging.getLogger(__name__)
 
 # Results that stay for the sliders of everybody who has the page open; fewer of large images, but always the last.
 MOST_RESULTS = 8
 MOST_RESULT_BYTES = 2**29
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class UnforeseenError(LdznetError):
@@ -94,7 +93,7 @@ class Session:
             with progress_shown(self.app, f"converting {checkpoint.name}, once") as report:
                 head_files.convert_checkpoint(checkpoint, host.info, report)
         heads, rest = self.head_files.candidates(settings), self.settings_page.value("rest")
-        device, dtype = self._head_device()
+        device, dtype = head_device(self.app, self.settings_page)
         # A file may be replaced under its name while the webui runs, so its digest counts too.
         files = tuple((str(info.path), info.sha256) for info in heads)
         choice = (settings.method, head_files.chosen_name(settings.head), files, str(device), dtype)
@@ -105,31 +104,36 @@ class Session:
         if known := self._results.get(key):
             self._apply_rest(host, device, rest)
             return known
-        prompts, encoding = ", ".join(settings.prompts), 0.0
+        prompts = ", ".join(settings.prompts)
         with (
             measure_memory(host.device) as use,
             self._recover_from_errors(host, rest),
             progress_shown(self.app, prompts, progress) as report,
         ):
             segmenter = self._segmenter_for(host, settings, heads, choice)
-            self._place_head(segmenter.method, device, rest)
+            place_head(segmenter.method, device, rest, self.app.room_maker(sd_model))
             with host.borrowed():
-                if self._encoded_image != digest:
-                    self._encoded_image = ""  # stays so if encoding breaks off
-                    start = time.perf_counter()
-                    segmenter.set_image(flat, settings.segment)
-                    self._encoded_image, encoding = digest, time.perf_counter() - start
-                    stop_if_requested(self.app)
+                encoding = self._encode_image(segmenter, flat, digest, settings)
                 segmentation = segmenter.segment(
-                    settings.prompts,
-                    settings.segment,
-                    negative_prompts=settings.negatives,
-                    progress=report,
+                    settings.prompts, settings.segment, negative_prompts=settings.negatives, progress=report
                 )
         self._last_use = use
         log.info("%s in %s by %s: %s.", prompts, host.info.name, self._reason, use)
         pixels = self._shared_pixels(digest, flat)
         return self._results.put(key, SegmentResult(key, segmentation, pixels, self._reason, encoding, digest))
+
+    def _encode_image(
+        self, segmenter: Segmenter, image: Image.Image, digest: str, settings: PanelSettings
+    ) -> float:
+        """Encode the image unless the segmenter has it already; return the seconds that this took."""
+        if self._encoded_image == digest:
+            return 0.0
+        self._encoded_image = ""  # stays so if encoding breaks off
+        start = time.perf_counter()
+        segmenter.set_image(image, settings.segment)
+        self._encoded_image, seconds = digest, time.perf_counter() - start
+        stop_if_requested(self.app)
+        return seconds
 
     def kept_result(self, key: str) -> SegmentResult | None:
         """Return an earlier result by its key, if it is still kept."""
@@ -253,49 +257,12 @@ class Session:
             return
         if rest != "unloaded":
             try:
-                self._place_head(self._segmenter.method, device, rest)
+                place_head(self._segmenter.method, device, rest, self.app.room_maker(self._model))
                 return
             except Exception:
                 log.warning("The head could not be moved; the next run loads it again.", exc_info=True)
         self._forget_segmenter()
         host.clear_memory()
-
-    def _place_head(self, method: Any, device: torch.device, rest: str) -> None:
-        """Move a head to where the settings want it; with --medvram and --lowvram never beside the UNet."""
-        if not isinstance(method, LearnedHead):
-            return
-        make_room = self.app.room_maker(self._model)
-        if device.type == "cpu" or (rest == "GPU" and make_room is None):
-            method.to(device)
-        elif make_room is None:
-            method.visit(device)
-        else:
-            method.visit(device, make_room)
-
-    def _head_device(self) -> tuple[torch.device, torch.dtype | None]:
-        """Return device and precision of heads; None is the precision of the head's file."""
-        flag = self.app.flag("ldznet_device")
-        try:
-            device = self.app.device() if flag is None else torch.device(flag)
-        except RuntimeError as why:
-            raise OptionError(f"--ldznet-device is {flag!r}, which PyTorch does not know ({why}).") from why
-        precision = self.settings_page.precision()
-        if precision == "auto" and device.type == "cpu":
-            return device, torch.float32  # half precision is slow on a CPU
-        return device, DTYPES.get(precision)
-
-
-@cache
-def webui_app() -> A1111App:
-    """Return the door to the webui in which this process runs, always the same one."""
-    return A1111App()
-
-
-@cache
-def webui_session() -> Session:
-    """Return the webui's session, always the same one: "Reload UI" runs the script's file again."""
-    app = webui_app()
-    return Session(app, lambda sd_model: A1111Host(app.webui_modules(), sd_model))
 
 
 def _result_bytes(results: Collection[SegmentResult]) -> int:

@@ -1,4 +1,4 @@
-"""The webui's API around our routes, as far as clients touch it, and a server for it.
+"""A stand-in of the webui's API around our routes, as far as clients use it, and a server for it.
 
 After api.py of 1.10.1: the same paths, the same error bodies, the same order of arguments; nothing is painted.
 """
@@ -25,7 +25,7 @@ from ldznet.webui.controls import CONTROLS
 
 
 class Img2Img(BaseModel):
-    """StableDiffusionImg2ImgProcessingAPI, of which there is much more."""
+    """The fields of StableDiffusionImg2ImgProcessingAPI that matter here."""
 
     init_images: list
     alwayson_scripts: dict = {}
@@ -34,7 +34,7 @@ class Img2Img(BaseModel):
 
 
 def application(webui, *, api_auth=None, with_api=True):
-    """What `create_api` and the callback `on_app_started` make."""
+    """Return what `create_api` and the callback `on_app_started` make."""
     webui.shared.cmd_opts.api, webui.shared.cmd_opts.api_auth = with_api, api_auth
     app = FastAPI()
 
@@ -85,7 +85,7 @@ def application(webui, *, api_auth=None, with_api=True):
 
 
 def picture(text):
-    """base64, or a data URL, as the webui reads it."""
+    """Return the image in base64, or in a data URL, as the webui reads it."""
     return Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2])))
 
 
@@ -97,7 +97,7 @@ def base64_of(image, kind="PNG", **more):
 
 @contextmanager
 def serve(app):
-    """The address of a real server for this application, as long as the block lasts."""
+    """Serve the application during the block; yield the server's address."""
     import socket
 
     import uvicorn

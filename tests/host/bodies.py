@@ -1,4 +1,4 @@
-"""Requests to our routes that several tests send: wrong ones, and those that the schema describes."""
+"""Requests to our routes for several tests: wrong ones, and those that the schema describes."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ ROUTES = [("POST", "/segment"), ("GET", "/heads"), ("POST", "/unload"), ("GET", 
 
 
 def bad_bodies(count, seed=0):
-    """Requests of which none is right: fields left out, added, of wrong types; damaged pictures; no JSON."""
+    """Return wrong requests: missing and added fields, wrong types, damaged images, no JSON."""
     chance = random.Random(seed)
     good = {"image": base64_of(half()), "prompt": "bright"}
     names = [control.name for control in CONTROLS if control.name not in OF_A_RUN]
@@ -55,7 +55,7 @@ def bad_bodies(count, seed=0):
 
 
 def asked_as_the_schema_says(schema, examples, **headers):
-    """Rightly and wrongly; -> which routes, if all that they answer is what the schema promises."""
+    """Send right and wrong requests; return the routes, if all answers are as the schema promises."""
     import schemathesis
     from hypothesis import HealthCheck, given, settings
     from schemathesis.specs.openapi import checks

@@ -1,4 +1,4 @@
-"""A method that needs no training, pictures that it can be tried on, and what a mask of them is checked with."""
+"""A method that needs no training, images to try it on, and a check of their masks."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ SIZE = (128, 64)  # width, height
 
 
 class Brightness:
-    """Finds "bright" where the picture is, "dark" where it is not, and nothing else."""
+    """A method that finds "bright" where the image is bright, "dark" where it is dark, and nothing else."""
 
     name, defaults, record, needs_all_prompts = "brightness", Defaults(resolution=64), {}, False
 
@@ -30,19 +30,19 @@ class Brightness:
 
 
 def use(method, monkeypatch):
-    """Let every run of the panel, the script and the routes find things with it."""
+    """Let panel, script and routes use this method, whichever is chosen."""
     monkeypatch.setattr(session, "choose_method", lambda *_given, **_more: MethodChoice(method, "of a test"))
     return method
 
 
 def half(left=255, right=0):
-    """A picture with a bright half."""
+    """Return an image with a bright half."""
     picture = Image.new("RGB", SIZE, (right,) * 3)
     picture.paste((left,) * 3, (0, 0, SIZE[0] // 2, SIZE[1]))
     return picture
 
 
 def share(mask):
-    """Of the left and the right half, how much is selected; 8 pixels at the edge between them are left out."""
+    """Return the selected share of the left and of the right half, without 8 pixels at the edge between them."""
     found, middle = np.asarray(mask) > 127, SIZE[0] // 2
     return round(float(found[:, : middle - 8].mean()), 2), round(float(found[:, middle + 8 :].mean()), 2)

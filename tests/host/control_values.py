@@ -14,7 +14,7 @@ WORDS = (
 
 
 def some_values(number):
-    """Random ones for all controls."""
+    """Return random values of all controls."""
     draw = random.Random(number)
     values = {}
     for control in CONTROLS:

@@ -32,12 +32,12 @@ def fit(_demo, app):
 
 
 def order():
-    """Names of the scripts, in the order in which their `process` is called."""
+    """Return the names of the scripts, in the order in which their `process` is called."""
     return [script.title().lower() for script in scripts.scripts_img2img.ordered_scripts("process")]
 
 
 def state():
-    """Which code the UNet runs, and what it answers to the same noise."""
+    """Return which code the UNet runs, and its output for the same noise."""
     unet = shared.sd_model.model.diffusion_model
     generator = torch.Generator().manual_seed(1)
     given = torch.randn(1, 4, 16, 24, generator=generator), torch.tensor([400])
@@ -47,7 +47,7 @@ def state():
 
 
 def break_off():
-    """As if another extension, or the memory, failed in the middle of the sampling."""
+    """Break off the sampling, as another extension or a lack of memory would."""
 
     def fail(_module, _args):
         handle.remove()

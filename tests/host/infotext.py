@@ -1,4 +1,4 @@
-"""The text below a picture, as the webui writes and reads it, and what it puts into a script's controls.
+"""Write and read the text below an image as the webui does, and put its values into a script's controls.
 
 After processing.py:771 and infotext_utils.py:57, 233, 255 and 476 of 1.10.1, told anew: a value with a comma, a
 colon or a new line is written as JSON; the last line is read from left to right, what is no "key: value" is passed
@@ -14,7 +14,7 @@ OTHERS = {"Steps": "20", "Sampler": "Euler a", "CFG scale": "7", "Seed": "1", "S
 
 
 def write(own, prompt="a green star"):
-    """`own` is p.extra_generation_params."""
+    """Return the text; `own` is p.extra_generation_params."""
     parts = []
     for key, given in {**OTHERS, **own, "Version": "v1.10.1"}.items():
         value = given[0] if isinstance(given, list) else given  # a list has one for each picture
@@ -29,7 +29,7 @@ def quoted(value):
 
 
 def read(text):
-    """-> key -> text, of the last line."""
+    """Return the values of the last line by key."""
     line, found, count, at = text.strip().split("\n")[-1], {}, 0, 0
     while at < len(line):
         start = at
@@ -50,7 +50,7 @@ def read(text):
 
 
 def take_value(line, at):
-    """-> the value that begins there, and where to go on."""
+    """Return the value that begins there, and the place after it."""
     if line[at : at + 1] == '"':
         end = at + 1
         while end < len(line) and line[end] != '"':
@@ -76,7 +76,7 @@ def put(found, key, value):
 
 
 def paste(fields, text, callbacks=()):
-    """What the page's components have then; `fields` is a script's infotext_fields."""
+    """Return the values of the page's components after pasting; `fields` is a script's infotext_fields."""
     params = read(text)
     for callback in callbacks:
         callback(text, params)
@@ -94,7 +94,7 @@ def paste(fields, text, callbacks=()):
 
 
 def by_api(fields, text):
-    """The arguments of an API's call that gives the text and nothing else (api.py:366)."""
+    """Return the arguments of an API call that has only the text (api.py:366)."""
     params, given = read(text), []
     for component, key in fields:
         value = key(params) if callable(key) else params.get(key)

@@ -1,4 +1,4 @@
-"""What the webui holds as `shared.sd_model`, small and random, in the layouts of Stable Diffusion 1.x, 2.x and XL.
+"""A small random `shared.sd_model` in the layouts of Stable Diffusion 1.x, 2.x and XL.
 
 The parts behave like the originals where hosts/a1111.py depends on it: who wraps whom, what is called how, what is
 drawn from the global random state. `webui` is the stand-in of the modules around them (webui.py).
@@ -30,13 +30,13 @@ SIZES = 8  # numbers that say one side, of Stable Diffusion XL; 256 in the real 
 
 
 def word_ids(text):
-    """Any words, one id each; the two last ids are the start and the end."""
+    """Return one id for each word of a text; the two last ids of the vocabulary are start and end."""
     digests = [hashlib.sha256(word.encode()).digest() for word in text.lower().split()]
     return [1 + int.from_bytes(digest[:4], "big") % (VOCABULARY - 3) for digest in digests]
 
 
 class Tokenizer:
-    """Of transformers, as the first text encoders have it."""
+    """A tokenizer of transformers, as the first text encoders have it."""
 
     def __call__(self, texts, truncation, add_special_tokens):
         assert isinstance(texts, list)
@@ -46,7 +46,7 @@ class Tokenizer:
 
 
 class Embeddings(nn.Module):
-    """Puts the vectors of textual inversions where the hijack's `fixes` says, once."""
+    """An embedding that inserts the vectors of textual inversions where the hijack's `fixes` says, once."""
 
     def __init__(self, hijack):
         super().__init__()
@@ -63,7 +63,7 @@ class Embeddings(nn.Module):
 
 
 class Clip(nn.Module):
-    """`transformer` of a FrozenCLIPEmbedder."""
+    """The `transformer` of a FrozenCLIPEmbedder."""
 
     def __init__(self, hijack):
         super().__init__()
@@ -89,7 +89,7 @@ class FrozenClip(nn.Module):
 
 
 class OpenClip(nn.Module):
-    """`model` of a FrozenOpenCLIPEmbedder: its attention is PyTorch's own."""
+    """The `model` of a FrozenOpenCLIPEmbedder: its attention is PyTorch's own."""
 
     def __init__(self, hijack):
         super().__init__()
@@ -118,7 +118,7 @@ class FrozenOpenClip(nn.Module):
 
 
 class CustomWords(nn.Module):
-    """The webui's wrapper around a text encoder; called itself, it follows the webui's settings."""
+    """The webui's wrapper of a text encoder; a call of the wrapper follows the webui's settings."""
 
     def __init__(self, wrapped, webui, id_pad):
         super().__init__()
@@ -127,7 +127,7 @@ class CustomWords(nn.Module):
         self.id_start, self.id_end, self.id_pad = VOCABULARY - 2, VOCABULARY - 1, id_pad
 
     def forward(self, texts):
-        """Emphasis for what is in parentheses, clip skip, and a textual inversion of the name "cat"."""
+        """Encode with emphasis in parentheses, clip skip, and a textual inversion named "cat"."""
         opts, rows, fixes = self.webui.shared.opts, [], []
         for text in texts:
             ids = word_ids(text)[: self.chunk_length]
@@ -151,7 +151,7 @@ class CustomWords(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """Of Stable Diffusion XL: text encoders, and embedders of sizes, which have nothing wrapped."""
+    """The conditioner of Stable Diffusion XL: text encoders, and embedders of sizes, which wrap nothing."""
 
     def __init__(self, *embedders):
         super().__init__()
@@ -165,7 +165,7 @@ class Conditioner(nn.Module):
 
 
 class Fragile(nn.Module):
-    """Overflows float16 when `loud`."""
+    """A convolution that overflows float16 when `loud`."""
 
     loud = False
 
@@ -174,7 +174,7 @@ class Fragile(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """first_stage_model; that of Stable Diffusion XL draws a sample, from the global random state."""
+    """The first_stage_model; that of Stable Diffusion XL draws a sample from the global random state."""
 
     def __init__(self, samples):
         super().__init__()
@@ -192,7 +192,7 @@ class Autoencoder(nn.Module):
 
 
 class UNetModel(UNet):
-    """The class's forward is the webui's: it goes to another engine where there is one."""
+    """A UNet whose class has the webui's forward, which calls another engine if there is one."""
 
     def __init__(self, config, webui, sizes):
         super().__init__(config)
@@ -211,7 +211,7 @@ class UNetModel(UNet):
 
 
 class DiffusionWrapper(nn.Module):
-    """`sd_model.model` of Stable Diffusion 1.x and 2.x."""
+    """The `sd_model.model` of Stable Diffusion 1.x and 2.x."""
 
     def __init__(self, unet, conditioning_key):
         super().__init__()
@@ -224,14 +224,14 @@ class DiffusionWrapper(nn.Module):
 
 
 class OpenAIWrapper(DiffusionWrapper):
-    """That of Stable Diffusion XL."""
+    """The `sd_model.model` of Stable Diffusion XL."""
 
     def forward(self, x, t, c):
         return self.diffusion_model(x, timesteps=t, context=c["crossattn"], y=c["vector"])
 
 
 class LatentDiffusion(nn.Module):
-    """Stable Diffusion 1.x and 2.x."""
+    """The model of Stable Diffusion 1.x and 2.x."""
 
     def __init__(self, family, webui, in_channels=4):
         super().__init__()

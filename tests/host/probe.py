@@ -22,16 +22,16 @@ from ldznet.methods.attention import AttentionMethod, AttentionOptions  # noqa: 
 from ldznet.methods.learned_head import random_head  # noqa: E402
 from ldznet.options import SegmentOptions  # noqa: E402
 from ldznet.segmenter import Segmenter  # noqa: E402
-from ldznet.webui.session import webui_session  # noqa: E402
+from ldznet.webui.a1111_session import webui_session  # noqa: E402
 
 
 def methods(unet):
-    """The same ones as in the test's own process."""
+    """Return the same methods as in the test's own process."""
     return {"attention": AttentionMethod(AttentionOptions(gate=())), "learned": random_head(unet)}
 
 
 def segment(host, image, prompts, options):
-    """-> method -> probabilities (P, h, w)."""
+    """Return the probabilities (P, h, w) by method."""
     maps = {}
     for name, method in methods(host.info.unet).items():
         segmenter = Segmenter(host, method)

@@ -46,7 +46,7 @@ class Processing:
         self.comments[text] = 1
 
     def init(self, *_):
-        """What is read here is what the hooks have left (processing.py:1602)."""
+        """Note what the hooks have left on `p`, which the webui reads here (processing.py:1602)."""
         self.read = {
             name: getattr(self, name)
             for name in ("image_mask", "inpaint_full_res", "inpainting_fill", "mask_blur_x", "mask_blur_y")
@@ -64,13 +64,13 @@ class Processing:
 
 
 def save_image(image, path, basename, *, extension="png", forced_filename, **_more):
-    """images.save_image: the file's name stays with the image."""
+    """Save an image as images.save_image does: the file's name is noted on the image."""
     image.already_saved_as = str(Path(path) / f"{forced_filename}.{extension}")
     image.save(image.already_saved_as)
 
 
 class Run:
-    """The hooks of one extension, called as the webui does."""
+    """The hooks of one extension, called as the webui calls them."""
 
     def __init__(self, hooks):
         self.hooks, self.reported = hooks, []
@@ -96,12 +96,12 @@ class Run:
         return processed
 
     def once(self, p, args):
-        """Everything but the tab Batch."""
+        """Run once, as every tab but Batch does."""
         self.hook(self.hooks.prepare, p)
         return self.process_images(p, args)
 
     def batch(self, p, images, args, masks=()):
-        """The tab Batch: one `p` for all (img2img.py:52)."""
+        """Run the tab Batch: one `p` for all images (img2img.py:52)."""
         p.init_images = [None]
         self.hook(self.hooks.prepare, p)
         whole, reads = None, []
@@ -120,7 +120,7 @@ class Run:
 
 
 def furnish(webui, monkeypatch, folder):
-    """What the panel and the script use of the webui beside the model."""
+    """Add what the panel and the script use of the webui in addition to the model."""
     import sys
     from threading import Lock
     from types import ModuleType

@@ -1,4 +1,4 @@
-"""All that borrowing a model must leave alone, of the stand-in and of a real webui alike."""
+"""The state that borrowing a model must leave alone, of the stand-in and of a real webui."""
 
 import hashlib
 import random
@@ -10,13 +10,13 @@ FORWARDS = ("forward", "_forward", "_conv_forward", "encode", "decode")
 
 
 def digest(tensor):
-    """Of dtype, shape and every bit."""
+    """Return a digest of dtype, shape and every bit."""
     raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(raw).hexdigest()}"
 
 
 def backups(module):
-    """What the Lora extension keeps of a layer."""
+    """Return what the Lora extension keeps of a layer."""
     kept = [getattr(module, "network_current_names", ())]
     for name in ("network_weights_backup", "network_bias_backup"):
         backup = getattr(module, name, None)
@@ -26,7 +26,7 @@ def backups(module):
 
 
 def state_of(model, shared, networks=None, hijack=None, sd_unet=None):
-    """name -> text; equal texts mean that nothing has changed."""
+    """Return a text for each name; equal texts mean that nothing has changed."""
     state = {
         f"tensor {name}": digest(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
@@ -59,5 +59,5 @@ def state_of(model, shared, networks=None, hijack=None, sd_unet=None):
 
 
 def changes(before, after):
-    """The names of what is not as it was."""
+    """Return the names of what has changed."""
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

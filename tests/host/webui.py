@@ -1,4 +1,4 @@
-"""The modules of AUTOMATIC1111's webui that hosts/a1111.py touches, and what can be at work in a model there.
+"""A stand-in of the modules of AUTOMATIC1111's webui that a host uses, and of what can be active in a model there.
 
 Written after the behaviour of 1.10.1: same names, same order of events, same traps, none of its code.
 `switch_on` puts one thing to work as the webui or an extension would; `paint` is what a run computes then.
@@ -71,7 +71,7 @@ class Webui:
 
     @torch.no_grad()
     def paint(self, prompt="a (big) cat"):
-        """What a run makes of a prompt: everything that is at work shows in it."""
+        """Return what a run makes of a prompt: everything that is active changes it."""
         generator = torch.Generator().manual_seed(3)
         noise = torch.randn(1, 4, 8, 16, generator=generator).to(self.devices.device)
         x = self.model.alphas_cumprod[500].sqrt().float() * noise
@@ -97,7 +97,7 @@ class Webui:
         self.embeddings["cat"] = torch.ones(WIDTH)
 
     def _stale_textual_inversion(self):
-        """A run broke off between its tokens and its text encoder."""
+        """Leave what a run leaves that broke off between its tokens and its text encoder."""
         self.embeddings["cat"] = torch.ones(WIDTH)
         self.hijack.fixes = [[(0, torch.ones(WIDTH))]]
 
@@ -109,7 +109,7 @@ class Webui:
         self.paint()  # the weights change when a layer runs
 
     def _lora_of_the_next_run(self):
-        """The list says one thing, the weights still another."""
+        """Let the list of networks name another one than the weights have."""
         self._lora()
         self.load_loras("two")
 
@@ -126,7 +126,7 @@ class Webui:
                 )
 
     def _controlnet(self):
-        """It holds the original forward, and its own stays in place after a run that broke off."""
+        """Replace the UNet's forward; it stays replaced after a run that broke off."""
         unet = self.unet
         unet.original_forward = unet.forward
         unet.forward = lambda *given, **more: unet.original_forward(*given, **more) + 1
@@ -155,7 +155,7 @@ class Webui:
                 module.network_layer_name = name.replace(".", "_")
 
     def load_loras(self, *names):
-        """Each adds noise of its own to all weights, and a bias where there is none; see _apply_weights."""
+        """Load networks; each adds its own noise to all weights, and a missing bias; see _apply_weights."""
         self.networks.loaded_networks[:] = [SimpleNamespace(name=name) for name in names]
 
     def _patch_torch(self):
@@ -213,7 +213,7 @@ class Webui:
     # --- token merging -----------------------------------------------------------------------------------
 
     def _apply_token_merging(self, model, ratio):
-        """Another class for each transformer block, and a hook on the UNet."""
+        """Exchange the class of each transformer block, and hook the UNet."""
         current = getattr(model, "applied_token_merged_ratio", 0)
         if current == ratio:
             return
@@ -237,7 +237,7 @@ class Webui:
         self.lowvram.module_in_gpu = None
 
     def save_memory(self, *, low):
-        """One part at a time is on the device; whoever runs a layer of another one fails, as on a GPU."""
+        """Keep one part at a time on the device; running a layer of another part fails, as on a GPU."""
         model, device = self.model, self.devices.device
         model.lowvram = True
 

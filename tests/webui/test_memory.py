@@ -69,7 +69,7 @@ def events(webui, monkeypatch):
         visit(self, at(device, "visits"), make_room)
         self._visits = torch.device("cpu", 0), make_room
 
-    monkeypatch.setattr(session.Session, "_head_device", lambda _self: (torch.device("cuda"), torch.float32))
+    monkeypatch.setattr(session, "head_device", lambda *_: (torch.device("cuda"), torch.float32))
     monkeypatch.setattr(LearnedHead, "to", lambda self, device: stay(self, at(device, "stays on")))
     monkeypatch.setattr(LearnedHead, "visit", visiting)
     monkeypatch.setattr(LearnedHead, "load", loaded)
@@ -87,14 +87,14 @@ def test_a_head_that_visits_is_on_the_device_for_its_own_step_only():
     method.head.forward = lambda *_given: (seen.append("step"), 1 / 0)
 
     method.visit("cuda:1", lambda: seen.append("room is made"))
-    with pytest.raises(ZeroDivisionError), method._at_work() as device:
+    with pytest.raises(ZeroDivisionError), method._on_device() as device:
         method.head.forward()
 
     assert seen == ["to cpu", "room is made", "to cuda:1", "step", "to cpu"]
     assert device == torch.device("cuda:1")
     method.head.forward = step
     method.to("cpu")
-    with method._at_work() as device:
+    with method._on_device() as device:
         assert device == torch.device("cpu")
 
 
@@ -110,7 +110,7 @@ def test_a_head_that_did_not_fit_is_not_left_behind_half(monkeypatch):
         return move(device)
 
     method.head.to = full
-    with pytest.raises(torch.cuda.OutOfMemoryError), method._at_work():
+    with pytest.raises(torch.cuda.OutOfMemoryError), method._on_device():
         pass
 
     assert seen == ["cuda", "cpu"]

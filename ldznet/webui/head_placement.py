@@ -1,0 +1,47 @@
+"""Decide where a head computes and where it stays between runs, by the settings and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ldznet.errors import OptionError
+from ldznet.heads.convert import DTYPES
+from ldznet.methods.learned_head import LearnedHead
+from ldznet.webui.app import App
+from ldznet.webui.settings_page import SettingsPage
+
+
+def head_device(app: App, settings_page: SettingsPage) -> tuple[torch.device, torch.dtype | None]:
+    """Return device and precision of heads; None is the precision of the head's file.
+
+    Raises:
+        OptionError: --ldznet-device is not a device, or the setting of the precision cannot be used.
+    """
+    flag = app.flag("ldznet_device")
+    try:
+        device = app.device() if flag is None else torch.device(flag)
+    except RuntimeError as why:
+        raise OptionError(f"--ldznet-device is {flag!r}, which PyTorch does not know ({why}).") from why
+    precision = settings_page.precision()
+    if precision == "auto" and device.type == "cpu":
+        return device, torch.float32  # half precision is slow on a CPU
+    return device, DTYPES.get(precision)
+
+
+def place_head(method: Any, device: torch.device, rest: str, make_room: Callable[[], None] | None) -> None:
+    """Move a head to where it stays; a method without a head stays as it is.
+
+    `rest` is the setting. `make_room` takes the model off the device; where it is given, as with --medvram and
+    --lowvram, a head is never on the device beside the UNet.
+    """
+    if not isinstance(method, LearnedHead):
+        return
+    if device.type == "cpu" or (rest == "GPU" and make_room is None):
+        method.to(device)
+    elif make_room is None:
+        method.visit(device)
+    else:
+        method.visit(device, make_room)
