@@ -128,7 +128,10 @@ def load_sources(model: Any, file: TensorFile, sources: Sources, what: str) -> N
     Raises:
         HostError: tensors are missing, left over or of the wrong shape.
     """
-    state = {name: change(file.tensor(source)) for name, (source, change) in sources.items()}
+    # What the file lacks is left out here, and counted by the strict loading.
+    state = {
+        name: change(file.tensor(source)) for name, (source, change) in sources.items() if source in file.shapes
+    }
     load_strictly(model, state, what, file.path)
 
 

@@ -39,7 +39,7 @@ MOMENTS = (
     ("open", 1),
     ("os.rename cache", 1),
     ("between weights and average", 1),
-    ("open", 5),
+    ("open", 3),
     ("in the middle of a head", 1),
     ("os.rename last.safetensors", 1),
     ("os.rename metrics.csv", 1),
