@@ -170,7 +170,7 @@ class _Storages(pickle.Unpickler):
 
 
 def _require_storages(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse storages that are larger than their records: PyTorch would map what lies behind them in the file."""
+    """Refuse storages that are larger than their records: PyTorch would map what follows them in the file."""
     pickled = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
     if pickled is None:
         return  # PyTorch reports this itself

@@ -77,7 +77,7 @@ def _write_header(path: Path, digest: str) -> None:
         header = json.loads(file.read(size))
         header["__metadata__"] = dict(sorted({**header["__metadata__"], "ldznet.sha256": digest}.items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(text) <= size, "the weights begin at a fixed place behind the header"
+        assert len(text) <= size, "the weights begin at a fixed place after the header"
         file.seek(8)
         file.write(text.ljust(size))
 

@@ -128,7 +128,7 @@ def probe_attention(
     probes, silent, thread = Probes(), {layer for _, layer, _ in layers}, threading.get_ident()
     with ExitStack() as undo:
         for path, layer, module in layers:
-            # Torch leaves the keywords out where the hook comes off while another thread is in the layer's call.
+            # PyTorch omits the keywords if the hook is removed while another thread calls the layer.
             def keep(attention: Any, args: Any, kwargs: Any = None, path: str = path, layer: str = layer) -> None:
                 if threading.get_ident() != thread:
                     return

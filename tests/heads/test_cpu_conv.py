@@ -49,7 +49,7 @@ def test_pytorchs_own_with_many_pixels_few_channels_and_for_training(products):
     assert not products
 
 
-def test_a_model_is_quickened_and_as_it_was_where_that_is_asked_for(products):
+def test_a_model_is_quickened_and_runs_as_before_inside_the_block(products):
     kept = nn.Conv2d(1280, 8, 1), nn.Conv2d(1280, 8, 3, padding=2), nn.Conv2d(1280, 8, 3, padding=1, groups=2)
     model = nn.ModuleList([nn.Conv2d(1280, 8, 3, padding=1), *kept])
     names = list(model.state_dict())

@@ -220,14 +220,14 @@ def cut(path, share):
 
 
 @pytest.mark.parametrize("share", [0.001, 0.4, 0.999])
-def test_a_truncated_checkpoint_is_said_to_be_so(tmp_path, released, share):
+def test_a_truncated_checkpoint_is_reported_as_truncated(tmp_path, released, share):
     path = cut(saved(tmp_path, {"state_dict": {"model_ema.decay": torch.ones(5000)}}), share)
 
     assert "truncated or damaged" in refused(path)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.999])
-def test_a_truncated_safetensors_is_said_to_be_so(tmp_path, share):
+def test_a_truncated_safetensors_is_reported_as_truncated(tmp_path, share):
     save_file({"a": torch.ones(5000), "b": torch.ones(5000)}, tmp_path / "x.safetensors")
 
     assert "damaged or truncated safetensors" in refused(cut(tmp_path / "x.safetensors", share))
@@ -442,7 +442,7 @@ def test_the_number_of_heads_must_be_given_for_another_width(tmp_path):
         (torch.ones(1, dtype=torch.int8), "final.0.bias holds torch.int8, but weights are floating-point"),
     ],
 )
-def test_values_that_cannot_be_kept_are_refused(tmp_path, released, value, said):
+def test_values_that_cannot_be_stored_are_refused(tmp_path, released, value, said):
     path = changed(tmp_path, released, lambda state: state.update({"model_ema.diffusion_modelfinal0bias": value}))
 
     assert said in refused(path)
@@ -560,7 +560,7 @@ def test_a_link_to_nowhere_and_a_part_of_the_source_are_not_overwritten(tmp_path
         convert(index, part, heads=4, overwrite=True)
 
 
-def test_what_a_killed_conversion_left_is_cleared_and_what_a_running_one_writes_is_not(tmp_path):
+def test_leftovers_of_a_killed_conversion_are_removed_and_files_of_a_running_one_stay(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     name = temporary_name()
@@ -592,7 +592,7 @@ def test_a_termination_leaves_nothing_half_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_file_is_never_overwritten_unasked(tmp_path):
+def test_an_existing_file_is_overwritten_with_permission_only(tmp_path):
     target = tmp_path / "head.safetensors"
     target.write_text("mine")
 
@@ -688,7 +688,7 @@ def test_a_flipped_bit_anywhere_in_a_heads_file_is_noticed(tmp_path, converted, 
         load_head(path)
 
 
-def test_flipped_bits_in_the_header_are_said_to_be_damage_of_this_file(tmp_path, converted):
+def test_flipped_bits_in_the_header_are_reported_as_damage_of_this_file(tmp_path, converted):
     whole = converted.path.read_bytes()
     front = 8 + int.from_bytes(whole[:8], "little")
     path = tmp_path / "flipped.safetensors"

@@ -49,8 +49,8 @@ def _third(number: int) -> Callable[[Tensor], Tensor]:
 
 def text_parts(names: Iterable[str]) -> list[TextPart]:
     """Return the text encoders that a checkpoint holds, in the order in which their states are joined."""
-    words = [name for name in names if name.endswith("token_embedding.weight")]
-    return [part for part in TEXT_PARTS if any(name.startswith(part.prefix) for name in words)]
+    tables = [name for name in names if name.endswith("token_embedding.weight")]
+    return [part for part in TEXT_PARTS if any(name.startswith(part.prefix) for name in tables)]
 
 
 # --- text encoders -------------------------------------------------------------------------------

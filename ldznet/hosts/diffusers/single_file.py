@@ -69,7 +69,7 @@ def load_file(path: Path, *, vae_file: Path | None = None, download: bool = Fals
 
 
 def load_vae(path: Path, scale: float) -> Any:
-    """Load a VAE from a file of its own, or from the VAE folder of a model in diffusers' layout.
+    """Load a VAE from a separate file, or from the VAE folder of a model in diffusers' layout.
 
     Raises:
         HostError, CheckpointError: the file holds no VAE of Stable Diffusion, or cannot be read.

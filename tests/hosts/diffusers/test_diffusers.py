@@ -309,7 +309,7 @@ def test_a_model_of_v_gives_the_noise_that_its_answer_implies():
     torch.testing.assert_close(v_host.predict_noise(latent, timesteps, context), expected)
 
 
-def test_an_inpainting_unet_is_shown_a_picture_that_is_masked_everywhere():
+def test_an_inpainting_unet_gets_an_image_that_is_masked_everywhere():
     host = random_host(in_channels=9)
     seen = []
     hook = host.unet.conv_in.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
