@@ -46,20 +46,20 @@ def measure_attention(parsed: argparse.Namespace) -> int:
         host = random_host(full_size=parsed.full_size, device=device, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, parsed.resolution, parsed.resolution, generator=generator) * 2 - 1
-    picture = EncodedImage(pixels, host.encode_image(pixels))
-    noise = torch.randn(picture.latent.shape, generator=generator)
+    encoded = EncodedImage(pixels, host.encode_image(pixels))
+    noise = torch.randn(encoded.latent.shape, generator=generator)
 
     # One pass per prompt, as every method without attention maps makes it.
     def plain(count: int) -> None:
         context = host.encode_prompt([f"thing {number}" for number in range(count)])
         timesteps = torch.full((count,), 100)
-        host.predict_noise(host.add_noise(picture.latent, noise, timesteps), timesteps, context)
+        host.predict_noise(host.add_noise(encoded.latent, noise, timesteps), timesteps, context)
 
     def attend(count: int, together: bool) -> None:
         method = AttentionMethod(AttentionOptions(together=together))
         phrases = tuple(f"thing {number}" for number in range(count))
         prompts = Prompts(phrases, (method.defaults.template,) * count, host.encode_prompt)
-        method.probability(host, picture, prompts, RandomInputs(torch.full((count,), 100), noise))
+        method.probability(host, encoded, prompts, RandomInputs(torch.full((count,), 100), noise))
 
     works: list[Work] = []
     # "together" puts all phrases into one sentence, so it is one pass for any number of them.

@@ -57,7 +57,7 @@ class OurWay:
             needed = {path: modules[path] for path in self.method.head.config.pool_grids}
             features_of: dict[str, torch.Tensor] = {}
 
-            # Values are bound as defaults, because the loop goes on before the work runs.
+            # Values are bound as defaults, because the loop continues before the work runs.
             def full(noisy: Any = noisy, timesteps: Any = timesteps, context: Any = context) -> None:
                 host.predict_noise(noisy, timesteps, context)
 

@@ -129,15 +129,15 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
     # The defaults come first: times are relative to theirs.
     rows += [(title, variant.method()) for title, variant in variants(setup, host.info)]
     bar = item_bar(len(rows), "row", quiet=parsed.quiet)
-    measured = []
+    results = []
     for title, row_method in rows:
-        measured.append(bench.measure(title, row_method))
+        results.append(bench.measure(title, row_method))
         bar.update()
     bar.close()
-    table = ablation_table(measured[1:], measured[0], looks_of(samples))
+    table = ablation_table(results[1:], results[0], looks_of(samples))
     if parsed.out:
         write_text(parsed.out / f"{name}.md", table + "\n")
-    answer = {"setup": setup.record(), "rows": [dataclasses.asdict(row) for row in measured]}
+    answer = {"setup": setup.record(), "rows": [dataclasses.asdict(row) for row in results]}
     print(json.dumps(answer, indent=2) if parsed.json else f"{host.info.name}, {len(samples)} phrases\n\n{table}")
     return 0
 
@@ -190,21 +190,21 @@ def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> 
         sizes = [int(part) for part in parsed.sizes.split(",")]
     except ValueError:
         raise OptionError(f"--sizes is {parsed.sizes!r}, but it must be numbers, such as 256,384,512.") from None
-    looks, measured = chosen_looks(parsed), []
+    looks, results = chosen_looks(parsed), []
     bar = item_bar(len(sizes) * len(looks) * parsed.scenes, "scene", quiet=parsed.quiet)
     for size in sizes:
-        measured.append(measure_refinement(host, method, looks, size, parsed.scenes, progress=bar.update))
+        results.append(measure_refinement(host, method, looks, size, parsed.scenes, progress=bar.update))
     bar.close()
-    records: list[Mapping[str, Any]] = [refinement.record() for refinement in measured]
+    records: list[Mapping[str, Any]] = [refinement.record() for refinement in results]
     if parsed.out:
         folder = _folder(parsed)
         write_text(folder / "refine.json", json.dumps(records, indent=2))
-        write_text(folder / "refine.md", refinement_table(measured) + "\n")
+        write_text(folder / "refine.md", refinement_table(results) + "\n")
     if parsed.json:
         print(json.dumps(records, indent=2))
     else:
         title = f"{method.name}, {host.info.name}; percent, first look -> tiles -> tiles and boxes"
-        print(f"{title}\n\n{refinement_table(measured)}")
+        print(f"{title}\n\n{refinement_table(results)}")
     return 0
 
 

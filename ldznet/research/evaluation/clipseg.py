@@ -76,11 +76,11 @@ class ClipSeg:
         """Accept every model, because none is used."""
 
     @torch.no_grad()
-    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
+    def probability(self, host: Host, encoded: EncodedImage, prompts: Prompts, inputs: RandomInputs) -> Tensor:
         """Return (P, h, w) float32 in [0, 1]."""
         device = next(self.model.parameters()).device
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
-        pixels = ((picture.pixels.cpu().float() + 1) / 2 - mean) / deviation
+        pixels = ((encoded.pixels.cpu().float() + 1) / 2 - mean) / deviation
         pixels = F.interpolate(pixels, (_SIDE, _SIDE), mode="bilinear", align_corners=False, antialias=True)
         ids = self.tokenizer(list(prompts.phrases), padding=True, truncation=True, return_tensors="pt").to(device)
         logits = self.model(
@@ -90,4 +90,4 @@ class ClipSeg:
         ).logits
         logits = logits.reshape(len(prompts), 1, *logits.shape[-2:]).float()
         probability = logits.sigmoid()  # before enlarging, as in CLIPSeg's protocol
-        return F.interpolate(probability, picture.pixels.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
+        return F.interpolate(probability, encoded.pixels.shape[-2:], mode="bilinear", align_corners=True)[:, 0]

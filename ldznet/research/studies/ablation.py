@@ -265,9 +265,9 @@ class _Timed:
         self._clock = time.process_time if host.device.type == "cpu" else time.perf_counter
         self.seconds = 0.0
 
-    def probability(self, host: Host, picture: EncodedImage, prompts: Prompts, draw: RandomInputs) -> Tensor:
+    def probability(self, host: Host, encoded: EncodedImage, prompts: Prompts, inputs: RandomInputs) -> Tensor:
         start = self._clock()
-        probability = self._method.probability(host, picture, prompts, draw).cpu()
+        probability = self._method.probability(host, encoded, prompts, inputs).cpu()
         self.seconds += self._clock() - start
         return probability
 

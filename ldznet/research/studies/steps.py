@@ -114,8 +114,8 @@ def _heat(values: NDArray[np.float32], *, nearest: bool = False) -> NDArray[np.u
 
 def _colors(latent: Tensor) -> NDArray[np.uint8]:
     """Draw three of a latent's four channels as red, green and blue, from -3 to 3."""
-    shown = ((latent[:3].detach().float().cpu() + 3) / 6 * 255).clamp(0, 255).byte()
-    return _enlarged(shown.permute(1, 2, 0).numpy(), cv2.INTER_NEAREST)
+    colors = ((latent[:3].detach().float().cpu() + 3) / 6 * 255).clamp(0, 255).byte()
+    return _enlarged(colors.permute(1, 2, 0).numpy(), cv2.INTER_NEAREST)
 
 
 def _enlarged(image: NDArray[np.uint8], how: int) -> NDArray[np.uint8]:

@@ -38,7 +38,7 @@ _WORDS = {
     "kinds": tuple(KINDS),
     "grounds": (*GROUNDS, *MATERIALS),
     "kinds and grounds": (*KINDS, *MATERIALS),
-    "colours": tuple(COLORS),
+    "colors": tuple(COLORS),
 }
 _RIVALS = {
     "of full-size models": AttentionOptions().evidence_rivals,

@@ -56,7 +56,7 @@ class TrainOptions(Options):
     seed: int = option(0, "seed of all randomness", low=0, high=2**31 - 1)
     log_every: int = option(50, "steps between rows of metrics", low=1, high=10**6)
     save_every: int = option(1000, "steps between checkpoints", low=1, high=10**6)
-    validate_every: int = option(5000, "steps between validations and pictures", low=1, high=10**6)
+    validate_every: int = option(5000, "steps between validations", low=1, high=10**6)
 
     def __post_init__(self) -> None:
         super().__post_init__()
