@@ -17,7 +17,7 @@ from ldznet.methods.load import EMBEDDED, MODELS
 
 # The page is written for one generation of gradio; the webui's own is older.
 OLDEST_GRADIO = 6
-HOW_TO_INSTALL = 'pip install "ldznet[serve]"'
+HOW_TO_INSTALL = 'in the folder of ldznet, run pip install -e ".[serve]"'  # no package index has ldznet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
