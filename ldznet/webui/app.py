@@ -118,7 +118,7 @@ class GeneratingApp(App, Protocol):
         """Return the modules of the X/Y/Z plot, which have `axis_options`."""
 
 
-class A1111App:
+class A1111App(GeneratingApp):
     """The door to AUTOMATIC1111's webui."""
 
     # --- work ----------------------------------------------------------------------------------------

@@ -58,7 +58,10 @@ class Session:
     """The segmenter of the loaded model, and the last results; made once and handed to panel, runs and API."""
 
     def __init__(self, app: App, make_host: Callable[[Any], Any]) -> None:
-        """`make_host` returns a Host for the loaded model, which has `borrowed` and `is_current` too."""
+        """Take the door to the webui; `make_host` returns a Host for the loaded model.
+
+        It also has `borrowed`, `is_current` and `clear_memory`, and calls `before_pass` before each pass.
+        """
         self.app = app
         self.make_host = make_host
         self.settings_page = SettingsPage(app)

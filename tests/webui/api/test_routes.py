@@ -1,7 +1,7 @@
 """Our routes in the webui's API, against a stand-in of the webui; tests/live asks a real one.
 
 BAD_BODIES is how many generated bad requests are sent: 2,000, if it says nothing else. Before a release:
-BAD_BODIES=10000 python -m pytest tests/test_api.py
+BAD_BODIES=10000 python -m pytest tests/webui/api/test_routes.py
 """
 
 import base64
