@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ldznet.segmenter import Segmenter
 
 __all__ = ["MaskOptions", "SegmentOptions", "Segmenter"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "MaskOptions": "ldznet.options",
