@@ -98,12 +98,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _parse_without_command(arguments: Sequence[str]) -> NoReturn:
     """Print the help or the version, or raise an OptionError for what is no command."""
     width = max(map(len, COMMANDS))
-    listed = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    table = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
     parser = _Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [-h] [--version] COMMAND ...",
         description="Make masks from prompts, with a Stable Diffusion model (LD-ZNet).",
-        epilog=f"commands:\n{listed}\n\n`{PROGRAM} COMMAND --help` says more about a command.",
+        epilog=f"commands:\n{table}\n\n`{PROGRAM} COMMAND --help` says more about a command.",
         formatter_class=_HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ldznet {__version__}")

@@ -70,8 +70,8 @@ def decide(
     """
     before_objects = result.mask_before_objects(options)
     objects = find_objects(before_objects) if options.objects else None
-    chosen = before_objects if objects is None else objects.select(options.objects)
-    grown = grow(chosen, options.grow)
+    selection = before_objects if objects is None else objects.select(options.objects)
+    grown = grow(selection, options.grow)
     has_given = given_mask is not None and bool(given_mask.any())
     only_given, reason, mask = False, None, None
     if grown.any():

@@ -112,10 +112,10 @@ class Segmentation:
         """Return the mask of all prompts, (H, W) bool, before objects are chosen in it and before it grows."""
         return mask_before_objects(iter(self), _mask_options(options), negatives=self._negatives_or_none())
 
-    def object_statistics(self, objects: Objects, chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
+    def object_statistics(self, objects: Objects, selection: Sequence[int] = ()) -> list[dict[str, Any]]:
         """Return the number, area in pixels, box, most probable prompt and its mean probability of each object.
 
-        An object is `selected` if it is among the `chosen` numbers, or if none are chosen.
+        An object is `selected` if `selection` has its number, or is empty.
         """
         # One count over all pixels for each prompt: a mask per object would take a hundred times as long.
         numbers, count = objects.numbers.ravel(), len(objects) + 1
@@ -133,7 +133,7 @@ class Segmentation:
                 "share": float(areas[number - 1] / numbers.size),
                 "box": box,
                 "probability": float(means[number - 1]),
-                "selected": not chosen or number in chosen,
+                "selected": not selection or number in selection,
             }
             for number, box in enumerate(objects.boxes, start=1)
         ]

@@ -91,9 +91,9 @@ class Segmenter:
         for name, path in (("checkpoint", checkpoint), ("head", head)):
             if path is not None and not isinstance(path, str | os.PathLike):
                 raise OptionError(f"{name} is {path!r}, but it must be a path: give the path of a file.")
-        where = find_device(device)
-        dtype = dtype or default_dtype(where)
-        host, choice = load_model(checkpoint, head, method=method, device=where, dtype=dtype)
+        torch_device = find_device(device)
+        dtype = dtype or default_dtype(torch_device)
+        host, choice = load_model(checkpoint, head, method=method, device=torch_device, dtype=dtype)
         log.info("%s: %s.", choice.method.name, choice.reason)
         return cls(host, choice.method)
 

@@ -402,7 +402,7 @@ def test_every_object_is_reported_with_its_area_box_prompt_and_probability():
     found = blobs(("cat", 0.75, (2, 2, 12, 12)), ("dog", 0.875, (30, 5, 50, 25)), ("cat", 0.5, (2, 30, 7, 35)))
     options = MaskOptions(threshold=0.25)
 
-    told = found.object_statistics(found.objects(options), chosen=(1, 3))
+    told = found.object_statistics(found.objects(options), selection=(1, 3))
 
     assert [one["prompt"] for one in told] == ["dog", "cat", "cat"]
     assert [one["selected"] for one in told] == [True, False, True]

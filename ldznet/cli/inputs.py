@@ -175,13 +175,13 @@ def _choose_targets(names: dict[str, Path], out: Path) -> list[Job]:
     # Results stay where they are, also when an image of the same name has come or gone.
     existing = {source: place for source in names for place in reversed(choices[source]) if _is_of(place, source)}
     targets: dict[str, Path] = {}
-    taken: set[str] = set()
+    used_targets: set[str] = set()
     for source in (*existing, *(source for source in names if source not in existing)):
         target = base = existing.get(source, choices[source][0])
         number = 2
-        while str(target).casefold() in taken:  # file systems of Windows and macOS ignore case
+        while str(target).casefold() in used_targets:  # file systems of Windows and macOS ignore case
             target, number = base.with_name(f"{base.name}-{number}"), number + 1
-        taken.add(str(target).casefold())
+        used_targets.add(str(target).casefold())
         targets[source] = target
     return [Job(source, targets[source]) for source in names]
 

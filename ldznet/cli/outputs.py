@@ -155,7 +155,7 @@ class ResultFiles:
             return heat_map(result.net_probability(int(which) - 1), pixels)
         if name == "objects":
             labels = [f"{item['prompt']}, {item['share']:.1%}" for item in self.record["objects"]]
-            return object_map(self._objects, labels, pixels, chosen=self._options.objects)
+            return object_map(self._objects, labels, pixels, selection=self._options.objects)
         maps = map(result.net_probability, range(len(result)))
         return color_map(maps, result.prompts, pixels, background=self._options.threshold).picture
 

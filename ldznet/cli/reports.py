@@ -79,7 +79,7 @@ def require_own(target: Path, names: Sequence[str], image_file: dict[str, str], 
     Raises:
         OptionError: names the file.
     """
-    report, ours = own_report(target), owned(target)
+    report, own_names = own_report(target), owned(target)
     report_name = _report_path(target).name
     existing = {name: target.parent / name for name in (*names, report_name)}
     existing = {name: path for name, path in existing.items() if os.path.lexists(path)}
@@ -88,7 +88,7 @@ def require_own(target: Path, names: Sequence[str], image_file: dict[str, str], 
     if overwrite:
         return
     image = image_file["path"]
-    if foreign := [path for name, path in existing.items() if name not in ours]:
+    if foreign := [path for name, path in existing.items() if name not in own_names]:
         raise OptionError(
             f"{foreign[0]} exists and was not written by this command; {image} was left out. Give another --out, "
             "or --force to overwrite."

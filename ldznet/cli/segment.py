@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder for the results (default: %(default)s); - writes the mask of one image to standard output",
     )
-    listed = "; ".join(f"{name}: {text}" for name, text in OUTPUTS.items())
+    kinds = "; ".join(f"{name}: {text}" for name, text in OUTPUTS.items())
     group.add_argument(
-        "--save", default="mask,overlay,colors", metavar="LIST", help=f"{listed} (default: %(default)s)"
+        "--save", default="mask,overlay,colors", metavar="LIST", help=f"{kinds} (default: %(default)s)"
     )
     group.add_argument("--recursive", "-r", action="store_true", help="search the folders in folders, too")
     group.add_argument("--force", action="store_true", help="repeat what is done and overwrite existing files")
@@ -98,15 +98,15 @@ def run(parsed: argparse.Namespace) -> int:
     if "batch" in settings.save:
         require_batch_names(inputs.jobs)
     # Every process has the same list, so each takes every `world`-th image without talking to the others.
-    own = Inputs(inputs.jobs[rank::world], inputs.closed_folders[rank::world])  # of several processes
+    share = Inputs(inputs.jobs[rank::world], inputs.closed_folders[rank::world])  # of several processes
     if rank == 0:  # so that what was left out is reported once
-        own.unreadable, own.own_results = inputs.unreadable, inputs.own_results
+        share.unreadable, share.own_results = inputs.unreadable, inputs.own_results
     if world == 1:  # the usual case; what follows keeps a launcher from ending the other processes
-        return SegmentRun(parsed, settings, own).run()
+        return SegmentRun(parsed, settings, share).run()
     from ldznet.cli.launch import leave
 
     try:
-        code = SegmentRun(parsed, settings, own).run()
+        code = SegmentRun(parsed, settings, share).run()
     except LdznetError:
         leave(failed=True)
         raise

@@ -287,12 +287,12 @@ def _count(number: int, noun: str) -> str:
 
 def unreadable_text(paths: Sequence[str]) -> str:
     """Return how many images of kinds that cannot be read were left out, and their names."""
-    named = ", ".join(paths[:_MOST_NAMED]) + (", ..." if len(paths) > _MOST_NAMED else "")
+    listing = ", ".join(paths[:_MOST_NAMED]) + (", ..." if len(paths) > _MOST_NAMED else "")
     kinds = ", ".join(sorted({Path(path).suffix[1:].upper() for path in paths}))
     verb = "was" if len(paths) == 1 else "were"
     is_heic = any(Path(path).suffix.lower() in HEIC_SUFFIXES for path in paths)
     help_text = "Save such files as PNG or JPEG" + (", or install pillow-heif for HEIC" if is_heic else "")
-    return f"{_count(len(paths), 'file')} {verb} left out, because {kinds} cannot be read: {named}. {help_text}."
+    return f"{_count(len(paths), 'file')} {verb} left out, because {kinds} cannot be read: {listing}. {help_text}."
 
 
 def _closed_folder_text(folder: str, why: str) -> str:

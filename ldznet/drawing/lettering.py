@@ -59,8 +59,8 @@ def _draw_bitmap(text: str, size: int, font: ImageFont.ImageFont) -> Coverage:
 def write(panel: RgbImage, text: Coverage, left: int, top: int, ink: Color) -> None:
     """Put a line of text onto the panel, in place; parts outside the panel are cut."""
     place = panel[top : top + text.shape[0], left : left + text.shape[1]]
-    covered = text[: place.shape[0], : place.shape[1]] / 255
-    place[:] = blend(place, ink, covered)
+    coverage = text[: place.shape[0], : place.shape[1]] / 255
+    place[:] = blend(place, ink, coverage)
 
 
 def elide(text: str, size: int, limit: int) -> str:
@@ -101,8 +101,8 @@ def _has_letter(name: str, letter: str) -> bool:
     font = _load_font(name, 16)
     if not isinstance(font, ImageFont.FreeTypeFont):
         return ord(letter) < 256
-    drawn, missing = font.getmask(letter), font.getmask("\U0010fffe")
-    return (drawn.size, bytes(drawn)) != (missing.size, bytes(missing))
+    glyph, placeholder = font.getmask(letter), font.getmask("\U0010fffe")
+    return (glyph.size, bytes(glyph)) != (placeholder.size, bytes(placeholder))
 
 
 @lru_cache(maxsize=256)

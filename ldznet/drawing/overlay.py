@@ -108,13 +108,13 @@ def object_map(
     labels: Sequence[str],
     image: RgbImage,
     *,
-    chosen: Sequence[int] = (),
+    selection: Sequence[int] = (),
     opacity: float = 0.6,
     legend: bool = True,
 ) -> RgbImage:
     """Return the image with each object in a colour, its number on it, and the legend below.
 
-    If some are `chosen`, by their numbers, the others are faint. Colours and legend are those of `color_map`.
+    With numbers in `selection`, all other objects are faint. Colours and legend are those of `color_map`.
     """
     _check_fraction("opacity", opacity)
     _check_labels(labels)
@@ -125,9 +125,9 @@ def object_map(
             f"There are {len(objects)} objects and {len(labels)} labels, but each object needs its label: give as "
             "many labels as objects."
         )
-    alphas = np.full(len(objects) + 1, 0.25 * opacity if chosen else opacity, np.float32)
+    alphas = np.full(len(objects) + 1, 0.25 * opacity if selection else opacity, np.float32)
     # Numbers that no object has are ignored: they come from an older mask.
-    alphas[[number for number in chosen if number < len(alphas)]] = opacity
+    alphas[[number for number in selection if number < len(alphas)]] = opacity
     alphas[0] = 0
     picture = _paint_regions(numbers.astype(np.uint16), image, alphas[numbers])
     for number, (x0, y0, x1, y1) in enumerate(objects.boxes, start=1):

@@ -180,18 +180,18 @@ def _released_config(path: Path, shapes: Shapes, heads: int | None) -> HeadConfi
     except ShapeError as why:
         missing = [name for name in known if name not in shapes]
         extra = [name for name in shapes if name not in known]
-        listed = (
+        differences = (
             f"{len(missing)} tensors are missing: {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; "
             if missing
             else ""
         )
-        listed += f"{len(extra)} are left over: {', '.join(extra[:8])}; " if extra else ""
-        if heads is not None and not listed and "attention heads" in str(why):
+        differences += f"{len(extra)} are left over: {', '.join(extra[:8])}; " if extra else ""
+        if heads is not None and not differences and "attention heads" in str(why):
             raise CheckpointError(
                 f"{heads} attention heads do not divide the widths of this head, which start at "
                 f"{shapes['input_blocks.0.0.weight'][0]} channels. Check --heads."
             ) from why
-        raise CheckpointError(f"The head in {path} is not complete or damaged ({listed}{why})") from why
+        raise CheckpointError(f"The head in {path} is not complete or damaged ({differences}{why})") from why
     if heads is not None and heads < 1:
         raise CheckpointError(f"--heads is {heads}, but it must be at least 1. The released head has 8.")
     if heads is None and unet.model_channels != 320:

@@ -194,12 +194,12 @@ def require_shapes(what: str, expected: Shapes, actual: Shapes) -> None:
     }
     if not any(problems.values()):
         return
-    listed = "; ".join(
+    differences = "; ".join(
         f"{len(names)} {problem}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
         for problem, names in problems.items()
         if names
     )
     raise CheckpointError(
-        f"{what} does not fit the network ({listed}). It belongs to another network or was cut: get the "
+        f"{what} does not fit the network ({differences}). It belongs to another network or was cut: get the "
         "original file."
     )

@@ -267,10 +267,10 @@ def start_from_unet(head: Head, unet: Mapping[str, Tensor]) -> StartReport:
             wrong.append(f"{name} {tuple(source[name].shape)} instead of {tuple(target.shape)}")
     missing = [name for name in new if not _HEAD_ONLY.search(name)]
     if wrong or missing:
-        listed = wrong + [f"{name} is missing" for name in missing]
+        differences = wrong + [f"{name} is missing" for name in missing]
         raise HeadError(
-            f"The head cannot start from this UNet: {len(listed)} of {len(own)} tensors do not fit, first "
-            f"{'; '.join(listed[:3])}. The two have another structure: make the head's configuration with "
+            f"The head cannot start from this UNet: {len(differences)} of {len(own)} tensors do not fit, first "
+            f"{'; '.join(differences[:3])}. The two have another structure: make the head's configuration with "
             "UNetConfig.from_shapes from this UNet."
         )
     for name in taken:

@@ -139,16 +139,16 @@ def _open_sharded(path: Path) -> Iterator[TensorFile]:
         raise CheckpointError(
             f"{path} names parts outside its own folder, which no honest index does. Do not use it."
         )
-    if lost := [name for name in names if not (path.parent / name).is_file()]:
+    if missing := [name for name in names if not (path.parent / name).is_file()]:
         raise CheckpointError(
-            f"{path} lists {len(names)} parts, but {len(lost)} of them are missing beside it: "
-            f"{', '.join(lost[:5])}. Fetch the missing parts."
+            f"{path} lists {len(names)} parts, but {len(missing)} of them are missing beside it: "
+            f"{', '.join(missing[:5])}. Fetch the missing parts."
         )
     with contextlib.ExitStack() as stack:
         parts = {name: stack.enter_context(open_tensors(path.parent / name)) for name in names}
-        if lost := [name for name, part in weight_map.items() if name not in parts[part].shapes]:
+        if missing := [name for name, part in weight_map.items() if name not in parts[part].shapes]:
             raise CheckpointError(
-                f"{path} lists {len(lost)} tensors that its parts do not hold, first {lost[0]}. The parts "
+                f"{path} lists {len(missing)} tensors that its parts do not hold, first {missing[0]}. The parts "
                 "belong to another index: fetch all of them again."
             )
         shapes = {name: parts[part].shapes[name] for name, part in weight_map.items()}

@@ -174,8 +174,8 @@ def require_fit(head: HeadConfig, host: HostInfo) -> None:
                 f"a UNet that reads {expected.in_channels} channels, not the {loaded.in_channels} of "
                 f"{'an inpainting' if loaded.in_channels == 9 else 'this'} model"
             )
-        if lost := sorted(set(head.pool_grids) - set(loaded.transformer_paths())):
-            reasons.append(f"transformers at {', '.join(lost)}")
+        if missing := sorted(set(head.pool_grids) - set(loaded.transformer_paths())):
+            reasons.append(f"transformers at {', '.join(missing)}")
         widths = (expected.model_channels, expected.channel_mult)
         if widths != (loaded.model_channels, loaded.channel_mult):
             reasons.append(f"a UNet of widths {_widths(expected)}, not {_widths(loaded)}")

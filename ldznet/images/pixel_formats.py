@@ -130,8 +130,8 @@ def _to_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
         )
     low, high = float(values.min()), float(values.max())
     if not (low >= -_SLACK and high <= 1 + _SLACK):  # NaN ends here too
-        held = "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"
-        raise ImageError(f"{name} holds {held}, but floats must lie between 0 and 1. Scale it to that range.")
+        content = "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"
+        raise ImageError(f"{name} holds {content}, but floats must lie between 0 and 1. Scale it to that range.")
     levels = np.multiply(values, 255, dtype=np.float32)
     return np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
 

@@ -39,6 +39,7 @@ class BatchRunner:
         height, width = encoded.latent.shape[-2:]
         # Activations of one prompt: about 40 maps of the first level's width are alive at once.
         bytes_each = 40 * self.host.info.unet.model_channels * height * width * self.host.dtype.itemsize
+        # An estimate, so some of the free memory is left alone; `run` halves a batch that still does not fit.
         return int(max(1, min(64, 0.6 * free // bytes_each)))
 
     def run(
@@ -68,6 +69,7 @@ class BatchRunner:
                 continue  # the same prompts again, fewer at once
             self._require_numbers(total)
             maps[part] = total / passes.count
+            # Only now, so that prompts that did not fit run again in the smaller batch.
             start = part.stop
         # Means of values in [0, 1] may lie outside by rounding.
         return maps.clamp_(0, 1), cut
@@ -84,7 +86,7 @@ class BatchRunner:
             inputs = passes.random_inputs(number, part, encoded.latent)
             # On the CPU, where a hundred maps do not compete with the model for memory.
             total += self.method.probability(self.host, encoded, prompts, inputs).cpu()
-            cut = [before or now for before, now in zip(cut, prompts.context.cut, strict=True)]
+            cut = [was_cut or is_cut for was_cut, is_cut in zip(cut, prompts.context.cut, strict=True)]
             if progress is not None:
                 progress((number + 1) * count, passes.count * count)
         return total, cut

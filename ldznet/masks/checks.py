@@ -42,7 +42,8 @@ def as_probability(array: NDArray[Any], name: str = "probability", dims: tuple[i
             f"The {name} holds {array.dtype}, but it must hold floating-point numbers from 0 to 1: "
             "convert it, and divide 8-bit values by 255."
         )
-    low, high = float(array.min()), float(array.max())  # NaN if any value is
+    # NaN if any value is, so that no separate pass over the map looks for it.
+    low, high = float(array.min()), float(array.max())
     if np.isnan(low):
         raise OptionError(
             f"The {name} has {np.count_nonzero(np.isnan(array))} of {array.size} values that are not numbers. "
@@ -116,6 +117,7 @@ def _check_shape(array: Any, name: str, dims: tuple[int, ...], *, empty: bool = 
             f"The {name} is a {type(array).__name__}, but it must be a numpy array: "
             "convert it first (a tensor with .cpu().numpy(), an image with numpy.asarray)."
         )
+    # No prompts (0, H, W) is an empty stack, which only the caller can judge; no pixels is always a mistake.
     if array.ndim not in dims or 0 in array.shape[-2:] or (array.size == 0 and not empty):
         shapes = " or ".join({2: "(height, width)", 3: "(prompts, height, width)"}[dim] for dim in dims)
         raise ShapeError(

@@ -27,7 +27,7 @@ LEAST = 1 / 300  # part of the area of the largest; smaller parts are specks
 WAIST = 0.6  # a waist has at most this part of the width on either side
 SIMILAR = 0.5  # a side has at least this part of the width of the widest
 SPECK = 0.02  # a hole with less than this part of the square of the largest distance to the edge is filled
-_SIDE = 256  # waists of larger parts are searched on a reduced copy
+_SIDE = 256  # pixels; waists of larger parts are searched on a reduced copy
 
 Bools = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -47,12 +47,13 @@ class Objects:
         """Return the objects with these numbers as a mask; numbers that no object has select nothing."""
         is_selected = np.zeros(256, bool)
         is_selected[list(numbers)] = True
-        selected: Bools = is_selected[self.numbers]
-        return selected
+        mask: Bools = is_selected[self.numbers]
+        return mask
 
 
 def find_objects(mask: Bools) -> Objects:
     """Number the objects of a mask (H, W)."""
+    # Equal areas in reading order, so that the same mask always gives the same numbers.
     pieces = sorted(_pieces(mask), key=lambda piece: (-piece.area, piece.box[1], piece.box[0]))[:MOST_OBJECTS]
     pieces = [piece for piece in pieces if piece.area >= LEAST * pieces[0].area]
     numbers = np.zeros(mask.shape, np.uint8)
@@ -71,6 +72,7 @@ def _pieces(mask: Bools) -> Iterator[_Piece]:
     """Yield the largest connected parts, cut where two things touch."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA]
+    # A noisy mask may have thousands of parts, and only the largest can get a number.
     for label in 1 + np.argsort(-areas, kind="stable")[: min(MOST_OBJECTS, count - 1)]:
         x, y, width, height = (int(value) for value in statistics[label, :4])
         box = (x, y, x + width, y + height)
@@ -105,7 +107,7 @@ def _cut(part: Bools) -> NDArray[np.int32]:
     # OpenCV's watershed first floods pixels of the same colour: it fills the part before it leaves it.
     flat = np.repeat(np.where(solid, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     cv2.watershed(flat, markers)
-    whole = markers.clip(0).astype(np.uint16)
+    whole = markers.clip(0).astype(np.uint16)  # watershed marks its lines with -1
     lines = solid & (whole == 0)  # one pixel wide, between two things
     whole[lines] = cv2.dilate(whole, np.ones((3, 3), np.uint8))[lines]
     return np.where(part, whole[1:-1, 1:-1], 0).astype(np.int32)
@@ -127,6 +129,7 @@ def _cores(solid: Bools) -> NDArray[np.uint16] | None:
     A core is what is left of a thing when pixels are removed from the edge until the waists break.
     """
     height, width = solid.shape
+    # Waists are compared with widths, which shrink alike, so a smaller copy will do; it bounds the time.
     scale = max(1.0, max(height, width) / _SIDE)
     small: NDArray[Any] = solid.view(np.uint8)
     if scale > 1:
@@ -155,5 +158,6 @@ def _split(depth: NDArray[np.float32], least: float, level: float = 1.0) -> list
         sides = np.unique(labels[depth >= max(least, level / WAIST)])
         if len(sides) > 1:
             return [core for side in sides for core in _split(np.where(labels == side, depth, 0), least, level)]
+        # Steps of 6 %, so that their number hardly grows with the size; at first a quarter of a pixel.
         level = max(level + 0.25, 1.06 * level)
     return [depth > 0]

@@ -43,28 +43,31 @@ def find_candidates(probability: NDArray[Any]) -> list[Candidate]:
     of two values has one candidate.
     """
     areas = _areas(as_probability(probability))
-    changes = np.log(np.maximum(areas[: -2 * WINDOW], 1) / np.maximum(areas[2 * WINDOW :], 1))  # at WINDOW ...
+    # The quotient as a logarithm, from the level WINDOW on; 1 where nothing is left, so that it stays finite.
+    changes = np.log(np.maximum(areas[: -2 * WINDOW], 1) / np.maximum(areas[2 * WINDOW :], 1))
     levels = np.arange(LOWEST, HIGHEST + 1)
+    # Rounded, so that levels with the same areas count as equal whatever the logarithm's last digits are.
     changes, sizes = np.round(changes[levels - WINDOW], 9), areas[levels]
     free = (sizes > 0) & (sizes <= LARGEST * probability.size)
     step = STEP * np.ptp(levels[free]) if free.any() else 0
-    chosen: list[int] = []
-    while free.any() and len(chosen) < 3:
+    picks: list[int] = []
+    while free.any() and len(picks) < 3:
         best = _middle(free & (changes == changes[free].min()))
-        chosen.append(int(levels[best]))
+        picks.append(int(levels[best]))
         free &= np.maximum(sizes / sizes[best], sizes[best] / np.maximum(sizes, 1)) >= APART
         free &= abs(levels - levels[best]) >= step
-    chosen.sort(reverse=True)
-    names = _NAMES[len(chosen)]
-    return [Candidate(name, level / 100, int(areas[level])) for name, level in zip(names, chosen, strict=True)]
+    picks.sort(reverse=True)
+    names = _NAMES[len(picks)]
+    return [Candidate(name, level / 100, int(areas[level])) for name, level in zip(names, picks, strict=True)]
 
 
 def _areas(probability: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return how many pixels reach 0, 0.01 ... 1; at 0, how many are above it."""
     levels = (np.arange(101) / 100).astype(np.float32)  # rounded as `threshold` rounds them
     levels[0] = np.nextafter(np.float32(0), np.float32(1))
-    reached = np.searchsorted(levels, probability.ravel(), side="right")
-    counts = np.bincount(reached, minlength=102)
+    # One count over all pixels serves every level: a pixel that reaches n levels reaches the n lowest ones.
+    level_counts = np.searchsorted(levels, probability.ravel(), side="right")
+    counts = np.bincount(level_counts, minlength=102)
     return np.cumsum(counts[::-1])[::-1][1:]
 
 

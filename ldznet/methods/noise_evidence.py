@@ -69,6 +69,7 @@ def noise_errors(host: Host, latent: Tensor, context: Context, timesteps: Sequen
                     most //= 2  # for the rest of the run too: it would fail again
                     host.clear_memory()
                     continue
+                # In float32, since gains of a few percent are the difference of two errors.
                 parts.append((predicted.float().cpu() - noise).square().mean(dim=1))
                 start += len(part)
             rows.append(torch.cat(parts))
@@ -84,6 +85,7 @@ def compare(errors: Tensor, rivals: Tensor, counts: Tensor, maps: Tensor, sigma:
     """
     share = counts.float() / counts.sum(dim=1, keepdim=True).clamp_min(1)
     mean = torch.einsum("nrhw,pr->nphw", rivals, share)
+    # Errors differ between timesteps; divided by their mean, each noise prediction weighs the same.
     scale = mean.mean(dim=(2, 3), keepdim=True).clamp_min(_TINY)
     none = ~counts.any(dim=1)[:, None, None]
     gains = ((mean - errors) / scale).mean(dim=0).masked_fill(none, 0)

@@ -65,15 +65,15 @@ class HeadFiles:
         if settings.head == AUTOMATIC:
             return heads
         name = chosen_name(settings.head)
-        named = [info for info in heads if info.path.name == name]
-        if not named:
+        matches = [info for info in heads if info.path.name == name]
+        if not matches:
             # Names are compared with the files of the folders; a name itself is never opened as a path.
             for path in _files(folders):
                 if path.name == name:
                     with paths_hidden(path):
                         read_head_info(path)  # raises an error that says what is wrong with the file
             raise _unknown_head(settings.head, [info.path.name for info in heads])
-        return named[:1]  # the folders are in order: that of the extension comes first
+        return matches[:1]  # the folders are in order: that of the extension comes first
 
     def require_name(self, name: str) -> None:
         """Refuse a name that `names` does not have, nor had before a conversion.
@@ -99,19 +99,19 @@ def _checked_folder(text: str) -> Path:
     Raises:
         OptionError: the path cannot be opened.
     """
-    shown = text if len(text) <= 200 else f"{text[:200]} ..."
-    where = f'in Settings, section "{TITLE}", or to --ldznet-heads'
+    excerpt = text if len(text) <= 200 else f"{text[:200]} ..."
+    place = f'in Settings, section "{TITLE}", or to --ldznet-heads'
     try:
         folder = Path(text).expanduser()
         folder.is_dir()  # its answer does not matter, but its error does
     except RuntimeError as why:
         raise OptionError(
-            f"The folder of heads is {shown!r}, but there is no such user. Give a path without ~, {where}."
+            f"The folder of heads is {excerpt!r}, but there is no such user. Give a path without ~, {place}."
         ) from why
     except OSError as why:
         raise OptionError(
-            f"The folder of heads is {shown!r}, but it cannot be opened ({why.strerror}). Give another path, "
-            f"{where}."
+            f"The folder of heads is {excerpt!r}, but it cannot be opened ({why.strerror}). Give another path, "
+            f"{place}."
         ) from why
     return folder
 

@@ -46,9 +46,9 @@ def _name_fields(why: RequestValidationError) -> str:
         texts = problems.setdefault(name, [])
         if text not in texts:
             texts.append(text)
-    listed = [f"{name}: {', or '.join(texts[:4])}" for name, texts in problems.items()]
-    more = f"; and {len(listed) - 10} more" if len(listed) > 10 else ""
-    return f"{'; '.join(listed[:10])}{more}. The fields are listed in /docs of the webui."
+    lines = [f"{name}: {', or '.join(texts[:4])}" for name, texts in problems.items()]
+    more = f"; and {len(lines) - 10} more" if len(lines) > 10 else ""
+    return f"{'; '.join(lines[:10])}{more}. The fields are listed in /docs of the webui."
 
 
 def json_text(text: str) -> str:

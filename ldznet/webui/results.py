@@ -101,10 +101,8 @@ def numbers_apply(result: SegmentResult, chosen_in: str) -> bool:
 
 def explain_dropped_numbers(numbers: Sequence[int]) -> str:
     """Return a note for numbers of objects that do not apply."""
-    listed = ", ".join(map(str, sorted(set(numbers))))
-    return (
-        f"Objects {listed} were chosen in another picture or with another prompt: all that is found is selected."
-    )
+    text = ", ".join(map(str, sorted(set(numbers))))
+    return f"Objects {text} were chosen in another picture or with another prompt: all that is found is selected."
 
 
 # --- for programs ------------------------------------------------------------------------------------

@@ -243,14 +243,14 @@ class Session:
             # Who names a head wants it: automatic choice must not fall back to attention silently.
             name = "head" if settings.head != AUTOMATIC and settings.method == "auto" else settings.method
             with head_files.paths_hidden(*(info.path for info in heads)):
-                chosen = choose_method(name, host.info, heads, dtype=choice[-1])
-            reason = f"{chosen.method.name}, {chosen.reason}"
-            if isinstance(chosen.method, LearnedHead):
-                digest = chosen.method.record["head"]
+                method_choice = choose_method(name, host.info, heads, dtype=choice[-1])
+            reason = f"{method_choice.method.name}, {method_choice.reason}"
+            if isinstance(method_choice.method, LearnedHead):
+                digest = method_choice.method.record["head"]
                 self._head_name = next(info.path.name for info in heads if info.sha256 == digest)
             elif name == "auto" and (waiting := head_files.unconverted(self.head_files.folders())):
                 reason += f"; {waiting[0].name} can be converted to one: choose it as the head"
-            self._segmenter = Segmenter(host, chosen.method)
+            self._segmenter = Segmenter(host, method_choice.method)
             self._choice, self._reason = choice, reason
         return self._segmenter
 

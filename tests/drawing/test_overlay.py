@@ -362,7 +362,7 @@ def test_each_object_has_its_colour_and_its_number_on_it():
 def test_objects_that_are_not_chosen_are_faint():
     image = plain_image((60, 180), (128,) * 3)
     plain, second = (
-        object_map(wide(1, 0, 2), ["one", "two"], image, chosen=chosen, legend=False).astype(int)
+        object_map(wide(1, 0, 2), ["one", "two"], image, selection=chosen, legend=False).astype(int)
         for chosen in ((), (2,))
     )
 

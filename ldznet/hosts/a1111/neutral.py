@@ -182,15 +182,15 @@ def _in_place(webui: WebuiModules, model: Any, parts: Iterable[nn.Module]) -> It
     device = torch.device(webui.devices.device)
     with ExitStack() as undo:
         for part in parts:
-            where = next(part.parameters()).device
-            if where.type == "meta":
+            home = next(part.parameters()).device
+            if home.type == "meta":
                 raise HostError(
                     "The weights of the Stable Diffusion model are gone: the webui has unloaded it. Choose a "
                     "checkpoint in the webui, wait until it is loaded, and try again."
                 )
-            if model.lowvram or where.type == device.type:
+            if model.lowvram or home.type == device.type:
                 continue
-            undo.callback(part.to, where)
+            undo.callback(part.to, home)
             part.to(device)
         if model.lowvram:  # the hooks bring parts to the device, and leave the last one there
             undo.callback(webui.lowvram.send_everything_to_cpu)

@@ -57,11 +57,11 @@ def load_file(path: Path, *, vae_file: Path | None = None, download: bool = Fals
             text = build_text(file, family, configuration, download)
         prediction, details["prediction"] = _prediction(file, family, configuration)
         schedule, details["schedule"] = _schedule(file, configuration)
-        averaged = any(name.startswith("model_ema.") for name in file.shapes)
+        has_average = any(name.startswith("model_ema.") for name in file.shapes)
     if prediction is None:
         prediction = _guess_prediction(unet, structure)
     details["weights"] = (
-        "raw; the averaged (EMA) weights in the file are not used" if averaged else "as in the file"
+        "raw; the averaged (EMA) weights in the file are not used" if has_average else "as in the file"
     )
     details["vae"] = str(vae_file) if vae_file else "in the checkpoint"
     info = HostInfo(path.name, family, prediction, structure, fingerprint(unet.state_dict()), details)
@@ -142,16 +142,16 @@ def _prediction(
     file: TensorFile, family: Family, configuration: Mapping[str, Any]
 ) -> tuple[Prediction | None, str]:
     """Return what the model predicts and where that is written; None where only running it can tell."""
-    configured = configured_prediction(configuration)
+    prediction = configured_prediction(configuration)
     if V_PREDICTION in file.shapes:
         # Before the .yaml: the mark was put into this file, while a .yaml is often copied from another one.
-        if configured == "noise":
+        if prediction == "noise":
             log.warning(
                 "%s is marked as predicting v, but its .yaml says noise. The mark is used.", file.path.name
             )
         return "v", "marked by the tensor v_pred in the file"
-    if configured is not None:
-        return configured, "from the .yaml beside the file"
+    if prediction is not None:
+        return prediction, "from the .yaml beside the file"
     if family == "sd2" and not configuration:
         return None, "found by running the model once"
     return "noise", "as published models of this kind"

@@ -57,11 +57,11 @@ def find_tokenizer(
         with contextlib.suppress(Exception):  # no network, a proxy, a hub that is down: all end alike
             if len(tokenizer := CLIPTokenizer.from_pretrained(_TOKENIZERS[0])) == vocabulary:
                 return tokenizer, {}
-    tried = "It could not be downloaded either. " if download else ""
+    download_note = "It could not be downloaded either. " if download else ""
     raise HostError(
         f"The tokenizer of {path.name} is missing: no checkpoint holds it, and neither a folder "
         f"{path.with_suffix('').name} or tokenizer beside the file (with vocab.json and merges.txt) nor the "
-        f"cache of Hugging Face has it. {tried}Copy it there from {_SOURCE}, or allow "
+        f"cache of Hugging Face has it. {download_note}Copy it there from {_SOURCE}, or allow "
         f"the download of {_TOKENIZERS[0]} (--download; 2 MB)."
     )
 

@@ -105,12 +105,12 @@ def run(parsed: argparse.Namespace) -> int:
         "head": method.name,
         "weights": _weights(host, method),
     }
-    ours = OurWay(host, method, parsed.resolution, parsed.repeat)
-    timings = ours.steps(max(parsed.prompts))
+    our_way = OurWay(host, method, parsed.resolution, parsed.repeat)
+    timings = our_way.steps(max(parsed.prompts))
     works: list[Work] = []
-    works += [("whole", count, partial(ours.whole, count)) for count in parsed.prompts]
+    works += [("whole", count, partial(our_way.whole, count)) for count in parsed.prompts]
     if not parsed.no_plain:
-        plain = PlainWay(host, method, ours, shared=not _tuned(parsed, host))
+        plain = PlainWay(host, method, our_way, shared=not _tuned(parsed, host))
         # In the same rounds as our way, so that both meet the same other programs.
         works += [("whole, plain way", count, partial(plain.whole, count)) for count in parsed.prompts]
     timings += time_in_rounds(host.device, parsed.repeat, works)

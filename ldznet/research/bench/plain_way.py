@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class PlainWay:
     """Makes masks like the released code; `shared`: with our models, because they are float32 already."""
 
-    def __init__(self, host: DiffusersHost, method: LearnedHead, ours: OurWay, *, shared: bool) -> None:
+    def __init__(self, host: DiffusersHost, method: LearnedHead, our_way: OurWay, *, shared: bool) -> None:
         self.host, self.method = (host, method) if shared else _plain_copies(host, method)
-        self.ours = ours
+        self.ours = our_way
 
     def whole(self, count: int) -> None:
         """Go from the image to the mask once for each of `count` prompts."""

@@ -31,9 +31,9 @@ _LAYOUTS = {
 }
 
 
-def add_place(parser: argparse.ArgumentParser, named: Collection[str] = tuple(PLACES)) -> None:
-    """Add the flag for the folder of one of the `named` datasets."""
-    places = "; ".join(f"{name} in {PLACES[name][0]}" for name in named)
+def add_place(parser: argparse.ArgumentParser, dataset_names: Collection[str] = tuple(PLACES)) -> None:
+    """Add the flag for the folder of one of the datasets in `dataset_names`."""
+    places = "; ".join(f"{name} in {PLACES[name][0]}" for name in dataset_names)
     parser.add_argument(
         "--data",
         dest="folder",
@@ -44,27 +44,27 @@ def add_place(parser: argparse.ArgumentParser, named: Collection[str] = tuple(PL
 
 
 def find_dataset(
-    name: str, folder: Path | None, known: Collection[str], named: Collection[str] = tuple(PLACES)
+    name: str, folder: Path | None, known: Collection[str], dataset_names: Collection[str] = tuple(PLACES)
 ) -> Path | None:
-    """Return the folder of one of the `named` datasets, or the path `name`; `folder` is what the user gave for it.
+    """Return the folder of the dataset `name`, or `name` as a path; None for the names in `known`.
 
-    None for the names in `known`, which need no files.
+    `known` are names that need no files. `folder` is what the user gave for one of the `dataset_names`.
 
     Raises:
         OptionError: `folder` is given although `name` is a path or needs none, or the path does not exist.
         DatasetError: the named dataset is not in its folder.
     """
     # A path, or a name that needs no files.
-    if name not in named:
+    if name not in dataset_names:
         if folder is not None:
             raise OptionError(
-                f"--data is the folder of {' or '.join(named)}, but {name} needs no folder. Leave one of the two "
-                "out."
+                f"--data is the folder of {' or '.join(dataset_names)}, but {name} needs no folder. Leave one of "
+                "the two out."
             )
         if name in known:
             return None
         if not Path(name).exists():
-            names = ", ".join((*named, *known))
+            names = ", ".join((*dataset_names, *known))
             raise OptionError(f"{name} does not exist. Give a dataset's folder, or one of {names}.")
         return Path(name)
     places = PLACES[name] if folder is None else (folder,)

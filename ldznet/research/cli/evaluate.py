@@ -166,8 +166,8 @@ def _left_out(parsed: argparse.Namespace, dataset: _Dataset, scores: Scores) -> 
     """
     from ldznet.research.datasets.samples import DatasetError
 
-    report, measured = scores.report, len(scores.clipseg) + len(scores.absent)
-    if not measured:
+    report, count = scores.report, len(scores.clipseg) + len(scores.absent)
+    if not count:
         again = f"; then delete {parsed.out}, where the failure is stored" if parsed.out else ""
         raise DatasetError(
             f"{dataset.name}: none of {_count(parsed, dataset)} samples could be measured. {report}. Complete the "
@@ -175,7 +175,7 @@ def _left_out(parsed: argparse.Namespace, dataset: _Dataset, scores: Scores) -> 
         )
     if not report.skipped and not report.kept:
         return []
-    return [f"{dataset.name}: {measured} samples were measured.\n{report}"]
+    return [f"{dataset.name}: {count} samples were measured.\n{report}"]
 
 
 def _count(parsed: argparse.Namespace, dataset: _Dataset) -> int:

@@ -68,8 +68,8 @@ def rasterize_skimage(polygons: Polygons, size: tuple[int, int]) -> Raster:
     from skimage.draw import polygon2mask
 
     def draw(points: _Points) -> Mask:
-        drawn: Mask = polygon2mask(size, [(y, x) for x, y in points])
-        return drawn
+        mask: Mask = polygon2mask(size, [(y, x) for x, y in points])
+        return mask
 
     return _rasterize(polygons, size, draw, least=1, whole=False)
 

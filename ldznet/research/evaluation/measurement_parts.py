@@ -89,10 +89,10 @@ class MeasurementParts:
                 signs, since = latest, time.monotonic()
             elif time.monotonic() - since > patience:
                 # Block b belongs to process b % world.
-                lost = sorted({block % self.process[1] for block in missing})
+                silent = sorted({block % self.process[1] for block in missing})
                 raise LaunchError(
                     f"{len(missing)} of {blocks} blocks of samples are missing, and the processes that measure "
-                    f"them ({', '.join(map(str, lost))} of {self.process[1]}) gave no sign of life for "
+                    f"them ({', '.join(map(str, silent))} of {self.process[1]}) gave no sign of life for "
                     f"{patience:.0f} seconds: they have ended, or never began. Read their output, and start the "
                     "same command again: what is measured is kept."
                 )

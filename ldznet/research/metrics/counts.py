@@ -69,12 +69,12 @@ def histogram(probability: NDArray[Any], target: NDArray[Any], valid: NDArray[An
     expected = as_mask(target, "target")
     require_same_size("target", expected, predicted.shape)
     if valid is not None:
-        counted = as_mask(valid, "valid mask")
-        require_same_size("valid mask", counted, predicted.shape)
-        predicted, expected = predicted[counted], expected[counted]
-    passed = np.searchsorted(_LEVELS, predicted.ravel(), side="left")  # number of thresholds t < p
-    passed[expected.ravel()] += BINS
-    counts: list[int] = np.bincount(passed, minlength=2 * BINS).tolist()
+        valid_pixels = as_mask(valid, "valid mask")
+        require_same_size("valid mask", valid_pixels, predicted.shape)
+        predicted, expected = predicted[valid_pixels], expected[valid_pixels]
+    level_counts = np.searchsorted(_LEVELS, predicted.ravel(), side="left")  # number of thresholds t < p
+    level_counts[expected.ravel()] += BINS
+    counts: list[int] = np.bincount(level_counts, minlength=2 * BINS).tolist()
     return counts
 
 

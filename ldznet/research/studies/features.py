@@ -162,10 +162,10 @@ def draw_scores(scores: Sequence[FeatureScore], title: str) -> NDArray[np.uint8]
         label = np.full((cell[0] - 4, 100, 3), 255, np.uint8)
         short = path.replace("_blocks.", " ").replace("_block.1", "").removesuffix(".1")
         cv2.putText(label, short, (2, 40), font, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
-        turned = cv2.rotate(label, cv2.ROTATE_90_COUNTERCLOCKWISE)
+        rotation = cv2.rotate(label, cv2.ROTATE_90_COUNTERCLOCKWISE)
         x = left + column * cell[0]
         canvas[top - 100 : top, x : x + cell[0] - 4] = np.minimum(
-            canvas[top - 100 : top, x : x + cell[0] - 4], turned
+            canvas[top - 100 : top, x : x + cell[0] - 4], rotation
         )
     for row, step in enumerate(steps):
         y = top + row * cell[1]

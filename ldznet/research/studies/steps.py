@@ -80,8 +80,8 @@ def _attention(
     gate = f"gate {stages.gates[0].item():.2f}" if options.gate else "no gate"
     yield _heat(stages.probability[0].cpu().numpy(), nearest=True), f"from 0 to 1, {gate}"
     if evidence := method.evidence(host, encoded.latent, prompts, stages.probability, draw.seed):
-        there = presence(evidence, options.presence_level, options.presence_width).item()
-        text = f"where the prompt helps to predict the noise; presence: {there:.2f}"
+        probability = presence(evidence, options.presence_level, options.presence_width).item()
+        text = f"where the prompt helps to predict the noise; presence: {probability:.2f}"
         yield _heat((evidence.gains[0] / (2 * _GAIN) + 0.5).numpy(), nearest=True), text
 
 

@@ -56,13 +56,13 @@ def stop_between_steps(*, announce: bool = True) -> Iterator[StopRequest]:
         return
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    replaced = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    signals = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     try:
-        for number in replaced:
+        for number in signals:
             signal.signal(number, ask)
         yield request
     finally:
-        for number in replaced:
+        for number in signals:
             signal.signal(number, before[number])
 
 

@@ -274,10 +274,10 @@ class Trainer:
         self.logged = []
         self.metrics.add({"step": self.step, "loss": mean, "rate": self._rate()}, self.step)
         # The mean over this run, validations and saving included.
-        left = time_text(seconds * (options.steps - self.step))
+        remaining = time_text(seconds * (options.steps - self.step))
         say(
             f"step {self.step} of {options.steps}, loss {mean:.4f}, {options.batch / seconds:.1f} prompts/s, "
-            f"{left} left"
+            f"{remaining} left"
         )
 
     def _validate(self, say: Say) -> None:

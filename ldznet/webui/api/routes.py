@@ -126,9 +126,9 @@ def _read_settings(session: Session, request: SegmentRequest) -> PanelSettings:
         LdznetError: something is wrong with it, or it is too much.
     """
     values = given_options(request)
-    listed = {name: value for name, value in values.items() if isinstance(value, list)}
-    lists = {name: listed[name] for name in WORDS if name in listed}
-    texts = {name: " ".join(map(str, listed[name])) for name in NUMBERS if name in listed}
+    list_values = {name: value for name, value in values.items() if isinstance(value, list)}
+    lists = {name: list_values[name] for name in WORDS if name in list_values}
+    texts = {name: " ".join(map(str, list_values[name])) for name in NUMBERS if name in list_values}
     # Lists are joined for the controls, whose values are texts; prompts follow below, since one may have | in it.
     settings = session.settings_page.read([{**values, **dict.fromkeys(lists, ""), **texts}])[1]
     _require_file_name(settings.head)

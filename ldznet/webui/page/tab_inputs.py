@@ -67,17 +67,17 @@ def fitting_size(size: tuple[int, int], most: int = 2048, multiple: int = 8) -> 
 
 
 def _read_sketch(
-    drawn: Image.Image, before: Image.Image | None, blur: float, transparency: float
+    sketch: Image.Image, original: Image.Image | None, blur: float, transparency: float
 ) -> tuple[Image.Image, Image.Image]:
     """Return the image with its coloured strokes, and the strokes as its mask.
 
     As in a run, both are blurred, and strokes let the image through by `transparency` percent.
     """
-    if before is None or before.size != drawn.size:
-        before = drawn  # the webui has not noted the image before the strokes yet: no stroke can be told from it
-    painted = (np.asarray(drawn) != np.asarray(before)).any(axis=-1)
+    if original is None or original.size != sketch.size:
+        original = sketch  # the webui has not noted the image before the strokes yet: no stroke can be seen
+    painted = (np.asarray(sketch) != np.asarray(original)).any(axis=-1)
     mask = Image.blend(
-        Image.new("L", drawn.size), Image.fromarray(255 * painted.astype(np.uint8)), 1 - transparency / 100
+        Image.new("L", sketch.size), Image.fromarray(255 * painted.astype(np.uint8)), 1 - transparency / 100
     )
     soft = ImageFilter.GaussianBlur(blur)  # the tab's mask blur, for the image too
-    return Image.composite(drawn.filter(soft), before, mask.filter(soft)), mask
+    return Image.composite(sketch.filter(soft), original, mask.filter(soft)), mask

@@ -195,8 +195,8 @@ class Callbacks:
         }
 
     def _show_choices(self, result: SegmentResult, options: MaskOptions) -> Answer:
-        offered = preview.draw_threshold_choices(result, options)
-        return {"offered": offered, "choices": _gallery(offered)}
+        choices = preview.draw_threshold_choices(result, options)
+        return {"offered": choices, "choices": _gallery(choices)}
 
     # --- heads, memory, and opening the page ---------------------------------------------------------
 
@@ -256,5 +256,5 @@ def _image_if_any(image: Image.Image | None) -> Any:
     return gr.update(value=image, visible=image is not None)
 
 
-def _gallery(offered: list[preview.ThresholdChoice]) -> Any:
-    return gr.update(value=[(one.image, one.caption) for one in offered], visible=bool(offered))
+def _gallery(choices: list[preview.ThresholdChoice]) -> Any:
+    return gr.update(value=[(one.image, one.caption) for one in choices], visible=bool(choices))

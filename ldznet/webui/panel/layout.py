@@ -68,8 +68,8 @@ class _Layout:
 
     def build(self) -> dict[str, Any]:
         """Make everything, from top to bottom."""
-        made = self._components
-        with self._app.accordion(label=TITLE, elem_id=self._elem_id("enabled")) as made["enabled"]:
+        components = self._components
+        with self._app.accordion(label=TITLE, elem_id=self._elem_id("enabled")) as components["enabled"]:
             self._add_prompt()
             welcome = WELCOME if self._generates else WELCOME_ALONE
             self._add("status", gr.HTML, lines([welcome]), elem_classes=["ldznet-status"])
@@ -80,12 +80,12 @@ class _Layout:
             with self._app.form_row():
                 self._add_controls("negative_prompt", "method")
                 self._add_controls("head", choices=self._callbacks.head_names())
-                made["refresh"] = self._app.tool_button(
+                components["refresh"] = self._app.tool_button(
                     "\U0001f504", elem_id=self._elem_id("refresh"), tooltip="Look for heads again"
                 )
             self._add_advanced()
             self._add_hidden()
-        return made
+        return components
 
     def _add_prompt(self) -> None:
         with gr.Row(elem_classes=["ldznet-words"], variant="compact"):
@@ -145,14 +145,14 @@ class _Layout:
 
     def _add_hidden(self) -> None:
         """Add what the page remembers between two events; `task` and `tab` come from JavaScript."""
-        made = self._components
+        components = self._components
         # States stay on the server, one for each browser; the other three are sent by the page.
         for name, value in (("key", ""), ("given_mask", None), ("offered", [])):
-            made[name] = gr.State(value)
-        made["chosen_in"] = gr.Textbox("", visible=False, label="The page's own: leave it out")
-        made["task"], made["tab"] = gr.Textbox("", visible=False), gr.Number(0, visible=False)
+            components[name] = gr.State(value)
+        components["chosen_in"] = gr.Textbox("", visible=False, label="The page's own: leave it out")
+        components["task"], components["tab"] = gr.Textbox("", visible=False), gr.Number(0, visible=False)
         for name in ("chosen_in", "task", "tab"):
-            made[name].do_not_save_to_config = True
+            components[name].do_not_save_to_config = True
 
     # --- one component -------------------------------------------------------------------------------
 

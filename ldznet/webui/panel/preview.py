@@ -121,16 +121,18 @@ def describe_result(result: SegmentResult, options: MaskOptions, decision: Decis
         for one in segmentation.prompt_statistics(plain)
     ]
     if count > 1 or options.objects:
-        chosen = [str(number) for number in sorted(set(options.objects)) if number <= count]
-        lines.append(f"Objects: {count}; selected: {', '.join(chosen) or ('none' if options.objects else 'all')}")
+        numbers = [str(number) for number in sorted(set(options.objects)) if number <= count]
+        lines.append(f"Objects: {count}; selected: {', '.join(numbers) or ('none' if options.objects else 'all')}")
     if result.shown is not result:
-        shown, whole = (f"{width} x {height}" for height, width in (segmentation.size, result.segmentation.size))
-        lines.append(f"The mask is {whole} pixels; the rest is shown at {shown}.")
+        shown_size, full_size = (
+            f"{width} x {height}" for height, width in (segmentation.size, result.segmentation.size)
+        )
+        lines.append(f"The mask is {full_size} pixels; the rest is shown at {shown_size}.")
     return [*lines, f"Method: {result.method_reason}", *result.segmentation.notes]
 
 
 def _draw_objects(
-    result: SegmentResult, objects: Objects, probabilities: Sequence[SoftMask], chosen: Sequence[int]
+    result: SegmentResult, objects: Objects, probabilities: Sequence[SoftMask], selection: Sequence[int]
 ) -> Image.Image:
     """Draw the numbered objects, each with its most probable prompt.
 
@@ -142,7 +144,7 @@ def _draw_objects(
     sums = [np.bincount(numbers, one.ravel(), minlength=1 + len(objects))[1:] for one in probabilities]
     prompts = [result.segmentation.prompts[index] for index in np.argmax(sums, axis=0)]
     labels = [f"{prompt}, {area / objects.numbers.size:.1%}" for prompt, area in zip(prompts, areas, strict=True)]
-    return Image.fromarray(object_map(reduced, labels, result.shown.image, chosen=chosen))
+    return Image.fromarray(object_map(reduced, labels, result.shown.image, selection=selection))
 
 
 def _with_margin(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> tuple[int, int, int, int]:

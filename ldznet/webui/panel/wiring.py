@@ -44,8 +44,10 @@ def _wire_segment(events: Events, page: Page, callbacks: Callbacks) -> None:
     for trigger in ("segment.click", "prompt.submit", "negative_prompt.submit"):
         events.on(trigger, callbacks.segment, request, SEGMENTED, script=script)
     if page.generates:
-        sent = events.on("send.click", callbacks.send, request, (*page.output_names, *SEGMENTED), script=script)
-        events.then(sent, None, ("status",), (), script=page.script_after_send)
+        send_event = events.on(
+            "send.click", callbacks.send, request, (*page.output_names, *SEGMENTED), script=script
+        )
+        events.then(send_event, None, ("status",), (), script=page.script_after_send)
 
 
 def _wire_mask(events: Events, callbacks: Callbacks) -> None:
@@ -57,9 +59,9 @@ def _wire_mask(events: Events, callbacks: Callbacks) -> None:
         else:
             events.on(f"{name}.change", callbacks.redraw_all, inputs, (*PREVIEW, *CHOICES), **_HIDDEN)
     events.on("enlarge.click", callbacks.enlarge, inputs, ("status", "overlay"))
-    clicked = events.on(
+    click_event = events.on(
         "choices.select", callbacks.choose_threshold, ("offered",), ("threshold", "choices"), **_HIDDEN
     )
-    events.then(clicked, callbacks.show_choices, ("offered",), ("choices",), **_HIDDEN)
-    chosen = ("objects", "chosen_in", "status")
-    events.on("objects_picture.select", callbacks.choose_object, inputs, chosen, **_HIDDEN)
+    events.then(click_event, callbacks.show_choices, ("offered",), ("choices",), **_HIDDEN)
+    outputs = ("objects", "chosen_in", "status")
+    events.on("objects_picture.select", callbacks.choose_object, inputs, outputs, **_HIDDEN)

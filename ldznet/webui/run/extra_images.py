@@ -32,8 +32,8 @@ def save_images(app: GeneratingApp, p: Any, processed: Any, images: Mapping[str,
     Nothing is saved where the webui has saved nothing, by its settings or those of a request.
     """
     results = processed.images[processed.index_of_first_image :]
-    saved = (getattr(image, "already_saved_as", None) for image in results)
-    first = next((Path(name) for name in saved if name), None)
+    names = (getattr(image, "already_saved_as", None) for image in results)
+    first = next((Path(name) for name in names if name), None)
     if first is None:
         return
     text = processed.infotexts[0] if processed.infotexts else None
