@@ -1,4 +1,4 @@
-"""docs/api.md and the README: their examples are run as they stand, and the limits are the limits."""
+"""docs/api.md: its examples are run as they stand, and the limits are the limits."""
 
 import json
 import os
@@ -26,14 +26,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text()
 
 
-def blocks(kind, page=PAGE):
-    return re.findall(rf"```{kind}\n(.*?)```", page, re.S)
-
-
-def of_the_readme(kind, word):
-    """The one example in which the word stands."""
-    (found,) = (block for block in blocks(kind, (ROOT / "README.md").read_text()) if word in block)
-    return found
+def blocks(kind):
+    return re.findall(rf"```{kind}\n(.*?)```", PAGE, re.S)
 
 
 class Buckets(Brightness):
@@ -83,12 +77,6 @@ def test_curl_gets_a_mask(example, tmp_path):
     assert answer["overlay"]
 
 
-def test_curl_of_the_readme_gets_a_mask(example, tmp_path):
-    example(["bash", "-e", "-o", "pipefail", "-c"], of_the_readme("bash", "curl"))
-
-    assert seen(tmp_path / "mask.png") == (1.0, 0.0)
-
-
 def test_plain_python_gets_a_mask_for_each_prompt(example, tmp_path):
     said = example([sys.executable, "-c"], blocks("python")[0])
 
@@ -104,14 +92,6 @@ def test_the_public_client_segments_and_inpaints(example, tmp_path):
 
     assert said.startswith("bucket ")
     assert seen(tmp_path / "bucket-mask.png") == (1.0, 0.0)
-    assert (tmp_path / "star.png").exists()
-
-
-def test_the_public_client_inpaints_as_the_readme_says(example, tmp_path):
-    pytest.importorskip("webuiapi")
-
-    example([sys.executable, "-c"], of_the_readme("python", "webuiapi"))
-
     assert (tmp_path / "star.png").exists()
 
 
