@@ -524,7 +524,7 @@ def test_a_pipe_a_device_and_an_empty_name_are_refused(tmp_path):
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(CheckpointError, match="pipe is a device or a pipe, and was not changed"):
+    with pytest.raises(CheckpointError, match="pipe is a device or a pipe and was not changed"):
         convert(CHECKPOINT, tmp_path / "pipe", heads=4, overwrite=True)
     assert (tmp_path / "pipe").is_fifo()
 

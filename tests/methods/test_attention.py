@@ -846,7 +846,7 @@ def test_the_stages_lead_to_the_map(host):
     for index, one in enumerate(stages):
         assert list(one.levels) == [2, 4]
         assert one.shares.shape == one.refined.shape == one.probability.shape == (1, 8, 16)
-        enlarged = torch.nn.functional.interpolate(one.found[None], size=(64, 128), mode="bicubic")
+        enlarged = torch.nn.functional.interpolate(one.probability[None], size=(64, 128), mode="bicubic")
         torch.testing.assert_close(enlarged[0, 0].clamp(0, 1), found[index])
 
 

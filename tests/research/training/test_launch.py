@@ -23,7 +23,7 @@ def launch(folder, *arguments, processes):
     shared = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), str(Path(__file__).parents[2])]),
         **({"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)} if processes > 1 else {}),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

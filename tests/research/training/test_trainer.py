@@ -95,7 +95,7 @@ def test_parts_of_a_batch_and_computing_twice_give_the_same_losses(host, samples
         [row["loss"] for row in weights(tmp_path / name)["rows"]] for name in ("plain", "parts", "twice")
     )
     assert len(set(plain)) == 3
-    assert parts == pytest.approx(plain, rel=1e-4)
+    assert parts == pytest.approx(plain, rel=1e-3)  # sums in another order, and Adam enlarges the difference
     assert twice == pytest.approx(plain, rel=1e-4)
 
 
@@ -257,6 +257,14 @@ def test_what_cannot_be_read_is_replaced_by_the_next_and_named():
     assert all(item.target.any() for item in items)
 
 
+@pytest.fixture
+def ctrl_c_works():
+    """Let SIGINT interrupt: a shell's background job, in which these tests may run, has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class SamplesWithSignal:
     """Samples that send a signal to this process when the sample of a position is read."""
 
@@ -274,6 +282,7 @@ class SamplesWithSignal:
         return self.samples[index]
 
 
+@pytest.mark.usefixtures("ctrl_c_works")
 def test_ctrl_c_saves_the_state_says_at_which_step_and_the_training_resumes_there(samples, tmp_path):
     assert trainer(SmallestHost(), samples, tmp_path / "whole", "znet", save_every=100).run(say=say)
     texts = []
@@ -292,6 +301,7 @@ def test_ctrl_c_saves_the_state_says_at_which_step_and_the_training_resumes_ther
     assert all(torch.equal(whole["module"][name], parts["module"][name]) for name in whole["module"])
 
 
+@pytest.mark.usefixtures("ctrl_c_works")
 def test_a_second_ctrl_c_stops_at_once(samples, tmp_path):
     class Impatient(SamplesWithSignal):
         def __getitem__(self, index):
