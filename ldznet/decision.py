@@ -102,6 +102,14 @@ def to_levels(mask: SoftMask) -> NDArray[np.uint8]:
     return np.round(mask * 255).astype(np.uint8)
 
 
+def cut_out(image: NDArray[np.uint8], mask: SoftMask) -> NDArray[np.uint8]:
+    """Return what a mask (H, W) selects of an image (H, W, 3) on a transparent ground: RGBA, (H, W, 4).
+
+    The hidden colours stay, so that a program can soften the edge or move it.
+    """
+    return np.dstack([image, to_levels(mask)])
+
+
 def _is_found(result: Segmentation, options: MaskOptions) -> bool:
     """Return whether a prompt reaches the threshold anywhere."""
     highest = max(result.highest_probabilities(), default=0.0)

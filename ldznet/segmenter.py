@@ -219,6 +219,7 @@ class Segmenter:
             "model": self.host.info.name,
             "model_fingerprint": self.host.info.fingerprint,
             "prediction": self.host.info.prediction,
+            "model_details": dict(self.host.info.details),
             "dtype": str(self.host.dtype).removeprefix("torch."),
             "device": self.host.device.type,
             **self.method.record,

@@ -148,9 +148,9 @@ class ResultFiles:
         if name == "overlay":
             return overlay(pixels, mask)
         if name == "cutout":
-            from ldznet.decision import to_levels
+            from ldznet.decision import cut_out
 
-            return np.dstack([pixels, to_levels(mask)])  # the hidden colours stay, so the mask can be softened
+            return cut_out(pixels, mask)
         if name == "heat":
             return heat_map(result.net_probability(int(which) - 1), pixels)
         if name == "objects":

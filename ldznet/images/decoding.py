@@ -52,7 +52,7 @@ def identify(file: BinaryIO, name: str) -> Image.Image:
         # Pillow would start Ghostscript on it, and a stranger's file may hold any program.
         raise ImageError(f"{name} is a PostScript file, which ldznet does not run. Save it as PNG first.")
     if image.format in ("JPEG", "MPO"):
-        _require_few_scans(file, image, name)
+        require_few_scans(file, image, name)
     # A photograph with a depth map or a second view is MPO: nobody thinks of that as several images.
     elif getattr(image, "is_animated", False):
         log.warning("%s is an animation or has several pages: its first frame is read.", name)
@@ -73,8 +73,12 @@ def _open_heic(file: BinaryIO, name: str) -> Image.Image:
     return image
 
 
-def _require_few_scans(file: BinaryIO, image: Image.Image, name: str) -> None:
-    """Refuse a JPEG whose scans would keep the decoder busy for long; reads the file, but decodes nothing."""
+def require_few_scans(file: BinaryIO, image: Image.Image, name: str) -> None:
+    """Refuse a JPEG whose scans would keep the decoder busy for long; reads the file, but decodes nothing.
+
+    Raises:
+        ImageError: it has too many scans.
+    """
     position = file.tell()
     file.seek(0)
     scans = count_scans(file.read(), MOST_SCANS + 1)

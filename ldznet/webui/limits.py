@@ -18,6 +18,11 @@ LONGEST_TEXT = 20_000
 MOST_PASSES = 1000
 # The same for a small model, whose pass takes less than a tenth of the time.
 MOST_SMALL_PASSES = 10_000
+# Values in the JSON of a body: three lists of MOST_PASSES numbers, the prompts, and the other fields, rounded up.
+MOST_VALUES = 10_000
+# Commas, quotes and backslashes in a body with more commas than that: a hundred prompts of commas alone have
+# 200,000, and an image of LONGEST_IMAGE in lines, or with its slashes escaped, a million.
+MOST_SIGNS = 2_000_000
 # Pixels of all images of prompts in an answer: eight of the largest, or a hundred of 2.6 million.
 MOST_ANSWERED = 2**28
 # Letters of any other text.

@@ -265,6 +265,9 @@ def test_the_report_holds_all_that_is_needed_to_make_it_again(folder):
     assert found["brush_mask"] == {"path": "w.png", "sha256": inputs.file_digest("w.png")}
     assert found["image_file"] == {"path": str(folder / "a.png"), "sha256": inputs.file_digest("a.png")}
     assert (found["prediction"], found["dtype"], found["checkpoint"]) == ("v", "float32", str(path))
+    details = found["model_details"]
+    assert (details["prediction"], details["vae"]) == ("as asked for", "in the checkpoint")
+    assert {"weights", "schedule"} <= details.keys()
     assert (found["head_dtype"], found["head_storage"]) == ("float32", "bfloat16")
 
 

@@ -13,6 +13,7 @@ from host.api import application, serve
 from host.brightness import Brightness, half, share, use
 from PIL import Image
 
+from ldznet.images.decoding import MOST_SCANS
 from ldznet.images.pixel_formats import MAX_SIDE
 from ldznet.inference.passes import count_passes
 from ldznet.inference.prompts import LONGEST_PROMPT, TEMPLATES
@@ -115,6 +116,9 @@ def test_the_limits_are_those_of_the_code():
         MAX_SIDE,
         limits.LONGEST_IMAGE,
         limits.LONGEST_BODY,
+        limits.MOST_VALUES,
+        limits.MOST_SIGNS,
+        MOST_SCANS,
         limits.MOST_PROMPTS,
         LONGEST_PROMPT,
         limits.MOST_PASSES,

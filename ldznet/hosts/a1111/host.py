@@ -269,7 +269,8 @@ def _describe(model: Any) -> HostInfo:
     name = checkpoint.title
     family, encoders = _family(model, name), _text_encoders(model)
     # The mark is what the model was trained with; the webui knows only its own configuration.
-    prediction = "v" if V_PREDICTION in _marks(model) else _PREDICTIONS.get(model.parameterization)
+    marks = _marks(model)
+    prediction = "v" if V_PREDICTION in marks else _PREDICTIONS.get(model.parameterization)
     if prediction is None:
         raise _unfit(name, f'it predicts "{model.parameterization}", neither noise nor v')
     if len(encoders) != (2 if family == "sdxl" else 1) or not all(map(_is_known, encoders)):
@@ -282,7 +283,13 @@ def _describe(model: Any) -> HostInfo:
         raise _unfit(name, f'its UNet reads {structure.in_channels} channels and is conditioned by "{key}"')
     # With --no-hashing there is no digest; results are kept only as long as the webui runs.
     fingerprint = checkpoint.sha256 or checkpoint.shorthash or model.sd_model_hash or ""
-    details = {"weights": "as the webui loaded them", "vae": "in the checkpoint"}
+    details = {
+        "weights": "as the webui loaded them",
+        "vae": "in the checkpoint",
+        "prediction": "marked by the tensor v_pred in the file" if V_PREDICTION in marks else "by the webui",
+        "schedule": "by the webui"
+        + (", zero terminal SNR (marked by the tensor ztsnr)" if ZERO_SNR in marks else ""),
+    }
     if vae := getattr(model, "loaded_vae_file", None):
         details["vae"] = Path(vae).name
         fingerprint += f"+{details['vae']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from ldznet.decision import Decision, Reason
+from ldznet.decision import Decision, Reason, cut_out
 from ldznet.drawing.overlay import color_map, overlay
 from ldznet.masks.checks import SoftMask
 from ldznet.masks.morphology import area
@@ -41,6 +41,7 @@ def make_answer(
         area=area(mask >= 0.5),  # a soft edge counts from its middle
         mask=encode(mask_image(mask)) if request.return_mask else None,
         overlay=encode(overlay(result.image, mask)) if request.return_overlay else None,
+        cutout=encode(cut_out(result.image, mask)) if request.return_cutout else None,
         colors=_draw_colors(result, options) if request.return_colors else None,
         prompts=_prompt_answers(request, options, segmentation),
         objects=[ObjectAnswer(**one) for one in segmentation.object_statistics(decision.objects, options.objects)],

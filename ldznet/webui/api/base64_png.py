@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldznet.errors import ImageError
+from ldznet.images.decoding import require_few_scans
 from ldznet.images.pixel_formats import MAX_SIDE
 from ldznet.images.reading import read_image
 from ldznet.webui.limits import MOST_PIXELS
@@ -28,15 +29,18 @@ def decode(text: str, name: str) -> Image.Image:
     """Return the image in a base64 text or a data URL, RGB or RGBA and upright; `name` is the field, for errors.
 
     Raises:
-        ImageError: it is not an image, or too large; its size is checked before it is decoded.
+        ImageError: it is not an image, too large, or a JPEG of too many scans; this is checked before decoding.
     """
-    image = _open(_decode_base64(text, name), name)
+    data = _decode_base64(text, name)
+    image = _open(data, name)
     width, height = image.size
     if width * height > MOST_PIXELS or max(width, height) > MAX_SIDE:
         raise ImageError(
             f"{name} has {width} x {height} pixels, but at most {MAX_SIDE} a side and {MOST_PIXELS:,} in all are "
             "allowed. Make it smaller first."
         )
+    if image.format in ("JPEG", "MPO"):
+        require_few_scans(io.BytesIO(data), image, name)
     try:
         return read_image(image)
     except ImageError as why:

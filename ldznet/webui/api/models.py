@@ -121,6 +121,7 @@ class SegmentRequest(_Options):  # type: ignore[misc]
     return_mask: StrictBool = Field(True, description="the mask of all prompts together")
     return_masks: StrictBool = Field(False, description="a mask for each prompt, not inverted")
     return_overlay: StrictBool = Field(False, description="the image with the mask on it")
+    return_cutout: StrictBool = Field(False, description="what the mask selects, on a transparent ground")
     return_colors: StrictBool = Field(False, description="a labelled colour map; only for several prompts")
     return_objects: StrictBool = Field(False, description="which pixel belongs to which object: PNG of 8 bits")
     return_candidates: StrictBool = Field(False, description="masks at up to three thresholds, to choose from")
@@ -199,6 +200,7 @@ class SegmentAnswer(_Described):
     area: int = Field(..., description="pixels of the mask", examples=[20480])
     mask: str | None = Field(None, description="PNG in base64, as large as the image; white is selected")
     overlay: str | None = Field(None, description="PNG in base64")
+    cutout: str | None = Field(None, description="PNG with alpha in base64; by return_cutout")
     colors: str | None = Field(None, description="PNG in base64")
     prompts: list[PromptAnswer]
     objects: list[ObjectAnswer] = Field(..., description="the largest first, 99 at most")

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
 from PIL import Image
 
 from ldznet.decision import decide
@@ -25,7 +25,7 @@ from ldznet.methods.choose import find_heads, fits
 from ldznet.methods.registry import METHOD_NAMES
 from ldznet.webui.api.answers import make_answer
 from ldznet.webui.api.base64_png import decode
-from ldznet.webui.api.guard import DocumentedBasic, guarded_route
+from ldznet.webui.api.guard import DocumentedBasic, guarded_route, require_own_site
 from ldznet.webui.api.img2img_arguments import watch_img2img
 from ldznet.webui.api.models import (
     NUMBERS,
@@ -50,6 +50,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be read"},
     401: {"model": Problem, "description": "Name or password is wrong (--api-auth)"},
     500: {"model": Problem, "description": "A fault of ours; the webui's log has the whole story"},
+}
+_REFUSALS_OF_UNLOAD: dict[int | str, dict[str, Any]] = {
+    403: {"model": Problem, "description": "A browser says that a page of another site asks"},
 }
 _REFUSALS_OF_SEGMENT: dict[int | str, dict[str, Any]] = {
     409: {"model": Problem, "description": "Interrupted in the webui"},
@@ -85,9 +88,10 @@ def make_router(session: Session) -> APIRouter:
         """List the heads that a request can name, and the checkpoint that they would work with."""
         return _heads(session)
 
-    @router.post("/unload", response_model=Status)
-    def unload() -> Any:
+    @router.post("/unload", response_model=Status, responses=_REFUSALS_OF_UNLOAD)
+    def unload(request: Request) -> Any:
         """Free all our memory, on the device and off it; the next request loads what it needs again."""
+        require_own_site(request.headers)
         return session.app.run_exclusively(session.unload)
 
     @router.get("/status", response_model=Status)

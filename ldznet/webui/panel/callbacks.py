@@ -135,6 +135,14 @@ class Callbacks:
         result, _, decision = self._decide(values)
         return {"overlay": preview.draw_whole_overlay(result, decision)}
 
+    @_shows_errors
+    def cut_out(self, values: Values) -> Answer:
+        """Show what the mask selects on a transparent ground; gradio's image has the button to download it."""
+        result, options, decision = self._decide(values)
+        if decision.reason is not None:
+            raise LdznetError(results.explain_reason(result, options, decision.reason))
+        return {"cutout_picture": gr.update(value=preview.draw_cutout(result, decision), visible=True)}
+
     def choose_threshold(self, values: Values, index: int) -> Answer:
         """Take the threshold of the mask that was clicked, and empty the gallery; `show_choices` fills it again.
 
@@ -192,6 +200,7 @@ class Callbacks:
             "colors": _image_if_any(images.colors),
             "objects_picture": _image_if_any(images.objects),
             "enlarge": gr.update(visible=result.shown is not result),
+            "cutout_picture": gr.update(value=None, visible=False),  # an earlier one is of another mask
         }
 
     def _show_choices(self, result: SegmentResult, options: MaskOptions) -> Answer:

@@ -141,6 +141,8 @@ class _Layout:
                     self._add_controls("fill", "area")
                 with row():
                     self._add_controls("padding", "mask_blur")
+            self._add("cut_out", gr.Button, "Cut out what is selected", size="sm")
+            self._add_image("cutout_picture", "Cutout", min_width=200, visible=False, image_mode="RGBA")
             self._add("unload", gr.Button, "Unload: free the memory", size="sm")
 
     def _add_hidden(self) -> None:

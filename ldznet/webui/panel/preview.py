@@ -15,7 +15,7 @@ from functools import reduce
 import numpy as np
 from PIL import Image
 
-from ldznet.decision import Decision
+from ldznet.decision import Decision, cut_out
 from ldznet.drawing.overlay import color_map, heat_map, object_map, overlay
 from ldznet.masks.checks import SoftMask
 from ldznet.masks.morphology import bounding_box
@@ -76,6 +76,11 @@ def draw_probability(result: SegmentResult) -> Image.Image:
 def draw_whole_overlay(result: SegmentResult, decision: Decision) -> Image.Image:
     """Draw the overlay at the image's own size."""
     return Image.fromarray(overlay(result.image, decision.mask))
+
+
+def draw_cutout(result: SegmentResult, decision: Decision) -> Image.Image:
+    """Draw what the mask selects on a transparent ground, RGBA at the image's own size."""
+    return Image.fromarray(cut_out(result.image, decision.mask))
 
 
 def draw_threshold_choices(result: SegmentResult, options: MaskOptions) -> list[ThresholdChoice]:

@@ -16,7 +16,16 @@ _WITHOUT_CHOICES = ("threshold", "objects")
 
 # Components that remember a result, that depend on the options of the mask, and that only Segment fills.
 RESULT = ("key", "given_mask")
-PREVIEW = ("status", "preview", "overlay", "mask_picture", "colors", "objects_picture", "enlarge")
+PREVIEW = (
+    "status",
+    "preview",
+    "overlay",
+    "mask_picture",
+    "colors",
+    "objects_picture",
+    "enlarge",
+    "cutout_picture",
+)
 CHOICES = ("choices", "offered")
 SEGMENTED = (*RESULT, "chosen_in", "head", "objects", *PREVIEW, "heat", *CHOICES)
 
@@ -59,6 +68,7 @@ def _wire_mask(events: Events, callbacks: Callbacks) -> None:
         else:
             events.on(f"{name}.change", callbacks.redraw_all, inputs, (*PREVIEW, *CHOICES), **_HIDDEN)
     events.on("enlarge.click", callbacks.enlarge, inputs, ("status", "overlay"))
+    events.on("cut_out.click", callbacks.cut_out, inputs, ("status", "cutout_picture"))
     click_event = events.on(
         "choices.select", callbacks.choose_threshold, ("offered",), ("threshold", "choices"), **_HIDDEN
     )

@@ -495,6 +495,8 @@ def test_marks_in_the_checkpoint_say_what_is_predicted_and_how_the_schedule_ends
     marked = make_host()
 
     assert (plain.info.prediction, marked.info.prediction) == ("noise", "v")
+    assert marked.info.details["prediction"] == "marked by the tensor v_pred in the file"
+    assert plain.info.details["schedule"] == "by the webui"
     assert marked.schedule.alphas_cumprod[-1] == 0 < plain.schedule.alphas_cumprod[-1]
 
 

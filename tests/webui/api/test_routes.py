@@ -5,6 +5,7 @@ BAD_BODIES=10000 python -m pytest tests/webui/api/test_routes.py
 """
 
 import base64
+import io
 import json
 import os
 import struct
@@ -19,6 +20,7 @@ from host.api import application, base64_of, picture
 from host.bodies import ROUTES, asked_as_the_schema_says, bad_bodies
 from host.brightness import SIZE, half, share
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ldznet.heads.head_file import save_head
 from ldznet.inference.prompts import LONGEST_PROMPT
@@ -92,6 +94,16 @@ def test_only_the_pictures_that_are_asked_for_come_back(client):
     assert picture(asked["overlay"]).size == SIZE
     assert picture(asked["colors"]).mode == "RGB"
     assert answered(client, return_colors=True)["colors"] is None
+
+
+def test_the_cutout_is_what_the_mask_selects_on_a_transparent_ground(client):
+    answer = answered(client, feather=2, return_cutout=True)
+
+    cutout = picture(answer["cutout"])
+    assert (cutout.mode, cutout.size) == ("RGBA", SIZE)
+    assert np.array_equal(np.asarray(cutout)[..., 3], np.asarray(picture(answer["mask"])))
+    assert np.array_equal(np.asarray(cutout)[..., :3], np.asarray(half()))
+    assert answered(client)["cutout"] is None
 
 
 @pytest.fixture
@@ -452,6 +464,48 @@ def test_a_body_that_is_no_request_is_refused_with_what_to_do(client, webui):
         )
 
 
+def test_json_of_hundreds_of_thousands_of_values_is_refused_before_it_is_parsed(client, monkeypatch):
+    fields = b'{"prompt": "a"' + b"".join(b', "f%d": 1' % number for number in range(300_000)) + b"}"
+    many = {
+        "fields": fields,
+        "the same field": b"{" + b'"a": 1, ' * 300_000 + b'"a": 1}',
+        "items": b'{"seeds": [' + b"1," * 300_000 + b"1]}",
+        "lists": b'{"prompt": [' + b"[[]]," * 300_000 + b"[]]}",
+        "after texts that look like ends": b'{"prompt": ["\\\\", "\\"", "\\\\\\"", ' + b"1," * 300_000 + b"1]}",
+        "quotes": b'{"prompt": "' + b'\\",' * 300_000 + b'" ' + b',"a":1' * 300_000 + b"}",
+    }
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", None)  # FastAPI parses with it
+        answers = {name: send(client, content) for name, content in many.items()}
+
+    for name, answer in answers.items():
+        assert "more than 10,000 fields and items" in refused(answer), name
+    for encoding in ("utf-16", "utf-16-le", "utf-32-be"):  # whose bytes hide quotes and commas
+        assert "text in UTF-8" in refused(send(client, '{"prompt": "a"}'.encode(encoding)), 400)
+
+
+def test_commas_and_quotes_in_prompts_are_no_values(client):
+    prompts = ['",' * (LONGEST_PROMPT // 2 - 1) + "\\\n"] * 20
+
+    assert len(answered(client, ["bright", *prompts])["prompts"]) == 21
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(client, method, monkeypatch):
+    file = io.BytesIO()
+    half().save(file, "JPEG", progressive=True)
+    start = file.getvalue().rindex(b"\xff\xda")
+    data = file.getvalue()[:start] + file.getvalue()[start:-2] * 3000 + b"\xff\xd9"
+    monkeypatch.setattr(JpegImageFile, "load", None)
+
+    image = base64.b64encode(data).decode()
+    assert refused(ask(client, image=image)).startswith(
+        "image is a JPEG of 128 x 64 pixels with 100 scans or more"
+    )
+    assert refused(ask(client, mask=image, brush="add")).startswith("mask is a JPEG of ")
+    assert method.calls == 0
+
+
 # --- faults ----------------------------------------------------------------------------------------------
 
 
@@ -614,6 +668,34 @@ def test_unload_takes_all_away_and_the_next_request_works(client, method):
     assert (unloaded["method"], unloaded["model"], unloaded["kept"]) == (None, None, 0)
     assert answered(client)["area"] == area
     assert method.calls > calls
+
+
+FOREIGN = [
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},  # another port or subdomain
+    {"origin": "https://example.org"},
+    {"origin": "http://testserver:81"},
+    {"origin": "null"},
+    {"origin": "http://["},
+]
+OWN = [
+    {},  # curl
+    {"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"},
+    {"sec-fetch-site": "none"},
+    {"origin": "http://testserver"},
+    {"origin": "HTTP://TestServer"},
+]
+
+
+def test_no_page_of_another_site_can_unload(client):
+    answered(client)
+
+    for headers in FOREIGN:
+        answer = client.post("/ldznet/unload", headers=headers)
+        assert refused(answer, 403).startswith("A page of another site asked for this, so it was refused")
+    assert client.get("/ldznet/status").json()["kept"] == 1
+    assert [client.post("/ldznet/unload", headers=headers).status_code for headers in OWN] == [200] * len(OWN)
+    assert client.get("/ldznet/status").json()["kept"] == 0
 
 
 def test_nothing_is_unloaded_while_others_have_the_queue(client, monkeypatch, webui):

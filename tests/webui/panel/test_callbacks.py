@@ -311,3 +311,15 @@ def test_the_page_shows_both_sizes_and_offers_the_whole_overlay(panel, monkeypat
     assert answer["enlarge"]["visible"] is True
     assert panel.do("enlarge")["overlay"].size == (384, 192)
     assert panel.segment(half())["enlarge"]["visible"] is False
+
+
+def test_the_cutout_has_the_mask_as_its_alpha_until_another_mask_is_shown(panel):
+    panel.segment(ONE)
+
+    answer = panel.do("cut_out")["cutout_picture"]
+
+    assert (answer["value"].mode, answer["value"].size, answer["visible"]) == ("RGBA", SIZE, True)
+    assert answer["value"].getchannel("A").tobytes() == panel.values["mask_picture"].tobytes()
+    assert panel.do("redraw")["cutout_picture"]["visible"] is False
+    panel.values["smallest_area"] = SIZE[0] * SIZE[1]
+    assert "Nothing to inpaint" in panel.do("cut_out")["status"]
