@@ -41,7 +41,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What is to be inpainted, or why nothing is."""
+    """The mask to inpaint, or the reason why there is none."""
 
     mask: SoftMask  # (H, W); all 0 if there is a reason
     reason: Reason | None  # None if there is something to inpaint
@@ -65,8 +65,8 @@ def decide(
 
     Prompts that select nothing never select everything, also inverted. They leave nothing to inpaint, unless
     they are added to a given mask that has something in it: then that is the mask. A given mask from which
-    they should be subtracted is not inpainted as a whole, since who names what to keep does not want it
-    repainted because it was not found. `blur` is what the webui does to the mask before it repaints.
+    they should be subtracted is not inpainted as a whole: the prompts name what to keep, which would otherwise be
+    repainted only because it was not found. `blur` is what the webui does to the mask before it repaints.
     """
     before_objects = result.mask_before_objects(options)
     objects = find_objects(before_objects) if options.objects else None

@@ -125,7 +125,7 @@ def require_options(value: object, kind: type[Options]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOptions(Options):
-    """How probabilities become a mask. The steps run in the order of the fields."""
+    """Options by which probabilities become a mask. The steps run in the order of the fields."""
 
     threshold: float = option(
         0.5, "probability from which a pixel belongs to the mask", low=0.0, high=1.0, step=0.01
@@ -160,7 +160,7 @@ class MaskOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions(Options):
-    """How an image and prompts become probabilities. The defaults give the same mask every time."""
+    """Options by which an image and prompts become probabilities. The defaults give the same mask every time."""
 
     resolution: int = option(
         0,

@@ -1,8 +1,8 @@
 """Fetch a file from the web: resume after an interruption, and keep nothing that may be wrong.
 
-huggingface_hub fetches files of its repositories. For plain addresses there is a small downloader: what has come
-lies in a hidden folder, with the mark (ETag or date) by which the server tells one version of the file from
-another. Without a mark, or with another one, the file is fetched anew.
+huggingface_hub fetches files of its repositories. For plain addresses there is a small downloader. It stores the
+received part in a hidden folder, together with the mark (ETag or date) by which the server tells one version of
+the file from another. Without a mark, or when the mark has changed, the file is fetched from its beginning.
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ def _receive(url: str, room: Path, accept: Accept, progress: Progress | None) ->
     quoted = urllib.parse.quote(url, safe=_UNQUOTED)
     request = urllib.request.Request(quoted, headers=headers)  # noqa: S310 - the scheme was checked
     with urllib.request.build_opener(_Redirects).open(request, timeout=_TIMEOUT) as answer:
+        # A server that does not resume, or has another version, sends the whole file with status 200.
         if answer.status != 206:
             done = 0
         elif not _continues(answer.headers, done, state["mark"]):
@@ -192,7 +193,7 @@ def _is_web_address(url: str) -> bool:
 
 
 def _continues(headers: Any, done: int, mark: str) -> bool:
-    """Return whether a part follows what has come; not every server respects If-Range."""
+    """Return whether the answer continues the stored part; not every server respects If-Range."""
     begins = str(headers.get("Content-Range") or f"bytes {done}-")
     return begins.startswith(f"bytes {done}-") and (_mark(headers) or mark) == mark
 
@@ -205,6 +206,7 @@ def _mark(headers: Any) -> str:
 
 def _choose_name(url: str, candidates: list[str]) -> str:
     """Return the first candidate with the suffix of a weight file, as a plain file name."""
+    # Servers choose these names: no folder may be in one, and no dot in front, which would hide the file.
     names = [
         re.sub(r"[^\w.+-]", "_", text.replace("\\", "/").rsplit("/", 1)[-1]).lstrip(".") for text in candidates
     ]

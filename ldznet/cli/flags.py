@@ -74,7 +74,7 @@ def read_options(parsed: argparse.Namespace, kind: type[Kind]) -> Kind:
 
 
 def add_checkpoint(group: argparse._ArgumentGroup, default: str = "the small one in models/tiny") -> None:
-    """Add the flag that names the Stable Diffusion model; `default` says in words what runs without it."""
+    """Add the flag that names the Stable Diffusion model; `default` describes the model that runs without it."""
     group.add_argument(
         "--checkpoint",
         type=Path,
@@ -169,7 +169,7 @@ def load_chosen_model(parsed: argparse.Namespace) -> tuple[DiffusersHost, Method
     from ldznet.methods.load import load_model
 
     require_model(parsed)
-    device, dtype = device_and_dtype(parsed)  # before the files, which may take long to read
+    device, dtype = device_and_dtype(parsed)  # a wrong device is reported before files are read
     if parsed.random_weights:
         return _make_random_model(parsed, device, dtype)
     return load_model(

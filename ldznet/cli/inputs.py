@@ -1,7 +1,7 @@
 """Find the images of a command and the place for the results of each.
 
-Files that the command has written itself are never images to it, wherever it meets them: in a folder, by a
-pattern, or among files that a shell has listed.
+Files that the command has written itself are left out, whether they are in a folder, match a pattern, or were
+listed by a shell.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _find_in_folder(folder: Path, recursive: bool, inputs: Inputs) -> dict[str, 
         inputs.closed_folders.append((str(why.filename), why.strerror or str(why)))
 
     for root, folders, names in os.walk(folder, onerror=note_closed):
-        # Hidden files are no images of the user: macOS writes "._photo.jpg" beside "photo.jpg" on other disks.
+        # Hidden files are not the user's images: macOS writes "._photo.jpg" next to "photo.jpg" on other disks.
         visible = [Path(root, name) for name in names if not name.startswith(".")]
         files += [path for path in visible if path.suffix.lower() in suffixes]
         unreadable = (path for path in visible if path.suffix.lower() in unreadable_suffixes)
@@ -200,6 +200,7 @@ def _stem(name: Path) -> str:
 
 def _shorten(name: str) -> str:
     """Return a name with room for the endings of the results: file systems allow 255 bytes."""
+    # 85 bytes are left for endings such as ".mask.12-" with 40 bytes of a prompt, and for a number of the target.
     if len(os.fsencode(name)) <= 170:
         return name
     stem, suffix = os.path.splitext(name)

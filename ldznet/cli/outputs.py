@@ -1,6 +1,6 @@
 """Write what `segment --save` asks for: the names of the files of one image, and what is drawn into them.
 
-Whose files they are and how they get to their places: reports.py.
+reports.py records which files belong to the command, and moves them to their places.
 """
 
 from __future__ import annotations

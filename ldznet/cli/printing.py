@@ -58,7 +58,7 @@ class Printer:
             self.bar.write(printable(text), file=stream)
         else:
             print(printable(text), file=stream)
-        stream.flush()  # so that whoever reads a pipe gets the line of each image at once
+        stream.flush()  # a program that reads a pipe gets the line of each image at once
 
 
 # --- progress bars ---------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def byte_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 class _NoBar:
-    """Takes the calls to a progress bar where tqdm is not installed."""
+    """A progress bar that shows nothing, for where tqdm is not installed."""
 
     def update(self, more: int = 1) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Keep track of whose files the results of an image are, and move results to their places.
+"""Record which files this command has written for an image, and move results to their places.
 
 Each image has a report NAME.json beside its results, which lists the files that are ours: no other file is ever
 overwritten unasked. Results are made in a temporary folder, then moved to their places while no other process

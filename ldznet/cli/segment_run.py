@@ -1,7 +1,7 @@
 """Segment the images of one command: what is done, what failed, and what is printed about it.
 
-One image that cannot be done does not stop the others. What is done already, by the same command before, is not
-done again.
+An image that fails does not stop the others. Images that the same command has segmented before are not segmented
+again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SegmentRun:
         self._total = len(inputs.jobs) + len(inputs.closed_folders)
 
     def run(self) -> int:
-        """Do all images and print the summary; return the exit code."""
+        """Segment all images and print the summary; return the exit code."""
         stopped = 0
         self._print_left_out()
         try:

@@ -46,7 +46,7 @@ class GivenMask:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for all images of a command."""
+    """The settings that all images of a command share."""
 
     prompts: tuple[str, ...]
     negatives: tuple[str, ...]
@@ -94,7 +94,7 @@ def read_settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Setting
 
 
 def _split(prompts: Sequence[str]) -> list[str]:
-    """Split each text at | into prompts, as the panel does; a text without any words is left for the check."""
+    """Split each text at | into prompts, as the panel does; an empty text stays, so that the check refuses it."""
     prompts = list(map(_decode, prompts))
     parts = ([part for part in text.split("|") if part.strip()] or [text.strip("|")] for text in prompts)
     return [part for several in parts for part in several]

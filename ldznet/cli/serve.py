@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Load the model, open the page, and wait until the process is told to end."""
+    """Load the model, open the page, and wait until a signal ends the process."""
     _check(parsed)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
     from ldznet.cli import standalone_page
@@ -79,7 +79,7 @@ def _check(parsed: argparse.Namespace) -> None:
         OptionError, LdznetError: gradio, a folder or the embedded model is missing, or the port cannot be opened.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise LdznetError(f"gradio is not installed, which draws the page. Install it: {HOW_TO_INSTALL}")
+        raise LdznetError(f"gradio, which draws the page, is not installed. Install it: {HOW_TO_INSTALL}")
     installed = version("gradio")
     if int(installed.split(".")[0]) < OLDEST_GRADIO:
         raise LdznetError(

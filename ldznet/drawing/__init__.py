@@ -1,1 +1,1 @@
-"""Pictures of masks: overlays, colour maps, legends."""
+"""Images of masks: overlays, colour maps, legends."""

@@ -65,9 +65,9 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
-    """Make a head file from a checkpoint in the released layout; by default beside the checkpoint.
+    """Make a head file from a checkpoint in the released layout, by default in the checkpoint's folder.
 
-    `heads` is the number of attention heads, which no shape tells: 8 in the released size, required for any other.
+    `heads` is the number of attention heads, which no shape shows: 8 in the released size, required for any other.
     No object in the source is unpickled. The source is mapped, so that the peak of memory is the head alone,
     unless its records are compressed.
 

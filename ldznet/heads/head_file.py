@@ -167,6 +167,7 @@ def verify_digest(path: Path, expected: str) -> None:
         length = file.read(8)
         header = file.read(int.from_bytes(length, "little"))
         digest.update(length)
+        # The digest covers its own header, in which zeros stood while it was taken.
         digest.update(header.replace(expected.encode(), NO_DIGEST.encode(), 1))
         while chunk := file.read(2**23):
             digest.update(chunk)

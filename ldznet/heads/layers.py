@@ -121,6 +121,7 @@ class Attention(nn.Module):
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         # (B, tokens, C) -> (B, heads, tokens, C / heads)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        # Expanded after the projections, which then run once for a latent that serves many prompts.
         batch = max(len(q), len(k))
         q, k, v = (t.expand(batch, -1, -1, -1) for t in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v)
@@ -269,6 +270,7 @@ class SpatialTransformer(nn.Module):
             TransformerBlock(channels, context_width, heads, feature_width) for _ in range(depth)
         )
         self.proj_out = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        # Starts as the identity, as in the published code: the transformer adds nothing before it is trained.
         nn.init.zeros_(self.proj_out.weight)
         assert self.proj_out.bias is not None
         nn.init.zeros_(self.proj_out.bias)

@@ -65,6 +65,7 @@ class HeadConfig:
         if self.fusion not in ("attention", "concat"):
             raise HeadError(f"The fusion of features {self.fusion!r} is not known: use attention or concat.")
         if self.kind != "ld-znet":
+            # The other kinds read no features, whatever these two fields say.
             object.__setattr__(self, "pool_grids", {})
             object.__setattr__(self, "fusion", "attention")
         if not isinstance(self.pool_grids, Mapping) or not all(

@@ -282,6 +282,7 @@ class UNet(nn.Module):
         x = self._run(self.middle_block, x, emb, context, features.get("middle_block.1"))
         for index, block in enumerate(self.output_blocks):
             skip = skips.pop()
+            # A skip from before the first attention to the text may have a batch of one for many prompts.
             x = torch.cat([x, skip.expand(len(x), -1, -1, -1)], dim=1)
             x = self._run(block, x, emb, context, features.get(f"output_blocks.{index}.1"))
         return self.out(x)

@@ -1,6 +1,6 @@
-"""Open any file of weights: safely, and without holding it in memory.
+"""Open any file of weights safely, without holding it in memory.
 
-Safetensors are read tensor by tensor; pickled checkpoints: pickled.py. Knows nothing of heads and models.
+Safetensors are read tensor by tensor; pickled.py reads pickled checkpoints. Knows nothing of heads and models.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def _kind(path: Path) -> str:
         return "index"
     if head.startswith(b"PK\x03\x04"):
         return "zip"
+    # A safetensors file begins with the length of its header in 8 bytes, and the header with a brace.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "safetensors"
     if head[:1] == b"\x80":

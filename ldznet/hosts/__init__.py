@@ -1,1 +1,1 @@
-"""Where the Stable Diffusion model comes from: a checkpoint file, or a webui that has loaded it."""
+"""Access to a Stable Diffusion model: from a checkpoint file, or from a webui that has loaded it."""

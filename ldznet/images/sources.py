@@ -1,4 +1,4 @@
-"""Open the file behind a path, bytes or a file object, and say in words why it cannot be opened."""
+"""Open an image given as a path, bytes or a file object; an error says why it cannot be opened."""
 
 from __future__ import annotations
 

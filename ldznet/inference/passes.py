@@ -1,4 +1,4 @@
-"""The passes of prompts through the network: how many, and which sentence, timestep and noise each uses."""
+"""Passes of prompts through the network: their number, and the sentence, timestep and noise of each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _combinations(options: SegmentOptions) -> int:
 
 
 class Passes:
-    """Which sentence, timestep and noise each pass over the prompts uses.
+    """The sentence, timestep and noise of each pass over the prompts.
 
     All noise comes from private generators on the CPU, so that it is the same on every device and leaves
     the random states of host and user alone.

@@ -1,4 +1,4 @@
-"""Prompts as texts: check them, and the sentences that may stand around one."""
+"""Check prompts, which are texts, and list the sentences that may be put around one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts of an image are worth a second look, and how its maps are joined with those of the first.
+"""Find the parts of an image that are worth a second look, and join its maps with those of the first look.
 
 Plain arrays: nothing here knows of prompts, models or files.
 

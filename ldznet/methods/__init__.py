@@ -1,1 +1,1 @@
-"""How a probability map is made; all methods share one small interface."""
+"""The methods that make probability maps; all of them share one small interface."""

@@ -1,4 +1,4 @@
-"""How attention becomes a probability: every option, and which values suit which model.
+"""Options of the attention method, and the values that suit each kind of model.
 
 For full-size models the values are published ones: our small model says little about them, and published results
 differ. For small models, such as the embedded one, the values won on procedural scenes:
@@ -24,7 +24,7 @@ from ldznet.methods.method import Defaults
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions:
-    """How attention becomes a probability. The steps run in the order of the fields."""
+    """Options by which attention becomes a probability. The steps run in the order of the fields."""
 
     # All phrases of an image in one sentence and one pass, whatever the batch, where they fit.
     together: bool = False

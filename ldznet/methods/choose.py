@@ -1,4 +1,4 @@
-"""Choose a method: the one asked for, or the best that fits the loaded model.
+"""Choose a method: the one that the user names, or the best one that fits the loaded model.
 
 A head that was trained for the model beats the methods that need none; where no head fits, attention does
 the job. A choice comes with its reason, to be shown to the user.

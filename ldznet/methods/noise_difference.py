@@ -32,7 +32,7 @@ from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceOptions:
-    """How two noise predictions become a probability."""
+    """Options by which two noise predictions become a probability."""
 
     noises: int = 10  # noises whose differences are averaged; the first is that of the seed
     clamp: float = 3.0  # multiple of the mean difference that becomes 1; larger differences are cut off

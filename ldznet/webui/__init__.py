@@ -1,1 +1,1 @@
-"""The panel in the webui: what it asks (controls), what it does (runs), how it looks (panel)."""
+"""The extension in the webui: session, panel, runs of img2img, and API."""

@@ -31,7 +31,7 @@ _STATE_FIELDS = ("job_count", "sampling_step", "sampling_steps", "textinfo")
 
 
 class App(Protocol):
-    """What a session and the panel need of the program that they run in."""
+    """The program around a session and the panel: its model, its lock, its options and its page."""
 
     # --- work ----------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class App(Protocol):
 
 
 class GeneratingApp(App, Protocol):
-    """What runs of img2img, the API and the settings page need of a webui in addition to `App`."""
+    """A webui that also generates images: its settings page, saved results, parameters and plots."""
 
     def declare_setting(
         self,

@@ -132,7 +132,7 @@ MASK_CONTROLS = tuple(name for name in BY_NAME if name in _MASK_OPTIONS)
 
 @dataclass(frozen=True, kw_only=True)
 class PanelSettings:
-    """What the controls say together."""
+    """The values of all controls, checked and grouped by what reads them."""
 
     enabled: bool
     prompts: tuple[str, ...]
@@ -151,7 +151,7 @@ class PanelSettings:
 
 
 def read_panel_settings(args: Sequence[Any]) -> PanelSettings:
-    """Return the Settings of the script's arguments, without the webui's settings page; see `read_values`."""
+    """Return the settings of the script's arguments, without the webui's settings page; see `read_values`."""
     return settings_of(read_values(args))
 
 
@@ -194,7 +194,7 @@ def read_mask_options(values: Mapping[str, Any]) -> MaskOptions:
 
 
 def settings_of(values: Mapping[str, Any], *, template: str = "") -> PanelSettings:
-    """Return the Settings of checked values of all controls; `template` is that of SegmentOptions.
+    """Return the settings from checked values of all controls; `template` is that of SegmentOptions.
 
     Raises:
         OptionError: numbers in a text cannot be read.

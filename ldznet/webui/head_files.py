@@ -159,12 +159,13 @@ def chosen_name(head: str) -> str:
 
 
 def convert_checkpoint(path: Path, host: HostInfo, progress: Progress) -> None:
-    """Convert a checkpoint to a head file beside it; a second caller waits for the first one's file.
+    """Convert a checkpoint to a head file in its folder; a second caller waits for the first one's file.
 
     Raises:
-        CheckpointError: the file is not a checkpoint, is damaged, or the disk is full; nothing is left behind.
+        CheckpointError: the file is not a checkpoint, is damaged, or the disk is full; no new file is left.
     """
     with _converting:
+        # Another request may have converted it while this one waited.
         if _converted(path).exists():
             return
         log.info("Converting %s; this is done once.", path)

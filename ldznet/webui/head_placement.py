@@ -35,10 +35,11 @@ def place_head(method: Any, device: torch.device, rest: str, make_room: Callable
     """Move a head to where it stays; a method without a head stays as it is.
 
     `rest` is the setting. `make_room` takes the model off the device; where it is given, as with --medvram and
-    --lowvram, a head is never on the device beside the UNet.
+    --lowvram, a head is never on the device together with the UNet.
     """
     if not isinstance(method, LearnedHead):
         return
+    # With --medvram and --lowvram "GPU" acts as "CPU": the head leaves the device after each of its steps.
     if device.type == "cpu" or (rest == "GPU" and make_room is None):
         method.to(device)
     elif make_room is None:

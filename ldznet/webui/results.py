@@ -1,6 +1,6 @@
-"""A cached segmentation, and what panel, runs and API say about it. What the panel draws of it: panel/preview.py.
+"""A cached segmentation, and the texts and reports of panel, runs and API about it; panel/preview.py draws it.
 
-Plain arrays and Pillow, from the kept probabilities: nothing here runs a network. Sizes of Pillow's images are
+Plain arrays and Pillow, from the cached probabilities: nothing here runs a network. Sizes of Pillow's images are
 (width, height); masks are (H, W).
 """
 

@@ -161,7 +161,7 @@ class SettingsPage:
 
     def precision(self) -> str:
         """Return the precision of heads: by the flag, else by the page."""
-        # "auto" is also the flag's default: it cannot be told from a flag that was not given.
+        # "auto" is also the flag's default, so an explicit --ldznet-precision auto counts as no flag.
         flag: str = self.app.flag("ldznet_precision") or "auto"
         return self.value("precision") if flag == "auto" else flag
 

@@ -42,7 +42,7 @@ def test_without_gradio_it_says_how_to_install_it(capsys, monkeypatch):
     assert code == 1
     assert (
         text
-        == "error: gradio is not installed, which draws the page. Install it: in the folder of ldznet, run pip "
+        == "error: gradio, which draws the page, is not installed. Install it: in the folder of ldznet, run pip "
         'install -e ".[serve]"\n'
     )
 

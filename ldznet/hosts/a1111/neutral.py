@@ -51,7 +51,7 @@ def neutral(webui: WebuiModules, model: Any) -> Iterator[None]:
     Raises:
         HostError: the model's weights are gone.
     """
-    parts = (model.model, model.first_stage_model, text_part(model))
+    parts = (model.model, model.first_stage_model, text_part(model))  # UNet, VAE, text encoders
     modules = [module for part in parts for module in part.modules()]
     with ExitStack() as undo:
         undo.enter_context(_emptied(webui.shared.loaded_hypernetworks))
@@ -63,6 +63,7 @@ def neutral(webui: WebuiModules, model: Any) -> Iterator[None]:
         undo.enter_context(_own_forwards(modules))
         undo.enter_context(_zero_padding(modules))
         undo.enter_context(_original_weights(modules))
+        # Entered last and undone first; the exchange of weights copies between any devices.
         undo.enter_context(_in_place(webui, model, parts))
         yield
 

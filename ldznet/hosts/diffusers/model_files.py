@@ -1,4 +1,4 @@
-"""Which files a model on disk consists of, and the UNet's weights in them for a head to start from."""
+"""List the files of a model on disk, and read the UNet's weights in them, from which a head can start."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _WEIGHTS = re.compile(
 
 
 def model_files(path: Path) -> list[Path]:
-    """Return all files that a model is loaded from and that lie with it: if one changes, its masks may, too.
+    """Return all files that a model is loaded from, and on which its masks therefore depend.
 
     Raises:
-        HostError: the .yaml beside the checkpoint is not a configuration.
+        HostError: the .yaml next to the checkpoint is not a configuration.
     """
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.is_file())

@@ -1,4 +1,4 @@
-"""Where the parts of a checkpoint lie, and how its tensors are named. Opens no file.
+"""Tables of the names that a checkpoint's tensors have in the layouts in use. Opens no file.
 
 A table per part: UNet (unet_names.py), VAE, and the two layouts of text encoders. Every source of names is a row
 here and not a special case elsewhere.

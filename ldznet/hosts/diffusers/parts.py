@@ -113,7 +113,7 @@ def build_vae(file: TensorFile, scale: float) -> Any:
     while f"decoder.up_blocks.0.resnets.{blocks + 1}.conv1.weight" in shapes:
         blocks += 1
     vae = AutoencoderKL(**vae_settings(widths, blocks, channels, scale))
-    # What stands beside encoder and decoder, such as the loss that the VAE was trained with, is not needed.
+    # Other tensors, such as those of the loss that the VAE was trained with, are not needed.
     needed = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     load_sources(vae, file, {n: source for n, source in sources.items() if n.startswith(needed)}, "VAE")
     return vae
@@ -167,6 +167,7 @@ def _is_pointwise(tensor: Tensor, own: Tensor | None) -> bool:
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """Return what tells one model from another: a digest over a few numbers of every tensor."""
     digest = hashlib.sha256()
+    # Eight values of each suffice, since training changes all of them; a digest of gigabytes would take seconds.
     for name in sorted(state):
         digest.update(f"{name}{tuple(state[name].shape)}".encode())
         digest.update(state[name].detach().flatten()[:8].float().cpu().numpy().tobytes())

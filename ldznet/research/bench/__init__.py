@@ -1,1 +1,1 @@
-"""Measuring speed and memory."""
+"""Measure speed and memory."""

@@ -1,4 +1,4 @@
-"""The plain way, as in the released code, to compare with.
+"""Make masks in the plain way of the released code, for comparison.
 
 For every prompt the image is encoded again, the UNet runs to its end, attention is not fused, convolutions are
 PyTorch's own, and everything is float32.

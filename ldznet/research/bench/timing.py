@@ -1,4 +1,4 @@
-"""Timing pieces of work alternately, with their peak memory; shared by the benches."""
+"""Time pieces of work alternately, with their peak memory; shared by the benches."""
 
 from __future__ import annotations
 

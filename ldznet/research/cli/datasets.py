@@ -1,4 +1,4 @@
-"""Finding the datasets that the command line calls by name, and saying how to get a missing one.
+"""Find the datasets that the command line calls by name, and explain how to get a missing one.
 
 Nothing is downloaded: no dataset may be passed on, and their addresses change (docs/evaluation.md says more).
 """

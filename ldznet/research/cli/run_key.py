@@ -1,4 +1,4 @@
-"""What a measurement depends on: a record for the report, and a key.
+"""Describe what a measurement depends on: in a record for the report, and in a key.
 
 Only a measurement with the same key may continue in a folder of results: the counts themselves do not show what
 they were counted from.

@@ -1,4 +1,4 @@
-"""python -m ldznet evaluate STUDY: what a model knows, and how much each step of a method contributes.
+"""python -m ldznet evaluate STUDY: measure what a model knows, and how much each step of a method contributes.
 
 samples    images that the model makes from captions
 features   which of the UNet's features know where objects are

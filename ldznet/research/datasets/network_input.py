@@ -1,4 +1,4 @@
-"""What the network sees of a sample: a square crop, or the whole image stretched to a square.
+"""Make the network's input from a sample: a square crop, or the whole image stretched to a square.
 
     image   (H, W, 3)  uint8, RGB
     mask    (H, W)     bool; True is what the phrase names

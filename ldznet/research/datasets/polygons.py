@@ -1,4 +1,4 @@
-"""Drawing polygons as masks, as each of the two published codes does, and finding degenerate ones.
+"""Draw polygons as masks, as each of the two published codes does, and find degenerate ones.
 
     polygon  points (x, y) in pixels
     mask     (H, W) bool

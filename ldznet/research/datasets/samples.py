@@ -1,4 +1,4 @@
-"""What every dataset reader has in common: samples that are read one at a time, and checks of their parts.
+"""The base of all dataset readers: samples that are read one at a time, and checks of their parts.
 
 A reader is a sequence. Opening it reads annotations only; an image is read when its index is asked for, and is
 not kept. `reader[index]` is a Sample, or a Skipped that says why it cannot be read: a value, not an exception, so

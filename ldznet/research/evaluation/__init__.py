@@ -1,1 +1,1 @@
-"""Measuring a model on samples, and the reports."""
+"""Measure a model on samples, and write reports."""

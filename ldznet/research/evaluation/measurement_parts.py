@@ -1,4 +1,4 @@
-"""What a measurement has counted so far, on disk: it can be interrupted, and shared by several processes.
+"""Store the counts of a measurement on disk, so that it can be interrupted and shared by several processes.
 
 FOLDER/parts/NAME.R-of-W.json   what process R of W has counted
 FOLDER/parts/NAME.R-of-W.alive  written again and again while it measures

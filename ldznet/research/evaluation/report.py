@@ -1,4 +1,4 @@
-"""How the numbers of a measurement are shown: tables in Markdown, JSON, and a row for a paper in LaTeX.
+"""Format the numbers of a measurement: tables in Markdown, JSON, and a row for a paper in LaTeX.
 
 FOLDER/NAME.json          all numbers, also by category, and what was left out
 FOLDER/NAME.md  NAME.tex  the tables, with the published rows where they can be compared; a row for a paper

@@ -1,4 +1,4 @@
-"""Measuring a method on a dataset: samples in, predictions and scores out, one sample at a time.
+"""Measure a method on a dataset: samples in, predictions and scores out, one sample at a time.
 
 Every image is stretched to a square, as CLIPSeg's protocol and the paper do, and masks are compared there; by
 PhraseCut's own protocol they are compared at the image's size, with the mask that it draws itself. A dataset is
@@ -151,7 +151,7 @@ class Extreme:
 
 @dataclass
 class Part:
-    """What one process has measured so far: its blocks, their scores, and the best and worst samples."""
+    """The measurements of one process so far: its blocks, their scores, and the best and worst samples."""
 
     scores: Scores = field(default_factory=Scores)
     blocks: set[int] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Counting pixels at each of 49 thresholds, and the curve of a measure over them.
+"""Count pixels at each of 49 thresholds, and compute the curve of a measure over them.
 
     probability  (H, W)  float in [0, 1]; compared in float32
     target       (H, W)  bool; True is the object

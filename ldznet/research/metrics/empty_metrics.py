@@ -1,4 +1,4 @@
-"""How often a phrase for an absent object selects nothing: our own measure, in addition to the published ones.
+"""Measure how often a phrase for an absent object selects nothing: our measure, in addition to the published ones.
 
 Nothing here knows of models, files or datasets; shapes are those of counts.py.
 """

@@ -1,4 +1,4 @@
-"""How much each step of a method contributes: one option changed at a time, measured on the same samples.
+"""Measure how much each step of a method contributes: one option is changed at a time, on the same samples.
 
     setup = Setup.of(host.info, "attention")
     for variant in variants(setup, steps_for(setup, host.info)):

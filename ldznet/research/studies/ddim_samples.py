@@ -1,4 +1,4 @@
-"""Making images from captions with a Stable Diffusion model, to see what the embedded one has learned.
+"""Make images from captions with a Stable Diffusion model, to see what the embedded one has learned.
 
 Source: Song et al., Denoising Diffusion Implicit Models, https://arxiv.org/abs/2010.02502, eq. 12 without
 noise; classifier-free guidance: Ho and Salimans, https://arxiv.org/abs/2207.12598.

@@ -1,4 +1,4 @@
-"""Which of the UNet's features know where objects are: every transformer's output at several timesteps.
+"""Measure which of the UNet's features know where objects are: each transformer's output at several timesteps.
 
 A small decoder is trained on each feature alone, on a few scenes, and its average precision is measured on
 others: the paper's Figure 4 for any model. The decoder sees nothing but the feature, so whatever it finds of a

@@ -1,4 +1,4 @@
-"""What the second look gains and costs: masks at the image's own size, by the size of objects.
+"""Measure what the second look gains and costs: masks at the image's own size, by the size of objects.
 
 The scenes are larger than what the network sees, and different in each look. Every scene is segmented alternately
 without and with the second look, so that the ratio of the times holds on a busy machine. The result of the tiles

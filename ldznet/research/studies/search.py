@@ -1,4 +1,4 @@
-"""Searching for the options that suit a model: a coordinate search, one step of the method after the other.
+"""Search for the options that suit a model: a coordinate search, one step of the method after the other.
 
 It uses other samples than those that are reported, and goes through the steps twice, because the best value of one
 step depends on the later ones.

@@ -1,4 +1,4 @@
-"""Drawing what the two methods without a head do, step by step, on one scene.
+"""Draw the steps of the two methods without a head on one scene.
 
 There is a row for a present object and one for an absent one. Maps are drawn on their own grid; all but the last
 use the range from their smallest to their largest value, the last one the range from 0 to 1.

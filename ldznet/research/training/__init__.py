@@ -1,1 +1,1 @@
-"""Training heads."""
+"""Train heads."""

@@ -1,4 +1,4 @@
-"""The cost of a training, measured by a few steps that are thrown away."""
+"""Measure the cost of a training with a few steps whose result is discarded."""
 
 from __future__ import annotations
 

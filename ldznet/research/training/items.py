@@ -1,4 +1,4 @@
-"""What a training step sees: the prompt at each position of an endless training, and batches of them.
+"""Items of a training step: the prompt at each position of an endless training, and batches of them.
 
 All randomness of a position comes from its number and the seed: sample, crop, sentence, timestep, noise. So it
 does not depend on which process asks, in which batch, or after how many interruptions.

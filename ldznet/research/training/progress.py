@@ -1,4 +1,4 @@
-"""What a long training reports while it runs, and how it is stopped between two steps."""
+"""Report the progress of a long training, and stop it between two steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def time_text(seconds: float) -> str:
 
 @dataclass
 class StopRequest:
-    """Whether a signal asked the training to stop."""
+    """A flag that is set when a signal asks the training to stop."""
 
     signal: int = 0  # its number; 0 as long as none has come
 

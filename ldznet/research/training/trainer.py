@@ -1,4 +1,4 @@
-"""Training a head: LD-ZNet, ZNet or RGBNet, for any Stable Diffusion model that the host loads.
+"""Train a head: LD-ZNet, ZNet or RGBNet, for any Stable Diffusion model that the host loads.
 
 All randomness of a step comes from its number and the seed: samples, crops, sentences, timesteps, noise. So an
 interrupted run resumes as if it had never stopped, and several processes together see the batch that one alone

@@ -183,7 +183,7 @@ class NegativePromptAnswer(_Described):
 
 
 class Seconds(_Described):
-    """Where the time went. A repeated request gets the kept result, which takes next to no time."""
+    """The time of each step. A repeated request gets the cached result, which takes next to no time."""
 
     waited: float = Field(..., description="for other work of the webui")
     encode: float = Field(..., description="encoding the image, by the VAE; 0 if it was encoded before")
@@ -248,7 +248,7 @@ class LastRun(_Described):
 
 
 class Status(_Described, extra="allow"):
-    """What we have loaded, where, and its memory; null where nothing is loaded or PyTorch does not count."""
+    """The loaded head and model, their devices and memory; null if nothing is loaded or PyTorch does not count."""
 
     model: str | None = Field(None, description="the checkpoint of the last run")
     method: str | None = Field(None, description="the one that is ready for the next run", examples=["ld-znet"])

@@ -13,7 +13,7 @@ from PIL import Image
 
 
 class Page(Protocol):
-    """What the panel needs of its page."""
+    """The components around the panel, and how images and masks are exchanged with them."""
 
     generates: bool  # whether the page repaints images; if not, the controls of inpainting are hidden
     input_names: Sequence[str]  # the components whose values `read_image` needs

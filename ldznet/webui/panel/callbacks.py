@@ -1,7 +1,7 @@
-"""What the events of the panel do.
+"""The functions that the panel's events call.
 
-Each method gets the values of components by name, and returns new values by name; what it does not return stays
-as it is. wiring.py says which event calls which method.
+Each method gets the values of components by name and returns new values by name; a component without a new value
+stays as it is. wiring.py says which event calls which method.
 """
 
 from __future__ import annotations

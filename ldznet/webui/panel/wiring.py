@@ -1,4 +1,4 @@
-"""Which event of the panel does what, and which components it reads and fills, by name."""
+"""Connect the panel's events to callbacks.py, with the names of the components that each reads and fills."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What happens within a run of img2img."""
+"""The hooks within a run of img2img."""

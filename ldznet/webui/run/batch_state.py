@@ -1,4 +1,4 @@
-"""What a run of img2img keeps on `p`: the user's own values, and what belongs to the image at hand.
+"""The state that a run of img2img keeps on `p`: the user's own values, and those of the current image.
 
 In Batch one `p` serves all files and keeps what the webui and our hooks have written for the file before. A plot
 gives a copy of `p` to each cell; Loopback gives a result back as the next image. `RunState` sorts this out:
@@ -36,7 +36,7 @@ _STALE = ("mask", "nmask", "latent_mask", "overlay_images", "mask_for_overlay", 
 
 
 class Phase(Enum):
-    """Where a run is."""
+    """The step that a run has reached."""
 
     NOTED = "noted"  # the user's values are noted; the panel has had nothing to do yet
     IMAGE = "image"  # an image that needs its own mask: a single one, a file of Batch, a cell of a plot
@@ -46,7 +46,7 @@ class Phase(Enum):
 
 @dataclass
 class Outputs:
-    """What joins the results of one image."""
+    """The images and the warning that are added to the results of one image."""
 
     images: Mapping[str, Image.Image] = field(default_factory=dict)  # by name: mask and overlay
     append: bool = False
@@ -59,7 +59,7 @@ class RunState:
     """The state of one `p`; its phase says what the hooks do next."""
 
     is_batch: bool
-    given_mask: Image.Image | None  # the user's own, of the image at hand
+    given_mask: Image.Image | None  # the user's own, of the current image
     _user_values: dict[str, Any]
     phase: Phase = Phase.NOTED
     outputs: Outputs = field(default_factory=Outputs)

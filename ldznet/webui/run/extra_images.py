@@ -1,4 +1,4 @@
-"""Add mask and overlay to the results of a run, and save them beside the first saved image.
+"""Add mask and overlay to the results of a run, and save them in the folder of the first saved image.
 
 File names and lines are those of AUTOMATIC1111 1.10.1.
 """
@@ -27,7 +27,7 @@ def append_images(processed: Any, images: Mapping[str, Image.Image]) -> None:
 
 
 def save_images(app: GeneratingApp, p: Any, processed: Any, images: Mapping[str, Image.Image]) -> None:
-    """Save images beside the first saved result, under its name: 00012-1.png, 00012-1-ldznet-mask.png.
+    """Save images next to the first saved result, under its name: 00012-1.png, 00012-1-ldznet-mask.png.
 
     Nothing is saved where the webui has saved nothing, by its settings or those of a request.
     """
