@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
-        return 128 + 13
+        return 128 + 13  # SIGPIPE, as a shell reports it
     except KeyboardInterrupt as stop:
         return _end(as_json, "stopped", stop_code(stop), prefix="")
     except LdznetError as error:

@@ -56,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         result = {
             "path": str(report.path),
-            "config": json.loads(report.config.to_json()),
+            "config": json.loads(report.config.to_json()),  # as in the header of the file
             "weights": report.weights,
             "dtype": report.dtype,
             "parameters": report.parameters,

@@ -156,6 +156,7 @@ class ResultFiles:
         if name == "objects":
             labels = [f"{item['prompt']}, {item['share']:.1%}" for item in self.record["objects"]]
             return object_map(self._objects, labels, pixels, selection=self._options.objects)
+        # One at a time, since each map is as large as the image.
         maps = map(result.net_probability, range(len(result)))
         return color_map(maps, result.prompts, pixels, background=self._options.threshold).picture
 

@@ -93,6 +93,7 @@ def run(parsed: argparse.Namespace) -> int:
     if not inputs.jobs and inputs.unreadable:
         raise ImageError(unreadable_text(inputs.unreadable))
     if parsed.out == "-":
+        # The processes of a launch share standard output, so only the first one writes.
         return 0 if rank else write_to_standard_output(parsed, inputs, settings)
     require_folder(Path(parsed.out))
     if "batch" in settings.save:

@@ -50,6 +50,7 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no UNet can be, so that a damaged configuration is an error and not a crash later."""
+        # The limits are far above any published model, so that a damaged header builds no huge network.
         numbers = [self.in_channels, self.out_channels, self.model_channels, self.context_width]
         numbers += [self.middle_depth, self.res_blocks, self.heads, *self.channel_mult]
         whole = all(type(n) is int and n >= 1 for n in numbers)
@@ -83,9 +84,10 @@ class UNetConfig:
 
     def transformer_paths(self) -> list[str]:
         """Return the places with a transformer, in the order in which the UNet runs them."""
-        paths, index = [], 1
+        paths, index = [], 1  # place 0 is the first convolution
         for level, depth in enumerate(self.depths):
             paths += [f"input_blocks.{index + n}.1" for n in range(self.res_blocks) if depth]
+            # A level ends with its downsampling, except for the last one.
             index += self.res_blocks + (level < len(self.depths) - 1)
         paths.append("middle_block.1")
         index = 0
@@ -156,6 +158,7 @@ class UNetConfig:
                 f"The UNet's widths {[level[0][0] for level in levels]} are no multiples of its first, "
                 f"{model_channels}. The file is damaged: use the original checkpoint."
             )
+        # A linear layer has two dimensions, a 1 x 1 convolution four.
         projection = shapes["middle_block.1.proj_in.weight"]
         return cls(
             in_channels=in_channels,
@@ -242,6 +245,7 @@ class UNet(nn.Module):
         for level, (mult, depth) in reversed(
             list(enumerate(zip(config.channel_mult, config.depths, strict=True)))
         ):
+            # One block more than in the encoder, for the skip of the downsampling or of the first convolution.
             for n in range(config.res_blocks + 1):
                 layers = [ResBlock(channels + skips.pop(), mult * width, emb_width)]
                 channels = mult * width

@@ -41,6 +41,7 @@ class QueriesAndKeys:
 
     def of(self, index: int) -> tuple[Tensor, Tensor]:
         """Return q (heads, N, d), scaled by 1 / sqrt(d), and k (heads, L, d) of one prompt, both float32."""
+        # In float32, whatever the host computes in, since many small probabilities are averaged.
         q, k = (one_of(t, index).float() for t in (self.q, self.k))
         q, k = (t.reshape(len(t), self.heads, -1).transpose(0, 1) for t in (q, k))
         return q * q.shape[-1] ** -0.5, k
@@ -140,6 +141,7 @@ def probe_attention(
                 silent.discard(layer)
 
             undo.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        # Ends the pass after the last transformer that is needed; its output itself is not used.
         with capture({needed[-1]: transformers[needed[-1]]}):
             yield probes
     if silent:

@@ -64,6 +64,7 @@ def capture(modules: Mapping[str, nn.Module], *, early_exit: bool = True) -> Ite
                 feature = output[0] if isinstance(output, tuple) else output
                 assert isinstance(feature, Tensor)
                 mine.features[name] = feature
+                # Nested captures share the pass, so it goes on until the last of them has its features.
                 if all(capture.done for capture in _active.captures):
                     raise _EnoughError
 

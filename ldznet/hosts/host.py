@@ -151,6 +151,7 @@ class Schedule:
         return (signal * v.float() + level * noisy_latent.float()).to(v.dtype)
 
     def _levels(self, timesteps: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        # The table stays on the CPU, since not every device has float64; the results are rounded once.
         alphas = self.alphas_cumprod[timesteps.cpu()]
         levels = (alphas.sqrt(), (1 - alphas).sqrt())
         signal, level = (part.float().to(device)[:, None, None, None] for part in levels)

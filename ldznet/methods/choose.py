@@ -94,6 +94,7 @@ def choose_method(
     """
     if name != AUTO and (make := method_entry(name).make):
         return MethodChoice(make(host), "asked for")
+    # Heads are tried until one can be read, since a file with a sound header may have damaged weights.
     candidates, damaged = list(heads), list[CheckpointError]()
     while (info := best_head(candidates, host)) is not None:
         try:

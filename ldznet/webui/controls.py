@@ -59,6 +59,7 @@ class Control:
         return self.label if is_alike else f"{self.label} ({self.name})"
 
 
+# No name is in both classes, so that a control's name says which option it is.
 _MASK_OPTIONS, _SEGMENT_OPTIONS = options_of(MaskOptions), options_of(SegmentOptions)
 _OPTIONS = {**_SEGMENT_OPTIONS, **_MASK_OPTIONS}
 

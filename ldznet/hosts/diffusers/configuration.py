@@ -74,6 +74,7 @@ def configured_prediction(configuration: Mapping[str, Any]) -> Prediction | None
             f'The .yaml beside the checkpoint says that the model predicts "{parameterization}", but ldznet knows '
             '"eps" (noise) and "v" only. Correct the .yaml, or use another model.'
         )
+    # The code of XL names the prediction by a class, such as ...denoiser_scaling.VScaling.
     scaling = section(configuration, "denoiser").get("scaling_config", {})
     target = str(scaling.get("target", "")) if isinstance(scaling, dict) else ""
     kind = target.rpartition(".")[2]

@@ -34,6 +34,7 @@ def load_folder(path: Path, *, vae_file: Path | None = None) -> ModelParts:
         if vae_file is None:
             vae, vae_path = _load_part(AutoencoderKL, path / "vae", "VAE")
         else:
+            # A VAE's own file has no scale: that of the model's VAE, which it replaces, is used.
             config = _config(path / "vae") if (path / "vae" / "config.json").is_file() else {}
             scale = config.get("scaling_factor", SCALE[family])
             vae, vae_path = load_vae(vae_file, float(scale)), vae_file
@@ -128,6 +129,7 @@ def _load_schedule(folder: Path) -> tuple[Schedule, Prediction]:
             f'The model in {folder.parent} predicts "{config.prediction_type}", but ldznet knows "epsilon" and '
             '"v_prediction" only. Use another model.'
         )
+    # Computed again in float64 where the formula is known; the table of diffusers is float32.
     if config.beta_schedule == "scaled_linear":
         schedule = Schedule.scaled_linear(config.beta_start, config.beta_end)
         if config.rescale_betas_zero_snr:
@@ -147,6 +149,7 @@ def structure_of(unet: Any) -> UNetConfig:
     heads = config.num_attention_heads or config.attention_head_dim  # their number, whatever the name says
     per_block = [heads] * len(blocks) if isinstance(heads, int) else list(heads)
     per_head = {channels // count for channels, count in zip(blocks, per_block, strict=True)}
+    # Either all levels have as many heads (1.x), or all heads have as many channels (2.x and XL).
     one_number = len(set(per_block)) == 1
     return UNetConfig(
         in_channels=config.in_channels,

@@ -142,6 +142,7 @@ class DiffusersHost:
             cut = tuple(a or b for a, b in zip(cut, shortened, strict=True))
             answer = encoder.model(ids.to(self._device), output_hidden_states=encoder.penultimate)
             states.append(answer.hidden_states[-2] if encoder.penultimate else answer.last_hidden_state)
+            # Only the second encoder of XL has a projection, whose output is the pooled state.
             pooled = getattr(answer, "text_embeds", pooled)
         return Context(torch.cat(states, dim=-1), pooled if self._info.family == "sdxl" else None, cut)
 
@@ -186,6 +187,7 @@ class DiffusersHost:
 
     def feature_modules(self) -> Mapping[str, nn.Module]:
         """Return the transformers under their names in the original UNet, in the order in which they run."""
+        # In the order in which the UNet runs them, so that the original paths fit one by one.
         modules: list[nn.Module] = []
         for block in self.unet.down_blocks:
             modules += getattr(block, "attentions", [])
@@ -239,6 +241,7 @@ def tokenize_by_hash(vocabulary: int, length: int = 77) -> Tokenize:
         start, end = vocabulary - 2, vocabulary - 1
         rows, cut = [], []
         for prompt in prompts:
+            # Not `hash`, which Python salts anew in each process.
             digests = [hashlib.sha256(word.encode()).digest() for word in prompt.lower().split()]
             ids = [int.from_bytes(digest[:8], "big") % start for digest in digests]
             cut.append(len(ids) > length - 2)

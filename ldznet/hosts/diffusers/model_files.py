@@ -32,6 +32,7 @@ def model_files(path: Path) -> list[Path]:
     configuration = path.with_suffix(".yaml")
     folders = tokenizer_folders(path, read_configuration(path))
     tokenizers = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir()) if p.is_file()]
+    # The parts of a sharded checkpoint lie next to their index.
     parts = sorted(path.parent.glob("*-of-*")) if path.name.endswith(".index.json") else []
     return [path, *parts, *([configuration] if configuration.is_file() else []), *tokenizers]
 
@@ -46,6 +47,7 @@ def weights_file(folder: Path, part: str) -> Path:
     """
 
     def rank(match: re.Match[str]) -> tuple[bool, bool, bool, str]:
+        # False sorts before True; the name decides last, so that the choice is the same on every system.
         variant = match["variant"] or match["index_variant"] or ""
         return variant != "", variant != ".fp16", match["form"] == "bin", match.string
 

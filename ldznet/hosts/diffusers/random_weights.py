@@ -32,10 +32,12 @@ def random_host(
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # the CPU, too
         torch.manual_seed(seed)
         settings = unet_settings(structure, family)
+        # Width and layers of the text encoders; 2.x reads the text after layer 23 of 24.
         widths = {"sd1": [(768, 12)], "sd2": [(1024, 23)], "sdxl": [(768, 12), (1280, 32)]}[family]
         if not full_size:
             widths = [(structure.context_width // len(widths), 2)] * len(widths)
         if family == "sdxl":
+            # XL's UNet also reads the pooled state of the second text encoder, and embeddings of six sizes.
             settings["addition_time_embed_dim"] = 256 if full_size else 8
             settings["projection_class_embeddings_input_dim"] = (
                 widths[1][0] + 6 * settings["addition_time_embed_dim"]

@@ -115,6 +115,7 @@ def _structure(file: TensorFile, configuration: Mapping[str, Any]) -> tuple[UNet
         raise HostError(f"The UNet of {file.path} cannot be used. {why}") from why
     family = family_of(unet, "label_emb.0.0.weight" in shapes)
     settings = section(configuration, "unet")
+    # The .yaml comes first, since no shape shows the heads: 1.x gives their number, others the channels of each.
     if settings.get("num_head_channels", -1) > 0:
         return replace(unet, heads=8, head_channels=int(settings["num_head_channels"])), family
     if "num_heads" in settings:
@@ -125,6 +126,7 @@ def _structure(file: TensorFile, configuration: Mapping[str, Any]) -> tuple[UNet
             "sizes, and no shape tells its number of attention heads. Put the model's .yaml beside it, under "
             "the same name."
         )
+    # The published values: 8 heads in 1.x, 64 channels per head in 2.x and XL.
     return replace(unet, heads=8, head_channels=0 if family == "sd1" else 64), family
 
 
@@ -162,6 +164,7 @@ def _schedule(file: TensorFile, configuration: Mapping[str, Any]) -> tuple[Sched
     if "alphas_cumprod" in file.shapes:
         schedule, source = Schedule(file.tensor("alphas_cumprod").double()), "from the file"
     else:
+        # The defaults are those of every published model.
         start, end = configuration.get("linear_start", 0.00085), configuration.get("linear_end", 0.012)
         schedule, source = Schedule.scaled_linear(float(start), float(end)), "as published"
     if ZERO_SNR in file.shapes:
@@ -181,6 +184,7 @@ def _guess_prediction(unet: Any, structure: UNetConfig) -> Prediction:
     x = torch.randn(1, structure.in_channels, 8, 8, generator=generator)
     context = torch.zeros(1, 77, structure.context_width)
     answer = unet.float().eval()(x, torch.tensor([999]), context, return_dict=False)[0]
+    # An inpainting UNet reads 9 channels, of which the first 4 are the latent.
     inputs, outputs = x[:, :4].flatten(), answer.flatten()
     likeness = torch.nn.functional.cosine_similarity(inputs, outputs, dim=0).item()
     log.info("Likeness of the model's answer to pure noise: %.2f", likeness)

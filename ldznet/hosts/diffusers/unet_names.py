@@ -45,6 +45,7 @@ def original_unet_names(names: Iterable[str]) -> dict[str, str]:
         HostError: a name belongs to a layer that no Stable Diffusion 1.x, 2.x or XL model has.
     """
     names = list(names)
+    # Counted on the first level, since all levels have as many blocks.
     blocks = len({name.split(".")[3] for name in names if name.startswith("down_blocks.0.resnets.")})
     with_text = {int(name.split(".")[1]) for name in names if re.match(r"up_blocks\.\d+\.attentions\.", name)}
     return {name: _original(name, blocks, with_text) for name in names}

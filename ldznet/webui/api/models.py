@@ -23,6 +23,7 @@ OF_A_RUN = frozenset(("enabled", "on_nothing", "append", "fill", "area", "paddin
 OPTIONS = tuple(control.name for control in CONTROLS if control.name not in OF_A_RUN)
 WORDS = ("prompt", "negative_prompt")  # a text with | between its parts, or a list
 NUMBERS = ("timesteps", "seeds", "objects")  # a text with spaces between its numbers, or a list
+# Shown in /docs for the fields whose form a type does not explain.
 _EXAMPLES = {"prompt": ["bucket | red hat"], "negative_prompt": ["shadow"], "timesteps": ["300 400"]}
 
 

@@ -82,7 +82,7 @@ class Events:
         script: Callable[[list[str]], str | None] | None,
         options: dict[str, Any],
     ) -> Any:
-        inputs = set(inputs)  # a set, also of none, makes gradio pass one dict
+        inputs = set(inputs)  # a set, even an empty one, makes gradio pass one dict
         if script is not None and (code := script(self.order(inputs))):
             options[_JS] = code
         parts = {self._components[name] for name in inputs}
