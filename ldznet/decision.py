@@ -103,7 +103,7 @@ def to_levels(mask: SoftMask) -> NDArray[np.uint8]:
 
 
 def cut_out(image: NDArray[np.uint8], mask: SoftMask) -> NDArray[np.uint8]:
-    """Return what a mask (H, W) selects of an image (H, W, 3) on a transparent ground: RGBA, (H, W, 4).
+    """Return what a mask (H, W) selects of an image (H, W, 3) on a transparent background: RGBA, (H, W, 4).
 
     The hidden colours stay, so that a program can soften the edge or move it.
     """

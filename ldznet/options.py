@@ -140,8 +140,8 @@ class MaskOptions(Options):
     fill_holes: bool = option(False, "fill holes that the mask encloses")
     objects: tuple[int, ...] = option(
         (),
-        "numbers of the objects to select: connected parts, cut where two things touch; 1 is the largest; none is "
-        "all of them",
+        "numbers of the objects to select: connected parts, cut where two things touch; 1 is the largest; without "
+        "numbers, all are selected",
         low=1,
         high=MOST_OBJECTS,
         kind=int,

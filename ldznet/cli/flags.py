@@ -102,11 +102,11 @@ def add_model(
     group.add_argument(
         "--random-weights",
         action="store_true",
-        help="a small model with random weights, to try the program without any file: its masks mean nothing",
+        help="use a small model with random weights, to try the program without any file; its masks mean nothing",
     )
     group.add_argument(
         "--device",
-        help="cpu, cuda, cuda:1, mps (default: the GPU where there is one; each of several processes its own)",
+        help="cpu, cuda, cuda:1, mps (default: the GPU, if there is one; several processes use one each)",
     )
     group.add_argument(
         "--dtype",

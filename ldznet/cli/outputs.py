@@ -26,7 +26,7 @@ OUTPUTS = {
     "overlay": "the image with the mask on it",
     "colors": "a labelled colour map of several prompts",
     "each": "a mask for every prompt",
-    "cutout": "what the mask selects, on a transparent ground",
+    "cutout": "what the mask selects, on a transparent background",
     "objects": "a numbered image of the objects in the mask, and a mask for every one",
     "candidates": "masks at up to three thresholds, to choose from",
     "heat": "a heat map for every prompt",

@@ -60,8 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--save", default="mask,overlay,colors", metavar="LIST", help=f"{kinds} (default: %(default)s)"
     )
-    group.add_argument("--recursive", "-r", action="store_true", help="search the folders in folders, too")
-    group.add_argument("--force", action="store_true", help="repeat what is done and overwrite existing files")
+    group.add_argument("--recursive", "-r", action="store_true", help="search subfolders, too")
+    group.add_argument(
+        "--force", action="store_true", help="segment all images again and overwrite existing files"
+    )
     group.add_argument(
         "--json",
         action="store_true",

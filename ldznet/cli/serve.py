@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and add its arguments to its parser."""
     parser.description = (
         "Open the panel of the webui in the browser: type a prompt, look at the mask, move the threshold, "
-        "download the mask. Ctrl-C ends it."
+        "download the mask. Ctrl-C stops the program."
     )
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port (default: %(default)s)")
     parser.add_argument(
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--heads", type=Path, metavar="FOLDER", help="another folder with heads, in addition to models/"
     )
-    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one)")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the GPU, if there is one)")
     group.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),

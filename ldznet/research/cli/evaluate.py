@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and add its arguments to its parser."""
     parser.description = (
         "Measure masks on a dataset, by CLIPSeg's protocol (the paper's) and PhraseCut's, in percent: at the best "
-        "threshold, and at 0.5. In the place of a dataset, a name runs a study of the model: `features` finds the "
+        "threshold, and at 0.5. Instead of a dataset, DATA can name a study of the model: `features` finds the "
         "UNet's features that know where objects are; `ablation` changes each step of a method without a head; "
         "`refine` measures the second look; `steps` draws the steps of the methods; `samples` draws images that "
         "the model makes from captions."
@@ -51,17 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="`scenes`, drawn by us; `phrasecut` or `aigi`, in their usual folders (see --data); any folder in "
-        "PhraseCut's layout, or of images with a mask per caption, or with a COCO or labelme JSON; or a study: "
+        help="`scenes`, which ldznet draws; `phrasecut` or `aigi`, in their usual folders (see --data); any folder "
+        "in PhraseCut's layout, or of images with a mask per caption, or with a COCO or labelme JSON; or a study: "
         f"{', '.join(STUDY_NAMES)}",
     )
     add_place(parser)
-    parser.add_argument("--split", default="test", help="PhraseCut: which split (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="PhraseCut: the split (default: %(default)s)")
     parser.add_argument(
         "--looks",
         default="photo,cartoon,sketch,painting",
         metavar="LIST",
-        help="scenes: looks (default: %(default)s)",
+        help="scenes: their looks (default: %(default)s)",
     )
     parser.add_argument(
         "--scenes", type=int, default=100, metavar="N", help="scenes per look (default: %(default)s)"

@@ -26,13 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="`phrasecut`, in its usual folder (see --data), or the path of that folder; `scenes`, drawn by us; "
-        "`diffusion`, to train the small diffusion model itself on scenes",
+        help="`phrasecut`, in its usual folder (see --data), or the path of that folder; `scenes`, which ldznet "
+        "draws; `diffusion`, to train the small diffusion model itself on scenes",
     )
     add_place(parser, ("phrasecut",))
     parser.add_argument("--out", "-o", type=Path, required=True, metavar="FOLDER", help="folder of the training")
     parser.add_argument(
-        "--kind", choices=("ld-znet", "znet", "rgbnet"), default="ld-znet", help="(default: %(default)s)"
+        "--kind",
+        choices=("ld-znet", "znet", "rgbnet"),
+        default="ld-znet",
+        help="network of the head (default: %(default)s)",
     )
     parser.add_argument(
         "--preset", choices=("paper", "tiny"), default="paper", help="recipe to start from (default: %(default)s)"
@@ -43,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="report the memory of the weights, try a few steps, report the total time and the peak memory, and "
         "write nothing",
     )
-    parser.add_argument("--minutes", type=float, metavar="N", help="stop after N minutes, to be resumed")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="stop after N minutes; the same command resumes"
+    )
     parser.add_argument("--scenes", type=int, default=8192, metavar="N", help="scenes to train on (default: 8192)")
     parser.add_argument(
         "--start",
@@ -65,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fusion",
         choices=("attention", "concat"),
         default="attention",
-        help="how LD-ZNet reads them: by attention, or joined to its own channels, as in the paper's ablation "
+        help="how LD-ZNet reads these: by attention, or joined to its own channels, as in the paper's ablation "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -86,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--go-on",
         type=Path,
         metavar="PATH",
-        help="diffusion: train the UNet of such a model file further (with --steps)",
+        help="diffusion: continue to train the UNet of this model file (with --steps)",
     )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")
     group = parser.add_argument_group("model")
@@ -100,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--device",
-        help="cpu, cuda, cuda:1 (default: a GPU if there is one; of several processes each takes its own GPU)",
+        help="cpu, cuda, cuda:1 (default: the GPU, if there is one; several processes use one each)",
     )
     group.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), help="precision of the Stable Diffusion model"

@@ -122,7 +122,7 @@ class SegmentRequest(_Options):  # type: ignore[misc]
     return_mask: StrictBool = Field(True, description="the mask of all prompts together")
     return_masks: StrictBool = Field(False, description="a mask for each prompt, not inverted")
     return_overlay: StrictBool = Field(False, description="the image with the mask on it")
-    return_cutout: StrictBool = Field(False, description="what the mask selects, on a transparent ground")
+    return_cutout: StrictBool = Field(False, description="what the mask selects, on a transparent background")
     return_colors: StrictBool = Field(False, description="a labelled colour map; only for several prompts")
     return_objects: StrictBool = Field(False, description="which pixel belongs to which object: PNG of 8 bits")
     return_candidates: StrictBool = Field(False, description="masks at up to three thresholds, to choose from")

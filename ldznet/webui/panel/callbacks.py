@@ -137,7 +137,7 @@ class Callbacks:
 
     @_shows_errors
     def cut_out(self, values: Values) -> Answer:
-        """Show what the mask selects on a transparent ground; gradio's image has the button to download it."""
+        """Show what the mask selects on a transparent background; gradio's image has the button to download it."""
         result, options, decision = self._decide(values)
         if decision.reason is not None:
             raise LdznetError(results.explain_reason(result, options, decision.reason))

@@ -79,7 +79,7 @@ def draw_whole_overlay(result: SegmentResult, decision: Decision) -> Image.Image
 
 
 def draw_cutout(result: SegmentResult, decision: Decision) -> Image.Image:
-    """Draw what the mask selects on a transparent ground, RGBA at the image's own size."""
+    """Draw what the mask selects on a transparent background, RGBA at the image's own size."""
     return Image.fromarray(cut_out(result.image, decision.mask))
 
 
