@@ -158,7 +158,7 @@ class ResultFiles:
             return object_map(self._objects, labels, pixels, selection=self._options.objects)
         # One at a time, since each map is as large as the image.
         maps = map(result.net_probability, range(len(result)))
-        return color_map(maps, result.prompts, pixels, background=self._options.threshold).picture
+        return color_map(maps, result.prompts, pixels, background=self._options.threshold).image
 
 
 def _write_npz(path: Path, result: Segmentation) -> None:

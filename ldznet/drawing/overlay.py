@@ -34,7 +34,7 @@ MAGENTA = (230, 0, 130)  # rare in photographs
 class ColorMap(NamedTuple):
     """Several prompts in one image."""
 
-    picture: RgbImage  # with the legend, unless it was switched off
+    image: RgbImage  # with the legend, unless it was switched off
     numbers: NDArray[np.uint16]  # (H, W): 0 is background, 1 the first prompt, 2 the second, ...
 
 
@@ -94,13 +94,13 @@ def color_map(
     _check_fraction("opacity", opacity)
     _check_labels(labels)
     numbers = _most_probable(probabilities, labels, background)
-    picture = _paint_regions(numbers, image, (numbers > 0) * np.float32(opacity))
+    canvas = _paint_regions(numbers, image, (numbers > 0) * np.float32(opacity))
     if len(labels) > len(PALETTE):
         for number in range(1, len(labels) + 1):
-            _number_regions(picture, numbers == number, number)
+            _number_regions(canvas, numbers == number, number)
     if legend:
-        picture = stack(picture, draw_legend(labels, numbers.shape, 1 if image is None else opacity))
-    return ColorMap(picture, numbers)
+        canvas = stack(canvas, draw_legend(labels, numbers.shape, 1 if image is None else opacity))
+    return ColorMap(canvas, numbers)
 
 
 def object_map(
@@ -129,10 +129,10 @@ def object_map(
     # Numbers that no object has are ignored: they come from an older mask.
     alphas[[number for number in selection if number < len(alphas)]] = opacity
     alphas[0] = 0
-    picture = _paint_regions(numbers.astype(np.uint16), image, alphas[numbers])
+    canvas = _paint_regions(numbers.astype(np.uint16), image, alphas[numbers])
     for number, (x0, y0, x1, y1) in enumerate(objects.boxes, start=1):
-        _write_number(picture, number, numbers[y0:y1, x0:x1] == number, x0, y0)
-    return stack(picture, draw_legend(labels, numbers.shape, opacity)) if legend and labels else picture
+        _write_number(canvas, number, numbers[y0:y1, x0:x1] == number, x0, y0)
+    return stack(canvas, draw_legend(labels, numbers.shape, opacity)) if legend and labels else canvas
 
 
 def _most_probable(probabilities: Maps, labels: Sequence[str], background: float) -> NDArray[np.uint16]:
@@ -155,12 +155,12 @@ def _most_probable(probabilities: Maps, labels: Sequence[str], background: float
 
 def _paint_regions(numbers: NDArray[np.uint16], image: RgbImage | None, alpha: NDArray[np.float32]) -> RgbImage:
     """Return all regions in their colours with lines around them; over an image, mixed with a grey one."""
-    picture = paint_numbers(numbers)
+    canvas = paint_numbers(numbers)
     if image is not None:
         _check_image(image, numbers.shape)
-        picture = blend(_backdrop(image), picture, alpha)
-    picture[_borders(numbers)] = WHITE
-    return picture
+        canvas = blend(_backdrop(image), canvas, alpha)
+    canvas[_borders(numbers)] = WHITE
+    return canvas
 
 
 def _borders(numbers: NDArray[np.uint16]) -> NDArray[np.bool_]:
@@ -178,7 +178,7 @@ def _line_width(shape: Shape) -> int:
     return max(1, round(sqrt(shape[0] * shape[1]) / 400))
 
 
-def _number_regions(picture: RgbImage, region: NDArray[np.bool_], number: int) -> None:
+def _number_regions(canvas: RgbImage, region: NDArray[np.bool_], number: int) -> None:
     """Write the number on each connected part with room for it, and on the largest part in any case."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(region.view(np.uint8), connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA]
@@ -186,21 +186,21 @@ def _number_regions(picture: RgbImage, region: NDArray[np.bool_], number: int) -
     for part in range(1, count):
         if areas[part - 1] >= min(room, areas.max()):
             x, y, width, height = (int(value) for value in statistics[part, :4])
-            _write_number(picture, number, labels[y : y + height, x : x + width] == part, x, y)
+            _write_number(canvas, number, labels[y : y + height, x : x + width] == part, x, y)
 
 
-def _write_number(picture: RgbImage, number: int, inside: NDArray[np.bool_], left: int, top: int) -> None:
+def _write_number(canvas: RgbImage, number: int, inside: NDArray[np.bool_], left: int, top: int) -> None:
     """Put the number where a part is thickest; `inside` is the box of the part, which begins at left and top."""
     # Padded, since a part that fills its box has no edge inside of it.
     padded = np.pad(inside, 1).view(np.uint8)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
-    height, width = picture.shape[:2]
+    height, width = canvas.shape[:2]
     chip = draw_chip(number, text_size((height, width)), color_of(number))[:height, :width]
     # Moved into the image, so that the number is whole at the border as well.
     y = min(max(0, top + int(row) - chip.shape[0] // 2), height - chip.shape[0])
     x = min(max(0, left + int(column) - chip.shape[1] // 2), width - chip.shape[1])
-    picture[y : y + chip.shape[0], x : x + chip.shape[1]] = chip
+    canvas[y : y + chip.shape[0], x : x + chip.shape[1]] = chip
 
 
 def _inferno(values: NDArray[np.float32]) -> RgbImage:

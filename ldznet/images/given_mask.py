@@ -15,7 +15,7 @@ HALF = 128  # an alpha above this level is selected
 
 
 def read_given_mask(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the mask that a picture holds, (H, W) float32 in [0, 1]; `size` is the image's (height, width).
+    """Return the mask that an image file holds, (H, W) float32 in [0, 1]; `size` is the image's (height, width).
 
     A mask of another size is scaled to it.
     """

@@ -25,13 +25,13 @@ def save_png(image: Image.Image | NDArray[Any], path: str | os.PathLike[str]) ->
     Raises:
         ImageError: the file cannot be written.
     """
-    picture = image if isinstance(image, Image.Image) else from_array(image, "The array", limited=False)
-    require_size(picture.size, "The image", limited=False)
+    pil_image = image if isinstance(image, Image.Image) else from_array(image, "The array", limited=False)
+    require_size(pil_image.size, "The image", limited=False)
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:
-            picture.save(temporary, format="PNG")
+            pil_image.save(temporary, format="PNG")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(

@@ -92,7 +92,7 @@ ODD_LABELS = [
 
 @pytest.mark.parametrize("label", ODD_LABELS)
 def test_any_label_can_be_drawn(label):
-    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).picture
+    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).image
 
     assert entries(picture, 30)[:, :60].any()
 
@@ -100,7 +100,7 @@ def test_any_label_can_be_drawn(label):
 @pytest.mark.usefixtures("no_system_fonts")
 @pytest.mark.parametrize("label", ODD_LABELS)
 def test_any_label_can_be_drawn_without_system_fonts(label):
-    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).picture
+    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).image
 
     assert entries(picture, 30)[:, :60].any()
 
@@ -108,7 +108,7 @@ def test_any_label_can_be_drawn_without_system_fonts(label):
 @pytest.mark.usefixtures("old_pillow")
 @pytest.mark.parametrize("label", ODD_LABELS)
 def test_any_label_can_be_drawn_by_an_old_pillow_without_fonts(label):
-    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).picture
+    picture = color_map(np.ones((1, 30, 300), np.float32), [label]).image
 
     assert entries(picture, 30)[:, :60].any()
 
@@ -117,7 +117,7 @@ def test_any_label_can_be_drawn_by_an_old_pillow_without_fonts(label):
 def test_an_old_pillow_writes_labels_in_its_bitmap_font():
     maps = np.zeros((1, 30, 300), np.float32)
 
-    legends = {label: color_map(maps, [label]).picture for label in ("cat", "dog", "猫", "?")}
+    legends = {label: color_map(maps, [label]).image for label in ("cat", "dog", "猫", "?")}
 
     assert not (legends["cat"] == legends["dog"]).all()
     assert (legends["猫"] == legends["?"]).all()

@@ -249,7 +249,7 @@ def test_over_an_image_colors_mix_and_the_background_stays_grey():
     maps = np.zeros((2, 3, 9), np.float32)
     maps[0, :, :3], maps[1, :, 6:] = 1, 1
 
-    row = color_map(maps, ["one", "two"], image, legend=False, opacity=0.75).picture[1].tolist()
+    row = color_map(maps, ["one", "two"], image, legend=False, opacity=0.75).image[1].tolist()
 
     grey = 64 + 0.5 * (0.299 * 40 + 0.587 * 90 + 0.114 * 200)
     mixed = [[0.25 * grey + 0.75 * channel for channel in color] for color in PALETTE[:2]]
@@ -276,7 +276,7 @@ def test_maps_may_come_one_at_a_time_and_are_freed():
     streamed, at_once = color_map(stream(), labels), color_map(maps, labels)
 
     assert (streamed.numbers == at_once.numbers).all()
-    assert (streamed.picture == at_once.picture).all()
+    assert (streamed.image == at_once.image).all()
     assert most <= 3
 
 
@@ -285,8 +285,8 @@ def test_with_more_prompts_than_colours_each_region_has_its_number():
     for number in range(10):
         maps[number, :, 60 * number : 60 * (number + 1)] = 1
 
-    ten = color_map(maps, ["label"] * 10, legend=False).picture
-    eight = color_map(maps[:8], ["label"] * 8, legend=False).picture
+    ten = color_map(maps, ["label"] * 10, legend=False).image
+    eight = color_map(maps[:8], ["label"] * 8, legend=False).image
 
     assert (eight[20:40, 5:50] == PALETTE[0]).all()  # a colour says enough
     assert tuple(ten[5, 545]) == PALETTE[1]
@@ -306,7 +306,7 @@ def test_a_number_stands_on_every_large_part_and_on_one_small_one():
     maps[8, 28:32, 150:154] = 1
     maps[7, 10:14, 100:104], maps[7, 40:44, 190:194] = 1, 1
 
-    picture = color_map(maps, ["label"] * 9, plain_image((60, 300), (128,) * 3), legend=False).picture
+    picture = color_map(maps, ["label"] * 9, plain_image((60, 300), (128,) * 3), legend=False).image
 
     def has_number(number, left, right):  # only the chip of a number has the colour unmixed
         return bool((picture[:, left:right] == colors.color_of(number)).all(axis=2).any())
@@ -398,7 +398,7 @@ def test_the_legend_stands_below_and_hides_nothing():
     maps, image = random_maps(3, (50, 400), seed=7), random_image((50, 400), seed=8)
 
     alone, result = (
-        color_map(maps, ["cat", "dog", "tree"], image, legend=legend).picture for legend in (False, True)
+        color_map(maps, ["cat", "dog", "tree"], image, legend=legend).image for legend in (False, True)
     )
 
     assert alone.shape == (50, 400, 3)
@@ -407,7 +407,7 @@ def test_the_legend_stands_below_and_hides_nothing():
 
 
 def test_a_narrow_picture_gets_a_panel_wide_enough_to_read():
-    picture = color_map(np.ones((1, 40, 30), np.float32), ["cat"], legend=True).picture
+    picture = color_map(np.ones((1, 40, 30), np.float32), ["cat"], legend=True).image
 
     assert picture.shape == (40 + 38, 224, 3)
     assert (picture[:40, 30:] == PANEL).all()
@@ -417,7 +417,7 @@ def test_a_narrow_picture_gets_a_panel_wide_enough_to_read():
 def test_every_label_has_a_chip_in_its_color():
     maps = np.zeros((8, 60, 700), np.float32)
 
-    picture = color_map(maps, [f"label {number}" for number in range(8)]).picture
+    picture = color_map(maps, [f"label {number}" for number in range(8)]).image
 
     found = {tuple(color) for color in picture[60:].reshape(-1, 3).tolist()}
     assert found >= set(PALETTE)
@@ -426,7 +426,7 @@ def test_every_label_has_a_chip_in_its_color():
 def test_a_chip_over_an_image_is_mixed_as_over_middle_grey():
     image = plain_image((60, 300), (128, 128, 128))
 
-    picture = color_map(np.ones((1, 60, 300), np.float32), ["cat"], image).picture
+    picture = color_map(np.ones((1, 60, 300), np.float32), ["cat"], image).image
 
     assert (picture[60 + 8, 15] == picture[0, 0]).all()
 
@@ -434,13 +434,13 @@ def test_a_chip_over_an_image_is_mixed_as_over_middle_grey():
 def test_different_labels_give_different_legends():
     maps = np.zeros((1, 20, 300), np.float32)
 
-    legends = [color_map(maps, [label]).picture.tobytes() for label in ("cat", "dog", "Cat", "a cat", "")]
+    legends = [color_map(maps, [label]).image.tobytes() for label in ("cat", "dog", "Cat", "a cat", "")]
 
     assert len(set(legends)) == 5
 
 
 def test_a_label_stands_beside_its_chip():
-    cat, dog = (color_map(np.zeros((1, 20, 300), np.float32), [label]).picture for label in ("cat", "dog"))
+    cat, dog = (color_map(np.zeros((1, 20, 300), np.float32), [label]).image for label in ("cat", "dog"))
 
     changed = np.flatnonzero((cat != dog).any(axis=(0, 2)))
 
@@ -474,7 +474,7 @@ def test_a_row_of_the_legend_takes_what_fits():
 
 def test_entries_of_the_legend_do_not_touch():
     labels = ["cat", "a rather long label for one thing", "dog", "W" * 200, "tree", "i" * 200, "grass"]
-    panel = entries(color_map(np.zeros((7, 60, 640), np.float32), labels).picture, 60)
+    panel = entries(color_map(np.zeros((7, 60, 640), np.float32), labels).image, 60)
 
     assert not panel[:, :14].any()
     assert not panel[:, -8:].any()
@@ -501,10 +501,10 @@ def test_every_size_can_be_rendered(shape):
     assert overlay(image, probability).shape == image.shape
     assert heat_map(probability, image).shape == image.shape
     alone = color_map([probability, 1 - probability], ["one", "two"], image, legend=False)
-    assert alone.picture.shape == image.shape
+    assert alone.image.shape == image.shape
     for picture in (
         heat_map(probability, image, legend=True),
-        color_map([probability, 1 - probability], ["one", "two"], image).picture,
+        color_map([probability, 1 - probability], ["one", "two"], image).image,
     ):
         assert picture.shape[0] > shape[0]
         assert picture.shape[1] >= shape[1]
@@ -518,7 +518,7 @@ def test_arguments_are_not_changed():
     pictures = [
         overlay(image, maps[0]),
         heat_map(maps[0], image),
-        color_map(maps, ["one", "two"], image, legend=False).picture,
+        color_map(maps, ["one", "two"], image, legend=False).image,
     ]
 
     for picture in pictures:
@@ -532,7 +532,7 @@ def test_an_image_may_lie_in_memory_in_any_order():
 
     assert (overlay(turned, maps[0]) == overlay(image, maps[0])).all()
     assert (heat_map(maps[0], turned) == heat_map(maps[0], image)).all()
-    assert (color_map(maps, ["a", "b"], turned).picture == color_map(maps, ["a", "b"], image).picture).all()
+    assert (color_map(maps, ["a", "b"], turned).image == color_map(maps, ["a", "b"], image).image).all()
 
 
 @pytest.mark.parametrize(

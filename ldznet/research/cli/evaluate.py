@@ -51,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="`scenes`, which ldznet draws; `phrasecut` or `aigi`, in their usual folders (see --data); any folder "
-        "in PhraseCut's layout, or of images with a mask per caption, or with a COCO or labelme JSON; or a study: "
+        help="`scenes`, which ldznet draws; `phrasecut` or `aigi`, in their usual folders (see --data); any "
+        "folder in PhraseCut's layout, or of images with a mask per caption, or with a COCO or labelme JSON; or "
+        "a study: "
         f"{', '.join(STUDY_NAMES)}",
     )
     add_place(parser)

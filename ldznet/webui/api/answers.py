@@ -121,4 +121,4 @@ def _draw_colors(result: SegmentResult, options: MaskOptions) -> str | None:
     if len(segmentation) < 2:  # one prompt would give one colour, which is the overlay
         return None
     maps = segmentation.each_net_probability()
-    return encode(color_map(maps, segmentation.prompts, result.image, background=options.threshold).picture)
+    return encode(color_map(maps, segmentation.prompts, result.image, background=options.threshold).image)

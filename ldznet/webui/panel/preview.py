@@ -54,7 +54,7 @@ def draw_preview(result: SegmentResult, options: MaskOptions, decision: Decision
     if len(probabilities) > 1:
         labels = segmentation.prompts
         map_of_prompts = color_map(iter(probabilities), labels, image, background=options.threshold)
-        colors = Image.fromarray(map_of_prompts.picture)
+        colors = Image.fromarray(map_of_prompts.image)
     objects = None
     if len(decision.objects) > 1:
         objects = _draw_objects(result, decision.objects, probabilities, options.objects)
