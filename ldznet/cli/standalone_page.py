@@ -17,6 +17,7 @@ from PIL import Image
 
 from ldznet.errors import ImageError
 from ldznet.hosts.host import Host
+from ldznet.images.reading import read_image
 from ldznet.inference.passes import Progress
 from ldznet.webui.controls import TITLE
 
@@ -152,7 +153,7 @@ class StandalonePage:
         """Return the image and the mask."""
         if values[IMAGE] is None:
             raise ImageError(f'There is no picture. Put one into "{LABELS[IMAGE]}".')
-        return values[IMAGE], values[MASK]
+        return read_image(values[IMAGE]), None if values[MASK] is None else read_image(values[MASK])
 
     def send(self, image: Image.Image, mask: Image.Image) -> dict[str, Any]:
         """Return nothing: there is no place to send a mask to."""
@@ -187,7 +188,8 @@ def _image(elem_id: str, label: str) -> Any:
     import gradio as gr
 
     sources = ["upload", "clipboard"]  # no webcam
-    return gr.Image(label=label, elem_id=elem_id, type="pil", image_mode="RGBA", sources=sources, height=360)
+    # Paths without a mode: gradio decodes nothing then, and images are read by `read_image`, with its checks.
+    return gr.Image(label=label, elem_id=elem_id, type="filepath", image_mode=None, sources=sources, height=360)
 
 
 def open_page(blocks: Any, host: str, port: int, *, browser: bool) -> str:
@@ -197,8 +199,8 @@ def open_page(blocks: Any, host: str, port: int, *, browser: bool) -> str:
         OSError: the port is taken.
     """
     # An installed package has neither file; the page works without them.
-    style = STYLE.read_text() if STYLE.exists() else ""
-    script = f"<script>{SCRIPT.read_text()}</script>" if SCRIPT.exists() else None
+    style = STYLE.read_text(encoding="utf-8") if STYLE.exists() else ""
+    script = f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>" if SCRIPT.exists() else None
     _, address, _ = blocks.launch(
         server_name=host,
         server_port=port,

@@ -78,4 +78,4 @@ def _kind_of_unet(shapes: Mapping[str, tuple[int, ...]], first: tuple[int, ...])
         return "a Stable Diffusion 2.x checkpoint"
     if context == 2048 or any(name.startswith("conditioner.embedders.") for name in shapes):
         return "a Stable Diffusion XL checkpoint"
-    return "a plain Stable Diffusion 1.x checkpoint, with no segmentation head in it"
+    return "a plain Stable Diffusion 1.x checkpoint: the diffusion model alone, with no segmentation head in it"

@@ -317,7 +317,7 @@ def models():
         (of("first_stage_model.encoder.conv_in.weight"), "a VAE"),
         (sd(2048, **{"conditioner.embedders.0.weight": torch.zeros(2)}), "a Stable Diffusion XL checkpoint"),
         (sd(1024), "a Stable Diffusion 2.x checkpoint"),
-        (sd(768), "a plain Stable Diffusion 1.x checkpoint, with no segmentation head"),
+        (sd(768), "a plain Stable Diffusion 1.x checkpoint: the diffusion model alone, with no segmentation head"),
         (sd(768, **nine), "a Stable Diffusion inpainting checkpoint"),
         (of("control_model.input_blocks.0.0.weight"), "a ControlNet"),
         (of("model.diffusion_model.joint_blocks.0.x"), "a Stable Diffusion 3 or Flux model"),
@@ -891,7 +891,7 @@ def test_the_small_diffusion_model_is_named_as_one(tmp_path):
         convert(tiny, tmp_path / "out.safetensors")
     text = str(error.value)
 
-    assert "it seems to be a plain Stable Diffusion 1.x checkpoint, with no segmentation head in it" in text
+    assert "it seems to be a plain Stable Diffusion 1.x checkpoint: the diffusion model alone, with no" in text
 
 
 def test_convert_does_not_replace_a_file_that_appeared_meanwhile(tmp_path, monkeypatch):

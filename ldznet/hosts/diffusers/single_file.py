@@ -57,7 +57,7 @@ def load_file(path: Path, *, vae_file: Path | None = None, download: bool = Fals
             text = build_text(file, family, configuration, download)
         prediction, details["prediction"] = _prediction(file, family, configuration)
         schedule, details["schedule"] = _schedule(file, configuration)
-        has_average = any(name.startswith("model_ema.") for name in file.shapes)
+        has_average = any(name.startswith("model_ema.diffusion_model") for name in file.shapes)
     if prediction is None:
         prediction = _guess_prediction(unet, structure)
     details["weights"] = (

@@ -101,7 +101,8 @@ def export(
     state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
     save_file(state, target, {"format": "pt", "ldznet.config": json.dumps(asdict(config))})
     (target.with_suffix("") / "config.json").write_text(
-        json.dumps({"model_type": "clip_text_model", "architectures": ["CLIPTextModel"], **model.text_settings})
+        json.dumps({"model_type": "clip_text_model", "architectures": ["CLIPTextModel"], **model.text_settings}),
+        encoding="utf-8",
     )
     target.with_suffix(".yaml").write_text(
         YAML.format(
@@ -114,7 +115,8 @@ def export(
             vae_mult=[width // config.vae_widths[0] for width in config.vae_widths],
             vae_blocks=config.vae_blocks,
             tokenizer=f"models/Stable-diffusion/{target.stem}",  # where the webui looks, from its own folder
-        )
+        ),
+        encoding="utf-8",
     )
     return {
         "step": saved["step"],

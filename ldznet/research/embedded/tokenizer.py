@@ -36,7 +36,7 @@ def write_tokenizer(folder: Path, words: Sequence[str] = VOCABULARY) -> int:
 def _write(path: Path, text: str) -> None:
     """Whole at any time, for the processes beside this one."""
     partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
