@@ -216,7 +216,7 @@ class LruCache(Generic[Key, Value]):
             return self._values.pop(key, None)
 
     def values(self) -> list[Value]:
-        """Return all values, the one that was not used for longest first; this is no use of them."""
+        """Return all values, the least recently used first, without marking them as used."""
         with self._lock:
             return list(self._values.values())
 

@@ -199,7 +199,7 @@ def _continues(headers: Any, done: int, mark: str) -> bool:
 
 
 def _mark(headers: Any) -> str:
-    """Return what tells this version of the file from others; a weak ETag cannot."""
+    """Return the server's mark of this version of the file; a weak ETag is none, as it may be that of others."""
     tag = str(headers.get("ETag") or "")
     return tag if tag and not tag.startswith("W/") else str(headers.get("Last-Modified") or "")
 

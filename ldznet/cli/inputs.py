@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ldznet.cli.reports import BATCH_FOLDER, own_report, owned
+from ldznet.cli.reports import BATCH_FOLDER, own_report, owned_names
 from ldznet.errors import ImageError, OptionError
 
 LARGEST_PIPED = 2**30  # bytes: the largest image that is read, in four channels of 16 bits
@@ -136,7 +136,7 @@ def _find_in_folder(folder: Path, recursive: bool, inputs: Inputs) -> dict[str, 
 
 
 def _may_be_a_file(path: Path) -> bool:
-    """Return False for pipes and devices; what cannot be looked at, such as a broken link, is named later."""
+    """Return False for pipes and devices; reading reports what cannot be examined, such as a broken link."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -158,7 +158,7 @@ def _is_result(path: Path) -> bool:
     if folder.name == BATCH_FOLDER:  # the report is one folder above
         name, folder = f"{BATCH_FOLDER}/{name}", folder.parent
     stems = [path.name[:place] for place, letter in enumerate(path.name) if letter == "."]
-    return any(name in owned(folder / stem) for stem in stems if stem.strip("."))
+    return any(name in owned_names(folder / stem) for stem in stems if stem.strip("."))
 
 
 def _choose_targets(names: dict[str, Path], out: Path) -> list[Job]:

@@ -39,7 +39,7 @@ OUTPUTS = {
 def known_files(job: Job, save: Sequence[str], prompts: Sequence[str]) -> dict[str, str]:
     """Return the files whose names are known before the network runs: kind, or kind and number -> name.
 
-    No ending is the end of another one, so the results of two images never have the same name.
+    No ending is the end of another one, so the results of two images never share a name.
     """
     files, stem = {}, job.target.name
     # Kinds whose number depends on the result, objects and candidates, are added by ResultFiles.write.

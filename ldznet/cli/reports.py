@@ -26,7 +26,7 @@ BATCH_FOLDER = "batch"  # `--save batch`: a folder for these masks alone, since 
 
 
 def own_report(target: Path) -> dict[str, Any]:
-    """Return the report of an image, or an empty one where there is none of ours."""
+    """Return the report that this command has written for an image; empty if there is none."""
     path = _report_path(target)
     with contextlib.suppress(OSError, ValueError, RecursionError):
         # A pipe of this name would block; only files are read.
@@ -36,7 +36,7 @@ def own_report(target: Path) -> dict[str, Any]:
     return {}
 
 
-def owned(target: Path) -> set[str]:
+def owned_names(target: Path) -> set[str]:
     """Return the names of the files that this command has written for an image, or was about to write."""
     report = own_report(target)
     return {*map(str, report["owned"]), _report_path(target).name} if report else set()
@@ -79,7 +79,7 @@ def require_own(target: Path, names: Sequence[str], image_file: dict[str, str], 
     Raises:
         OptionError: names the file.
     """
-    report, own_names = own_report(target), owned(target)
+    report, own_names = own_report(target), owned_names(target)
     report_name = _report_path(target).name
     existing = {name: target.parent / name for name in (*names, report_name)}
     existing = {name: path for name, path in existing.items() if os.path.lexists(path)}
@@ -152,7 +152,7 @@ def publish(
     with locked(target.parent):
         # Again under the lock: another command may have written these names since they were checked.
         require_own(target, names, report["image_file"], overwrite=overwrite)
-        mine = sorted(owned(target) | {*names, report_path.name})
+        mine = sorted(owned_names(target) | {*names, report_path.name})
         whole = {"ldznet": __version__, **report, "files": list(names), "owned": mine}
         claim = {name: whole[name] for name in ("ldznet", "image", "image_file", "owned")}
         write_text(report_path, json.dumps(claim, indent=2) + "\n")

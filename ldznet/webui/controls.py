@@ -42,7 +42,7 @@ class Control:
     basic: bool = False  # always in view, not under Advanced
 
     def read(self, value: Any) -> Any:
-        """Return the value that the page or a program has sent, checked; None is the default.
+        """Return a value from the page or a program after checking it; None becomes the default.
 
         Raises:
             OptionError: the value cannot be used; the text names the control.
@@ -65,7 +65,7 @@ _OPTIONS = {**_SEGMENT_OPTIONS, **_MASK_OPTIONS}
 
 
 def _of_option(name: str, label: str, *, basic: bool = False, **changes: Any) -> Control:
-    """Return the control of an option: its kind, default, range and help are the option's, up to `changes`."""
+    """Return the control of an option, with the option's kind, default, range and help except for `changes`."""
     option = _OPTIONS[name]
     kind: ControlKind = "slider"
     if isinstance(option.default, bool):

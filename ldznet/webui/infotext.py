@@ -41,15 +41,15 @@ def key(name: str) -> str:
     return PREFIX + name.replace("_", " ")
 
 
-def written(values: Mapping[str, Any], template: str = "") -> dict[str, str]:
-    """Return what is written into the text below an image, from the checked values of all controls."""
+def to_parameters(values: Mapping[str, Any], template: str = "") -> dict[str, str]:
+    """Return the parameters for the text below an image, from the checked values of all controls."""
     texts = {
-        key(control.name): _encoded(control, values[control.name])
+        key(control.name): _encode(control, values[control.name])
         for control in _WRITTEN
         if values[control.name] != control.default
     }
     if template:
-        texts[TEMPLATE_KEY] = _listed(template) if template[0] in '"[' else template
+        texts[TEMPLATE_KEY] = _as_list(template) if template[0] in '"[' else template
     return texts
 
 
@@ -59,8 +59,8 @@ def clear(params: dict[str, Any]) -> None:
         del params[name]
 
 
-def ours(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return our own among the parameters of an image."""
+def own_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those parameters of an image that the panel has written."""
     return {name: value for name, value in params.items() if name.startswith(PREFIX)}
 
 
@@ -70,7 +70,7 @@ def is_ours(params: Mapping[str, Any]) -> bool:
 
 
 def read_back(name: str, params: Mapping[str, Any]) -> Any:
-    """Return a control's value by the parameters of an image; None leaves the control as it is.
+    """Return a control's value from the parameters of an image; None leaves the control as it is.
 
     For an image that was made without the panel, the panel is switched off and nothing else changes.
     """
@@ -79,7 +79,7 @@ def read_back(name: str, params: Mapping[str, Any]) -> Any:
     if not is_ours(params):
         return None
     try:
-        return _written_value(BY_NAME[name], params)
+        return _parameter_value(BY_NAME[name], params)
     except OptionError as why:
         log.warning("%s", why)
         return BY_NAME[name].default
@@ -92,14 +92,14 @@ def require_readable(params: Mapping[str, Any]) -> None:
         OptionError: a value cannot be used; the text says which.
     """
     for control in _WRITTEN:
-        _written_value(control, params)
+        _parameter_value(control, params)
 
 
-def _written_value(control: Control, params: Mapping[str, Any]) -> Any:
+def _parameter_value(control: Control, params: Mapping[str, Any]) -> Any:
     if (text := params.get(key(control.name))) is None:
         return control.default
     try:
-        return _decoded(control, str(text))
+        return _decode(control, str(text))
     except (LdznetError, ValueError, LookupError, TypeError) as why:
         raise OptionError(f"{key(control.name)} in the picture's parameters cannot be used: {why}") from why
 
@@ -129,17 +129,17 @@ def complete(_text: str, params: dict[str, Any]) -> None:
 # --- one value ---------------------------------------------------------------------------------------
 
 
-def _encoded(control: Control, value: Any) -> str:
+def _encode(control: Control, value: Any) -> str:
     text = str(value)
-    return _listed(text) if _is_difficult(control, text) else text
+    return _as_list(text) if _is_difficult(control, text) else text
 
 
-def _listed(text: str) -> str:
+def _as_list(text: str) -> str:
     return json.dumps([text], ensure_ascii=False)
 
 
 def _is_difficult(control: Control, text: str) -> bool:
-    """Return whether the webui would read another text back."""
+    """Return whether the webui would read back a text other than this one."""
     return (
         not text
         or text.strip() != text
@@ -150,7 +150,7 @@ def _is_difficult(control: Control, text: str) -> bool:
     )
 
 
-def _decoded(control: Control, text: str) -> Any:
+def _decode(control: Control, text: str) -> Any:
     if text.startswith("["):
         text = json.loads(text)[0]
     if control.kind in ("text", "choice"):

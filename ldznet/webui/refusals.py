@@ -52,6 +52,6 @@ def _name_fields(why: RequestValidationError) -> str:
 
 
 def json_text(text: str) -> str:
-    """Return a text that fits into JSON, whatever strangers have put into it, and that is not endless."""
+    """Return a text of limited length that JSON can hold, whatever a request has put into it."""
     plain = text.encode(errors="backslashreplace").decode()
     return plain if len(plain) <= _LONGEST_REFUSAL else f"{plain[:_LONGEST_REFUSAL]} ..."

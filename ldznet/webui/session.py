@@ -196,7 +196,7 @@ class Session:
 
     @contextmanager
     def _recover_from_errors(self, host: Any, rest: str) -> Iterator[None]:
-        """Leave a state in which the next run works, whatever the block raises; unload what should not stay."""
+        """Restore a state in which the next run works, whatever the block raises; unload what should not stay."""
         stays = rest != "unloaded"
         try:
             with explain_out_of_memory("The segmentation"):

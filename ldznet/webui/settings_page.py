@@ -191,7 +191,7 @@ class SettingsPage:
 
 
 def decode_template(text: str) -> str:
-    """Return a sentence as it was before it was written into an image's parameters.
+    """Return the sentence that an image's parameters hold, decoded.
 
     A sentence that the webui would not read back is written as a JSON list (infotext.py).
     """

@@ -30,7 +30,7 @@ OTHERS = {
 
 
 def texts(**values):
-    return infotext.written({**DEFAULTS, **values})
+    return infotext.to_parameters({**DEFAULTS, **values})
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_any_words_come_back_as_they_were(fields, words):
 def test_random_settings_come_back_on_the_page_and_over_the_api(fields, start):
     for number in range(start, start + 100):
         values = some_values(number)
-        text = host.write(infotext.written(values))
+        text = host.write(infotext.to_parameters(values))
 
         assert read_values(host.paste(fields, text)) == values, number
         assert read_values(host.by_api(fields, text)) == values, number
@@ -108,7 +108,7 @@ def test_what_was_found_goes_to_programs_and_in_no_text():
 
 
 def test_a_sentence_of_the_settings_page_is_written_and_its_absence_is_the_default_one():
-    with_one = host.read(host.write(infotext.written(DEFAULTS | {"prompt": "x"}, "a drawing of {}, in ink")))
+    with_one = host.read(host.write(infotext.to_parameters(DEFAULTS | {"prompt": "x"}, "a drawing of {}, in ink")))
     without = host.read(host.write(texts(prompt="x")))
     not_ours = host.read(host.write({}))
     for params in (with_one, without, not_ours):
@@ -148,12 +148,12 @@ def test_the_stand_in_reads_and_writes_as_the_real_webui(monkeypatch):
     spec.loader.exec_module(real)
 
     for number in range(300):
-        text = host.write(infotext.written(some_values(number)))
+        text = host.write(infotext.to_parameters(some_values(number)))
         told = real.parse_generation_parameters(text, skip_fields=[])
         ours = {key: value for key, value in told.items() if key.startswith("LD-ZNet")}
         assert ours == {key: value for key, value in host.read(text).items() if key.startswith("LD-ZNet")}
     for text in ("LD-ZNet prompt: a", "b\nSteps: 2, LD-ZNet prompt: a", "b\nSteps: 2, Seed: 3, LD-ZNet prompt: a"):
         told = real.parse_generation_parameters(text, skip_fields=[])
-        assert infotext.ours(told) == infotext.ours(host.read(text))
+        assert infotext.own_parameters(told) == infotext.own_parameters(host.read(text))
     for words in WORDS:
         assert str(real.quote(words)) == host.quoted(words)

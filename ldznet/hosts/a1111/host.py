@@ -245,7 +245,7 @@ class A1111Host:
 
 
 def _identity(model: Any) -> tuple[Any, ...]:
-    """Return what tells the model from the next one: the webui loads checkpoint and VAE into the same object."""
+    """Return values that change with the model, since the webui loads checkpoint and VAE into the same object."""
     return model.sd_model_checkpoint, model.sd_model_hash, getattr(model, "loaded_vae_file", None)
 
 

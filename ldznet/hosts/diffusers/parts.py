@@ -165,7 +165,7 @@ def _is_pointwise(tensor: Tensor, own: Tensor | None) -> bool:
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return what tells one model from another: a digest over a few numbers of every tensor."""
+    """Return a text that identifies a model: a digest over a few numbers of every tensor."""
     digest = hashlib.sha256()
     # Eight values of each suffice, since training changes all of them; a digest of gigabytes would take seconds.
     for name in sorted(state):

@@ -37,7 +37,7 @@ class A1111Page:
             self._call_if_complete()
 
     def when_complete(self, act: Callable[[], None]) -> None:
-        """Call `act` once all components of the tab are there."""
+        """Call `act` when all components of the tab exist."""
         self._waiting.append(act)
         self._call_if_complete()
 

@@ -24,7 +24,7 @@ class Page(Protocol):
         """Return the page's own components by name, as far as they are built."""
 
     def when_complete(self, act: Callable[[], None]) -> None:
-        """Call `act` once all components are there: now, or when the last one comes; never if it does not."""
+        """Call `act` when all components exist: at once, or when the last one is made; never if one is missing."""
 
     def read_image(self, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
         """Return the image to segment, and the painted or uploaded mask if there is one.

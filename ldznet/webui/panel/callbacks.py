@@ -234,7 +234,7 @@ class Callbacks:
         return {"head": gr.update(choices=self.head_names())}
 
     def first_values(self, _values: Values) -> Answer:
-        """Return what the page shows when it is opened: values of the settings page, and the heads there are."""
+        """Return the values with which the page opens: those of the settings page, and the list of heads."""
         page = self._session.settings_page
         return {name: page.first_value(name) for name in settings_page.OF_CONTROLS} | self.refresh_heads({})
 

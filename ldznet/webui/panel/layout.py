@@ -146,7 +146,7 @@ class _Layout:
             self._add("unload", gr.Button, "Unload: free the memory", size="sm")
 
     def _add_hidden(self) -> None:
-        """Add what the page remembers between two events; `task` and `tab` come from JavaScript."""
+        """Add hidden components that keep values between two events; JavaScript sets `task` and `tab`."""
         components = self._components
         # States stay on the server, one for each browser; the other three are sent by the page.
         for name, value in (("key", ""), ("given_mask", None), ("offered", [])):
@@ -189,7 +189,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
 
 
 def _arguments(control: Control, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what gradio needs to know of a control of this kind, in addition to `options`."""
+    """Return gradio's arguments for a control of this kind, in addition to `options`."""
     if control.kind == "text":
         return {"lines": 1, "placeholder": "" if "info" in options else control.help}
     if control.kind == "number":

@@ -84,7 +84,7 @@ class RunState:
         return state
 
     def begin_image(self, p: Any) -> None:
-        """Set the phase, put the user's values back, and take away what the image before has left on `p`."""
+        """Set the phase, put the user's values back, and clear the values of the previous image on `p`."""
         if p.image_mask is not None and _ATTRIBUTE not in p.image_mask.info:
             self.given_mask = p.image_mask  # in Batch the webui reads each file's mask from the folder of masks
         self._undo_skip(p)
@@ -119,7 +119,7 @@ class RunState:
     def set_mask(self, p: Any, mask: Image.Image, outputs: Outputs) -> None:
         """Give the run its mask, and keep the mask and our parameters for a loop."""
         p.image_mask = self._last_mask = mark_own(mask)
-        self._last_parameters = infotext.ours(p.extra_generation_params)
+        self._last_parameters = infotext.own_parameters(p.extra_generation_params)
         self.outputs = outputs
 
     def repeat_mask(self, p: Any) -> None:

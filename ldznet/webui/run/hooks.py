@@ -50,9 +50,9 @@ class RunHooks:
             RunState.note(p, is_batch=True)
 
     def apply(self, p: Any, args: Sequence[Any]) -> None:
-        """Do the work of the hook `process`; whatever goes wrong stops the run and never repaints everything.
+        """Do the work of the hook `process`; any error stops the run, so that it never repaints everything.
 
-        An exception would not do: the webui reports what a hook raises, and continues without the mask.
+        Raising is not enough: the webui prints an exception of a hook and continues without the mask.
         """
         if hasattr(p, "_ad_inner"):  # a pass of ADetailer, which has masks of its own
             return
@@ -68,7 +68,7 @@ class RunHooks:
                 info = self._session.make_host(p.sd_model).info
                 require_passes(settings, self._session.head_files, info)
             values["head"] = head_files.chosen_name(values["head"])  # a checkpoint is known by its converted file
-            p.extra_generation_params |= infotext.written(values, settings.segment.template)
+            p.extra_generation_params |= infotext.to_parameters(values, settings.segment.template)
             # The object numbers of a plot apply to each cell.
             chosen_in = "" if "objects" in changes else next(iter(page_args), None) or ""
             self._mask_image(p, settings, chosen_in)

@@ -285,7 +285,7 @@ def test_what_goes_wrong_beside_the_networks_is_no_fault_of_the_programs_that_as
     def fail(*_):
         raise KeyError("threshold")
 
-    monkeypatch.setattr("ldznet.webui.infotext.written", fail)
+    monkeypatch.setattr("ldznet.webui.infotext.to_parameters", fail)
     p.is_api = True
 
     with pytest.raises(HTTPException, match=r"The mask could not be made \(KeyError") as stopped:
