@@ -41,4 +41,6 @@ def _running_method(settings: PanelSettings, heads: HeadFiles, info: HostInfo | 
     """Return the method that runs; auto is attention if the model is known and no head fits it."""
     if settings.method != AUTO:
         return settings.method
-    return "head" if info is None or best_head(heads.candidates(settings), info) else "attention"
+    if info is None or heads.waiting_checkpoint(settings):  # that becomes a head when the run begins
+        return "head"
+    return "head" if best_head(heads.candidates(settings), info) else "attention"

@@ -22,6 +22,7 @@ from ldznet.webui.app import A1111App
 from ldznet.webui.controls import read_panel_settings
 from ldznet.webui.memory import MemoryUse, device_memory, measure_memory
 from ldznet.webui.panel import preview
+from ldznet.webui.request_cost import require_passes
 
 MB = 2**20
 
@@ -546,6 +547,12 @@ def test_a_released_checkpoint_is_offered_converted_once_and_used(webui, release
     assert (released.parent / "released-ema.safetensors").stat().st_mtime_ns == written
     assert by_old_name.method_reason == by_name.method_reason
     assert caplog.text.count("this is done once") == 1
+
+
+def test_a_program_may_choose_a_checkpoint_that_is_not_converted_yet(webui, released):
+    settings = asked(head="released.ckpt (to be converted)")
+
+    require_passes(settings, webui.session.head_files, webui.session.make_host(webui.model).info)
 
 
 def test_the_bar_shows_the_conversion_and_interrupt_leaves_nothing_behind(webui, released, monkeypatch):
