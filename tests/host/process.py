@@ -119,7 +119,7 @@ class Run:
         return whole, reads
 
 
-def furnish(webui, monkeypatch, folder):
+def make_data_folder(webui, monkeypatch, folder):
     """Add what the panel and the script use of the webui in addition to the model."""
     import sys
     from threading import Lock

@@ -1,4 +1,4 @@
-"""A real AUTOMATIC1111, started for a test with a copy of this checkout as its extension, and asked over its API.
+"""Start a real AUTOMATIC1111 for a test, with a copy of this checkout as its extension, and use its API.
 
 WEBUI_DIR is a folder with start.sh and stop.sh, which start and stop a webui on $PORT with what arguments they are
 given; the precision is said here. The webui itself is not touched: its data folder is a temporary one, with the
@@ -76,8 +76,8 @@ class {kind}(scripts.Script):
 """
 
 
-def furnish(data, *, others=False):
-    """The data folder of a webui: extension, checkpoints, settings -> the folder of checkpoints."""
+def make_data_folder(data, *, others=False):
+    """Make the data folder of a webui: extension, checkpoints, settings; return the folder of checkpoints."""
     for name in EXTENSION:
         target = data / "extensions" / "sd-webui-ldznet" / name  # a folder as a user may call it
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def furnish(data, *, others=False):
 
 
 def _write_inpainting(path, text):
-    """The same model as one for inpainting, which reads a mask and a picture too, and makes nothing of them."""
+    """Write the same model as one for inpainting, which also reads a mask and an image, and ignores both."""
     tensors = load_file(EMBEDDED)
     name = "model.diffusion_model.input_blocks.0.0.weight"
     first = tensors[name]
@@ -114,7 +114,7 @@ def _write_inpainting(path, text):
 
 
 def start(data, *flags):
-    """In full precision, unless the flags are of precision. One that runs already is left as it is."""
+    """Start a webui, in full precision unless the flags set it. A webui that runs already stays as it is."""
     if GIVEN:
         return
     if not any(flag in flags for flag in ("--no-half", "--precision")):
@@ -138,7 +138,7 @@ def stop():
 
 
 def ask(route, body=None, at="sdapi/v1"):
-    """-> status, answer; a body in bytes is sent as it is."""
+    """Return status and answer; a body in bytes is sent as it is."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     url, kind = f"{URL}/{at}/{route}", {"Content-Type": "application/json"}
     try:
@@ -159,14 +159,14 @@ def decoded(text):
 
 
 class Client:
-    """Asks for img2img of one picture."""
+    """Requests img2img of one image."""
 
     def __init__(self, scene):
         self.scene = scene if isinstance(scene, Image.Image) else Image.open(scene)
         self.pixels = np.asarray(self.scene).astype(int)
 
     def run(self, *args, others=None, **more):
-        """-> status, answer; `args` are our script's."""
+        """Return status and answer; `args` are our script's."""
         body = {"init_images": [encoded(self.scene)], "prompt": "a green star", "steps": 3, "seed": 1}
         body |= {"width": SIZE[0], "height": SIZE[1], "denoising_strength": 0.9, "save_images": False}
         body |= {"sampler_name": "Euler a", "inpainting_fill": 1, "mask_blur": 0, "inpaint_full_res": False}
@@ -174,7 +174,7 @@ class Client:
         return ask("img2img", body | {"alwayson_scripts": scripts | (others or {})} | more)
 
     def outside(self, found):
-        """How much the first picture of an answer differs where its mask, the second, is black; and in it."""
+        """Return how much the first image of an answer differs outside its mask, the second one, and inside."""
         picture, mask = decoded(found["images"][0]), decoded(found["images"][1])[..., 0]
         apart = np.abs(picture - self.pixels).max(axis=-1)
         return apart[mask == 0].max(), apart[mask == 255].mean(), (mask > 127).mean()

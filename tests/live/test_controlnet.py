@@ -1,4 +1,4 @@
-"""Together with the real ControlNet, with a random model of its own that fits the embedded one. See running.py.
+"""Test the extension together with the real ControlNet, whose random model fits the embedded one. See running.py.
 
 CONTROLNET_DIR is a checkout of sd-webui-controlnet; all that it needs is in the webui's environment already.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import EMBEDDED, ROOT, SIZE, Client, ask, decoded, encoded, furnish, start, stop
+from running import EMBEDDED, ROOT, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
 from safetensors.torch import load_file, save_file
 
 from ldznet.research.scenes.scenes import make_scene
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 def write_controlnet(path):
-    """The first half of the embedded UNet, and random layers beside it."""
+    """Write a ControlNet of the first half of the embedded UNet and of random layers."""
     generator = torch.Generator().manual_seed(3)
     kept = tuple(f"{UNET}{part}" for part in ("input_blocks", "middle_block", "time_embed"))
     tensors = {
@@ -55,7 +55,7 @@ def write_controlnet(path):
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
-    furnish(data)
+    make_data_folder(data)
     (data / "extensions" / "sd-webui-controlnet").symlink_to(Path(os.environ["CONTROLNET_DIR"]).absolute())
     script = data / "extensions" / "look" / "scripts" / "look.py"
     script.parent.mkdir(parents=True)
@@ -76,7 +76,7 @@ def unit(client):
 
 @pytest.fixture(scope="module")
 def alone(client):
-    """A run without us, and picture and mask of one with us; without ControlNet."""
+    """Return the image of a run without us, and image and mask of one with us; both without ControlNet."""
     status, found = client.run(PHRASE)
     assert status == 200
     return decoded(client.run()[1]["images"][0]), *map(decoded, found["images"][:2])

@@ -1,4 +1,4 @@
-"""The adapter inside a real AUTOMATIC1111: what it finds, and that the webui's pictures do not change by it.
+"""Test the adapter inside a real AUTOMATIC1111: its results, and that the webui's images stay the same.
 
 WEBUI_DIR is a folder with start.sh and stop.sh, which start and stop a webui on $PORT with what arguments they are
 given, and webui/models/Stable-diffusion/tiny.safetensors. The webui itself is not touched: its data folder is a
@@ -40,7 +40,7 @@ pytestmark = NEEDS_A_WEBUI
 
 
 def write_lora(path, unet, rank=2):
-    """Random, in kohya's format, for the UNet's cross-attention and the text encoder."""
+    """Write a random LoRA in kohya's format, for the UNet's cross-attention and the text encoder."""
     generator = torch.Generator().manual_seed(5)
     tensors = {}
 
@@ -116,14 +116,14 @@ class Client:
         self.ask("options", {name: settings[name] for case in CASES.values() for name in case.get("settings", ())})
 
     def ask(self, route, body=None):
-        """GET, or POST where there is a body."""
+        """Send GET, or POST if there is a body; return the answer."""
         data = None if body is None else json.dumps(body).encode()
         url, kind = f"http://127.0.0.1:{PORT}/sdapi/v1/{route}", {"Content-Type": "application/json"}
         with urllib.request.urlopen(urllib.request.Request(url, data, kind), timeout=300) as answer:
             return json.load(answer)
 
     def paint(self, job=None, **more):
-        """One txt2img -> its picture."""
+        """Run txt2img once and return its image."""
         body = {"prompt": "a red circle", "seed": 1, "steps": 3, "width": 256, "height": 256, "save_images": False}
         body |= {"sampler_name": "Euler a", "scheduler": "automatic"}
         if job:
@@ -133,7 +133,7 @@ class Client:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(found["images"][0]))))
 
     def segment(self, once=False, **more):
-        """One txt2img with the probe -> its picture, the probabilities by method, the probe's report."""
+        """Run txt2img once with the probe; return its image, the probabilities by method, and its report."""
         self.count += 1
         out = str(self.folder / f"job{self.count}")
         job = {"image": str(self.image), "out": out, "prompts": PROMPTS, "resolution": RESOLUTION, "once": once}
@@ -146,7 +146,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def reference():
-    """The same checkpoint, loaded by diffusers in this process."""
+    """Return the same checkpoint, loaded by diffusers in this process."""
     return DiffusersHost.load(CHECKPOINTS / "tiny.safetensors")
 
 
@@ -168,7 +168,7 @@ def client(make_client):
 
 @pytest.fixture(scope="module")
 def expected(reference, client):
-    """method -> probabilities, as diffusers gives them."""
+    """Return the probabilities by method, as diffusers gives them."""
     found = {}
     options = SegmentOptions(resolution=RESOLUTION)
     methods = {
@@ -184,7 +184,7 @@ def expected(reference, client):
 
 @pytest.fixture(scope="module")
 def plain(client):
-    """A picture, and what is found while nothing special is at work."""
+    """Return an image, and the probabilities while nothing special is at work."""
     return client.paint(), client.segment()
 
 

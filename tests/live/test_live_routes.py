@@ -1,4 +1,4 @@
-"""Our routes in a real AUTOMATIC1111, started with --nowebui and --api-auth. WEBUI_DIR as in running.py."""
+"""Test our routes in a real AUTOMATIC1111, started with --nowebui and --api-auth. WEBUI_DIR as in running.py."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from host.bodies import ROUTES, asked_as_the_schema_says, bad_bodies
 from PIL import Image
-from running import LOG, NEEDS_A_WEBUI, PORT, ROOT, SIZE, decoded, encoded, furnish, start, stop
+from running import LOG, NEEDS_A_WEBUI, PORT, ROOT, SIZE, decoded, encoded, make_data_folder, start, stop
 
 from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
@@ -44,13 +44,13 @@ def scene():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
-    furnish(data)
+    make_data_folder(data)
     start(data, "--nowebui", "--api-auth", PAIR)
     yield Client(PAIR)
     stop()
 
 
-def test_a_word_gives_a_mask_by_the_embedded_head(server, scene):
+def test_a_prompt_gives_a_mask_by_the_embedded_head(server, scene):
     request = {"image": encoded(scene), "prompt": "orange circle", "threshold": 0.15, "return_overlay": True}
 
     answer = server.ask("POST", "/ldznet/segment", request)
@@ -61,7 +61,7 @@ def test_a_word_gives_a_mask_by_the_embedded_head(server, scene):
     assert decoded(answer["overlay"]).shape == (*SIZE[::-1], 3)
 
 
-def test_what_is_loaded_is_told_and_unloaded(server, scene):
+def test_what_is_loaded_is_reported_and_unloaded(server, scene):
     server.ask("POST", "/ldznet/segment", {"image": encoded(scene), "prompt": "orange circle"})
 
     heads, loaded = server.ask("GET", "/ldznet/heads"), server.ask("GET", "/ldznet/status")

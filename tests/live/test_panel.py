@@ -1,4 +1,4 @@
-"""The panel inside a real AUTOMATIC1111: through its API, and in a headless Chromium (panel.mjs).
+"""Test the panel inside a real AUTOMATIC1111: through its API, and in a headless Chromium (panel.mjs).
 
 WEBUI_DIR or WEBUI_URL as in running.py. For the browser: node, PLAYWRIGHT (playwright-core's index.mjs; by default
 that of WEBUI_DIR/browser) and CHROMIUM (/usr/bin/chromium). SHOTS is a folder for screenshots of each step.
@@ -23,7 +23,7 @@ from running import (
     ask,
     decoded,
     encoded,
-    furnish,
+    make_data_folder,
     start,
     stop,
 )
@@ -58,13 +58,13 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    furnish(folder, others=True)
+    make_data_folder(folder, others=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def log(data):
-    """A webui with the extension runs meanwhile -> its log's path."""
+    """Run a webui with the extension; return the path of its log."""
     start(data)
     yield LOG
     stop()
@@ -101,7 +101,7 @@ def test_only_what_is_masked_is_repainted(client):
     assert (outside, inside > 20) == (0, True)
 
 
-def test_by_place_and_by_name_is_the_same(client):
+def test_arguments_by_place_and_by_name_give_the_same(client):
     by_place, by_name = client.run(True, *PHRASE.values()), client.run(PHRASE)
 
     assert by_place[1]["images"] == by_name[1]["images"]
@@ -208,7 +208,7 @@ def test_an_inpainting_checkpoint_is_masked_by_attention(client):
 
 @pytest.fixture(scope="module")
 def seen(log, scenes):
-    """What panel.mjs has seen."""
+    """Return the report of panel.mjs."""
     settings = {
         "URL": URL,
         "SCENES": ",".join(map(str, scenes)),
@@ -253,7 +253,7 @@ def test_generate_in_the_tab_img2img_paints_inside_only(seen):
     assert (outside, inside > 20) == (0, True)
 
 
-def test_send_fills_inpaint_upload_and_leaves_the_own_tab(seen):
+def test_send_fills_and_opens_inpaint_upload(seen):
     assert (seen["tab"], seen["size"]) == (4, [str(side) for side in SIZE])
     assert seen["sentShare"] == pytest.approx(seen["shareLower"], abs=1e-6)
     assert seen["ownTabKept"]
@@ -291,7 +291,7 @@ def test_a_threshold_that_is_clicked_twice_acts_twice(seen):
     assert first == second != "0.05"
 
 
-def test_an_object_is_chosen_by_a_click(seen):
+def test_a_click_selects_an_object(seen):
     assert seen["clickedObject"] == ["", "1"]  # it was chosen, is not any more, and is again
 
 
@@ -311,7 +311,7 @@ def test_mask_and_overlay_can_be_downloaded(seen):
     assert all(length > 3 * SIZE[0] * SIZE[1] for length, _ in seen["downloads"])
 
 
-def test_nothing_found_is_told_on_the_page(seen):
+def test_nothing_found_is_shown_on_the_page(seen):
     assert "Nothing to inpaint" in seen["nothing"]
 
 

@@ -1,4 +1,4 @@
-"""Parameters of pictures that a real AUTOMATIC1111 has painted, read back by its page. See running.py."""
+"""Test that a real AUTOMATIC1111 reads back the parameters of the images that it has made. See running.py."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from host.control_values import some_values
 from PIL import Image
-from running import NEEDS_ANY_WEBUI, URL, WEBUI, Client, furnish, start, stop
+from running import NEEDS_ANY_WEBUI, URL, WEBUI, Client, make_data_folder, start, stop
 
 from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
@@ -34,7 +34,7 @@ pytestmark = NEEDS_ANY_WEBUI
 
 
 def settings(number):
-    """Random ones for every control."""
+    """Return random values for every control."""
     draw = random.Random(number)
     prompts = {name: " | ".join(draw.sample(WORDS, 3)) for name in ("prompt", "negative_prompt")}
     return some_values(number) | SET | prompts
@@ -42,9 +42,9 @@ def settings(number):
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
-    """Settings, and the picture that was painted with each: its file, and the text below it."""
+    """Return settings, and for each the file of the image that was made with it and the text below it."""
     data = tmp_path_factory.mktemp("data")
-    furnish(data)
+    make_data_folder(data)
     start(data)
     try:
         yield [paint(data, number) for number in range(4)]
@@ -53,7 +53,7 @@ def painted(tmp_path_factory):
 
 
 def paint(data, number):
-    """Settings, file, text."""
+    """Return settings, file and text."""
     values = settings(number)
     status, answer = CLIENT.run(values, steps=1)
     assert status == 200, answer

@@ -1,4 +1,4 @@
-"""Many requests to a real AUTOMATIC1111, at once, interrupted, and while something is broken. See running.py.
+"""Send many requests to a real AUTOMATIC1111, at once, interrupted, and while something is broken. See running.py.
 
 SOAK is how many mixed requests are sent while its memory is watched, after as many that warm it up: 200, if
 it says nothing else.
@@ -21,7 +21,7 @@ from statistics import median
 import pytest
 from host.bodies import bad_bodies
 from PIL import Image
-from running import NEEDS_A_WEBUI, WEBUI, Client, ask, encoded, furnish, start, stop
+from running import NEEDS_A_WEBUI, WEBUI, Client, ask, encoded, make_data_folder, start, stop
 
 from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.host import DiffusersHost
@@ -78,9 +78,9 @@ def segment(image, prompt="orange circle", **more):
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    """models/ldznet of the webui."""
+    """Return the folder models/ldznet of the webui."""
     data = tmp_path_factory.mktemp("data")
-    furnish(data)
+    make_data_folder(data)
     script = data / "extensions" / "a-faults" / "scripts" / "faults.py"
     script.parent.mkdir(parents=True)
     script.write_text(FAULTS)
@@ -167,7 +167,7 @@ def test_interrupt_and_skip_end_a_segmentation_and_the_next_one_works(client, pr
 
 @pytest.fixture(scope="module")
 def broken(heads):
-    """Files in the folder of heads: one damaged, one for a model with other prompts."""
+    """Put two files into the folder of heads: a damaged one, and one for a model with other prompts."""
     info = DiffusersHost.load(EMBEDDED).info
     save_head(random_head(info.unet).head, heads / "damaged.safetensors", source={})
     content = bytearray((heads / "damaged.safetensors").read_bytes())
@@ -188,7 +188,7 @@ def broken(heads):
         ("gone.safetensors", "There is no head 'gone.safetensors'"),
     ],
 )
-def test_a_head_that_cannot_be_used_is_told_and_nothing_is_painted(client, broken, head, said):
+def test_a_head_that_cannot_be_used_is_reported_and_nothing_is_painted(client, broken, head, said):
     route, run = segment(client.scene, head=head), client.run({"prompt": "orange circle", "head": head})
 
     assert (route[0], run[0]) == (422, 422)
@@ -204,7 +204,7 @@ def test_a_head_that_cannot_be_used_is_told_and_nothing_is_painted(client, broke
         ("foreign", 500, "other_extension: tensor sizes differ). Another extension"),
     ],
 )
-def test_a_fault_in_the_middle_is_told_and_the_next_run_works(client, kind, expected, said):
+def test_a_fault_in_the_middle_is_reported_and_the_next_run_works(client, kind, expected, said):
     before = client.run({"prompt": "orange circle", "threshold": 0.1})[1]["images"]
     ask("unload", b"", at="ldznet")
     ask(kind, b"", at="faults")
@@ -233,7 +233,7 @@ def test_an_exception_in_another_extensions_hook_leaves_ours_as_it_is(client):
 
 @pytest.fixture
 def small_disk(client, tmp_path):
-    """Where the webui saves pictures, of 64 KB."""
+    """Let the webui save images to a disk of 64 KB."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("nothing can be mounted here")
@@ -243,7 +243,7 @@ def small_disk(client, tmp_path):
     subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_full_disk_is_told_and_the_picture_stays(client, small_disk):
+def test_a_full_disk_is_reported_and_the_picture_stays(client, small_disk):
     args = {"prompt": "orange circle", "threshold": 0.1}
     picture = client.run(args)[1]["images"][0]
     # Room for the picture and the mask, and too little for an overlay.
@@ -320,7 +320,7 @@ def test_a_plot_has_a_cell_for_each_threshold_and_word(client):
     assert sorted(cells[1:]) == [[word, level] for word in ("orange circle", "star") for level in ("0.05", "0.2")]
 
 
-def test_a_checkpoint_that_was_switched_or_unloaded_is_survived(client):
+def test_runs_work_after_a_checkpoint_was_switched_or_unloaded(client):
     before = segment(client.scene, threshold=0.1)[1]["mask"]
     ask("options", {"sd_model_checkpoint": "nine.safetensors"})
     other = segment(client.scene)
@@ -346,14 +346,14 @@ def test_attention_leaves_the_mask_of_what_is_nowhere_in_the_picture_empty(clien
 
 
 def resident():
-    """Bytes of the webui's process."""
+    """Return the resident memory of the webui's process in bytes."""
     pid = (WEBUI / "run" / "pid").read_text().strip()
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(status["VmRSS"].split()[0]) * 1024
 
 
 def some_request(draw, number, client, bad):
-    """-> what it was, its status."""
+    """Send some request; return its kind and its status."""
     size = tuple(draw.choice((96, 128, 200, 333, 512)) for _ in range(2))
     image, prompt = scene(draw.randrange(1000), size), draw.choice(WORDS)
     args = {"prompt": prompt, "threshold": draw.random() / 4, "seeds": str(draw.randrange(5))}

@@ -1,11 +1,11 @@
-"""A real AUTOMATIC1111 started in other ways: to save memory, in half precision, without us. See running.py."""
+"""Start a real AUTOMATIC1111 in other ways: to save memory, in half precision, without us. See running.py."""
 
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
-from running import NEEDS_A_WEBUI, Client, decoded, furnish, start, stop
+from running import NEEDS_A_WEBUI, Client, decoded, make_data_folder, start, stop
 
 from ldznet.research.scenes.scenes import make_scene
 
@@ -19,9 +19,9 @@ pytestmark = NEEDS_A_WEBUI
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """flags -> a run without us, and the same one with us: picture, mask and overlay."""
+    """Return by flags a run without us, and the same run with us: image, mask and overlay."""
     data = tmp_path_factory.mktemp("data")
-    furnish(data)
+    make_data_folder(data)
     client, found = Client(Image.fromarray(make_scene(1, size=(128, 192)).image)), {}
     for flags in WAYS:
         start(data, *flags.split())

@@ -1,4 +1,4 @@
-"""What the model of a real AUTOMATIC1111 goes through meanwhile: switched, unloaded, replaced by another engine.
+"""Change the model of a real AUTOMATIC1111 between runs: switched, unloaded, replaced by another engine.
 
 And that a released checkpoint becomes a head. See running.py.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import NEEDS_A_WEBUI, SIZE, Client, ask, decoded, encoded, furnish, start, stop
+from running import NEEDS_A_WEBUI, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
 from safetensors.torch import load_file, save_file
 
 from ldznet.methods.load import EMBEDDED
@@ -45,7 +45,7 @@ def scene():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    checkpoints = furnish(folder)
+    checkpoints = make_data_folder(folder)
     other = load_file(EMBEDDED)
     other["model.diffusion_model.time_embed.0.weight"] *= 1.1
     save_file(other, checkpoints / "other.safetensors")
@@ -67,7 +67,7 @@ def client(data, scene):
 
 @pytest.fixture(scope="module")
 def plain(client):
-    """Picture without us, and with us picture and mask."""
+    """Return an image without us, and image and mask with us."""
     status, found = client.run(PHRASE)
     assert status == 200
     return decoded(client.run()[1]["images"][0]), *map(decoded, found["images"][:2])
@@ -78,7 +78,7 @@ def options(**values):
 
 
 def forget():
-    """Else the same question would not be asked again."""
+    """Forget earlier results, else the same request would run nothing."""
     assert ask("unload", {}, at="ldznet")[0] == 200
 
 
