@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from host.brightness import Brightness, half, use
-from host.process import Processing, Run, make_data_folder
+from host.process import Processing, Run, fill_in_webui
 from host.webui import Webui
 
 from ldznet.heads.network import Head, HeadConfig
@@ -142,7 +142,7 @@ def read_all(dataset):
 def webui(monkeypatch, tmp_path):
     """Return the stand-in, with a model, an empty folder of heads, and a session of this test."""
     found = Webui(monkeypatch)
-    make_data_folder(found, monkeypatch, tmp_path)
+    fill_in_webui(found, monkeypatch, tmp_path)
     webui_session.cache_clear()  # in a webui it stays; a test has its own
     found.session = webui_session()
     found.hooks = RunHooks(found.session, webui_app())

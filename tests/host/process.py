@@ -119,7 +119,7 @@ class Run:
         return whole, reads
 
 
-def make_data_folder(webui, monkeypatch, folder):
+def fill_in_webui(webui, monkeypatch, folder):
     """Add what the panel and the script use of the webui in addition to the model."""
     import sys
     from threading import Lock
