@@ -34,6 +34,7 @@ COMMANDS = {
     "serve": ("ldznet.cli.serve", "open the webui's panel in the browser, without a webui"),
     "convert": ("ldznet.cli.convert", "make a head file from the released LD-ZNet checkpoint"),
     "download": ("ldznet.cli.download", "fetch a head from the web and check it"),
+    "datasets": ("ldznet.research.cli.fetch_datasets", "fetch the art of the embedded model's world"),
     "train": ("ldznet.research.cli.train", "train a head for a Stable Diffusion model"),
     "evaluate": ("ldznet.research.cli.evaluate", "measure masks on a dataset"),
     "bench": ("ldznet.research.bench.bench", "measure speed and memory"),
