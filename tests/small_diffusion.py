@@ -2,6 +2,9 @@
 
 from ldznet.heads.unet import UNetConfig
 from ldznet.research.embedded.model import TinyConfig
+from ldznet.research.scenes.stream import ShapeWorld
+
+SHAPES = ShapeWorld()
 
 TINY = TinyConfig(
     unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), heads=2, context_width=32),
@@ -11,7 +14,10 @@ TINY = TinyConfig(
     size=64,
     batch=2,
     vae_crop=32,
-    scenes=6,
+    shard=6,
+    window=2,
+    encoder_scenes=2,
+    decoder_scenes=2,
     warmup=2,
     encoder_warmup=2,
 )

@@ -42,10 +42,29 @@ def chosen_looks(parsed: argparse.Namespace) -> list[str]:
     return looks
 
 
-def _scenes(looks: Sequence[str], scenes: int, size: int, start: int = 0, *, absent: bool = True) -> list[Sample]:
-    """Return the samples of so many scenes per look."""
+def _scenes(
+    parsed: argparse.Namespace,
+    looks: Sequence[str],
+    scenes: int,
+    size: int,
+    start: int = 0,
+    *,
+    absent: bool = True,
+) -> list[Sample]:
+    """Return the samples of so many scenes per look; in the world of icons, per artist."""
     from ldznet.research.scenes.samples import SceneSamples
 
+    if parsed.world == "icons":
+        from ldznet.research.cli.worlds import chosen_artists
+        from ldznet.research.scenes.icon_samples import IconSamples
+        from ldznet.research.scenes.icons import IconWorld
+
+        world = IconWorld.read(parsed.art)
+        icons = [
+            IconSamples(world, (artist,), scenes, start=start, size=size, absent=int(absent))
+            for artist in chosen_artists(parsed, world, world.trained_on)
+        ]
+        return [samples[index] for samples in icons for index in range(len(samples))]
     parts = [SceneSamples(look, scenes, start=start, size=size, absent=absent) for look in looks]
     return [samples[index] for samples in parts for index in range(len(samples))]
 
@@ -63,28 +82,41 @@ def _samples(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -
     """Draw images from captions."""
     from PIL import Image
 
-    from ldznet.research.scenes.scenes import LOOK_NAMES, caption_cells, make_scene
+    from ldznet.research.scenes.scenes import caption_cells
     from ldznet.research.studies.ddim_samples import generate
 
     folder = _folder(parsed)
-    # Four looks and one to three objects in turn, the same for every model.
-    captions = [make_scene(seed, look=LOOK_NAMES[seed % 4], objects=1 + seed % 3).caption for seed in range(16)]
+    captions = _captions(parsed)
     enlarged = [image.repeat(2, axis=0).repeat(2, axis=1) for image in generate(host, captions)]
     Image.fromarray(caption_cells(enlarged, captions, 4)).save(folder / "samples.jpg", quality=88)
     print(folder / "samples.jpg")
     return 0
 
 
+def _captions(parsed: argparse.Namespace, count: int = 16) -> list[str]:
+    """Return captions of scenes that no training has seen."""
+    if parsed.world == "icons":
+        from ldznet.research.cli.worlds import chosen_artists
+        from ldznet.research.scenes.icons import IconWorld
+
+        world = IconWorld.read(parsed.art)
+        artists = chosen_artists(parsed, world, world.trained_on)
+        return [world.scene(seed, artists[seed % len(artists)]).caption() for seed in range(count)]
+    from ldznet.research.scenes.scenes import LOOK_NAMES, make_scene
+
+    return [make_scene(seed, look=LOOK_NAMES[seed % 4], objects=1 + seed % 3).caption for seed in range(count)]
+
+
 def _features(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> int:
     """Measure which features know where objects are."""
     from PIL import Image
 
-    from ldznet.research.scenes.stream import TRAIN_SEEDS
+    from ldznet.research.scenes.world import TRAIN_SEEDS
     from ldznet.research.studies.features import draw_scores, measure_features
 
     # Seeds from other ranges than those of trainings and reports, so that nothing is measured on known scenes.
-    training = _scenes(["photo"], 2 * parsed.scenes, 128, 2 * TRAIN_SEEDS, absent=False)
-    validation = _scenes(["photo"], max(1, parsed.scenes // 2), 128, absent=False)
+    training = _scenes(parsed, ["photo"], 2 * parsed.scenes, 128, 2 * TRAIN_SEEDS, absent=False)
+    validation = _scenes(parsed, ["photo"], max(1, parsed.scenes // 2), 128, absent=False)
     scores = measure_features(host, training, validation, size=128, say=_say(parsed))
     best = max(scores, key=lambda score: score.ap)
     rows = [{"path": score.path, "timestep": score.timestep, "ap": score.ap} for score in scores]
@@ -123,7 +155,7 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
     setup = Setup.of(name, host.info)
     if parsed.greedy:
         return _search(parsed, host, setup)
-    samples = _scenes(chosen_looks(parsed), parsed.scenes, setup.defaults.resolution)
+    samples = _scenes(parsed, chosen_looks(parsed), parsed.scenes, setup.defaults.resolution)
     bench = Workbench(host, samples, parsed.out)
     rows = [(f"**{name}, defaults**", setup.method()), *_others(host, name)]
     # The defaults come first: times are relative to theirs.
@@ -157,13 +189,13 @@ def _others(host: DiffusersHost, name: str) -> list[tuple[str, Method]]:
 
 def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> int:
     """Search step by step for the best options, on scenes that are neither trained on nor reported."""
-    from ldznet.research.scenes.stream import TRAIN_SEEDS
+    from ldznet.research.scenes.world import TRAIN_SEEDS
     from ldznet.research.studies.ablation import Workbench
     from ldznet.research.studies.search import search, starts
     from ldznet.research.studies.variants import steps_for
 
     # One look is enough to search with, and four times as quick.
-    samples = _scenes(["photo"], parsed.scenes, setup.defaults.resolution, 3 * TRAIN_SEEDS)
+    samples = _scenes(parsed, ["photo"], parsed.scenes, setup.defaults.resolution, 3 * TRAIN_SEEDS)
     bench = Workbench(host, samples, parsed.out, timed=False)
     say = _say(parsed)
     ends = []
@@ -216,7 +248,7 @@ def _steps(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> 
     from ldznet.research.studies.steps import draw_steps
 
     folder = _folder(parsed)
-    samples = _scenes(["photo"], 1, suited_options(host.info)[1].resolution, parsed.seed)
+    samples = _scenes(parsed, ["photo"], 1, suited_options(host.info)[1].resolution, parsed.seed)
     present = next(sample for sample in samples if sample.mask.any())
     absent = next(sample for sample in samples if not sample.mask.any())
     for name in ("difference", "attention"):

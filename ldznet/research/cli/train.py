@@ -9,6 +9,7 @@ from ldznet.cli.flags import add_options
 from ldznet.errors import OptionError
 from ldznet.methods.load import EMBEDDED
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut
+from ldznet.research.cli.worlds import add_world
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="diffusion: continue to train the UNet of this model file (with --steps)",
     )
+    parser.add_argument(
+        "--stage",
+        choices=("encoder", "decoder", "unet"),
+        help="diffusion: train this part only; the UNet needs the encoder alone, so the decoder may be trained "
+        "meanwhile or later (default: all, and write the model)",
+    )
+    add_world(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")
     group = parser.add_argument_group("model")
     group.add_argument(

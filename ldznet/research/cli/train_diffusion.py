@@ -8,10 +8,14 @@ import json
 from ldznet.cli.flags import process_of_launch
 from ldznet.errors import OptionError
 from ldznet.research.cli.train_head import training_device
+from ldznet.research.cli.worlds import open_world
 
 # Arguments of `train` that the diffusion model uses, and what the parser adds itself.
 _USED = frozenset(
-    ("command", "data", "folder", "out", "minutes", "steps", "workers", "device", "go_on", "default_of")
+    (
+        *("command", "data", "folder", "out", "minutes", "steps", "workers", "device", "go_on", "default_of"),
+        *("world", "art", "stage"),
+    )
 )
 
 
@@ -20,7 +24,7 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     from ldznet.research.embedded.autoencoder import train_decoder, train_encoder
     from ldznet.research.embedded.diffusion import train_unet
     from ldznet.research.embedded.files import export, unpack
-    from ldznet.research.embedded.model import TinyConfig
+    from ldznet.research.embedded.model import config_of
     from ldznet.research.embedded.resumable_stage import RunOptions, join_launch, wait_for_all
 
     _refuse_unused(parsed)
@@ -30,26 +34,33 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     rank, processes = process_of_launch()
     if processes > 1:
         join_launch(device.type)
-    config = TinyConfig()
+    config, world = config_of(parsed.world), open_world(parsed.world, parsed.art)
     # Only once, and by one process: later runs resume what they have trained.
     if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:
         unpack(parsed.go_on, parsed.out)
     # Files must be complete before other processes read them.
     wait_for_all()
     steps = parsed.steps or config.unet_steps
-    stages = [(train_encoder, config.encoder_steps), (train_decoder, config.decoder_steps), (train_unet, steps)]
+    stages = {
+        "encoder": (train_encoder, config.encoder_steps),
+        "decoder": (train_decoder, config.decoder_steps),
+        "unet": (train_unet, steps),
+    }
+    names = [parsed.stage] if parsed.stage else ["unet"] if parsed.go_on else list(stages)
     done = True
-    for train, steps in stages[2:] if parsed.go_on else stages:
+    for train, steps in (stages[name] for name in names):
         options = RunOptions(
             folder=parsed.out, steps=steps, minutes=minutes, device=str(device), workers=parsed.workers
         )
-        done = done and train(config, options)
+        done = done and train(config, options, world)
         wait_for_all()
     if rank:
         return 0 if done else 3
-    if done:
+    if parsed.stage:
+        print(f"{parsed.stage}: {'done' if done else 'stopped; the same command resumes there'}")
+    elif done:
         target = parsed.out / "tiny.safetensors"
-        print(json.dumps({"written": str(target), **export(config, parsed.out, target)}))
+        print(json.dumps({"written": str(target), **export(config, parsed.out, target, world)}))
     else:
         print("stopped; the same command resumes there")
     return 0 if done else 3

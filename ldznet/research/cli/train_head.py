@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ldznet.cli.flags import device_and_dtype, process_of_launch
 from ldznet.cli.launch import require_own_gpus
 from ldznet.errors import OptionError
+from ldznet.research.cli.worlds import chosen_artists, scenes_name
 
 if TYPE_CHECKING:
     import torch
@@ -81,10 +82,14 @@ def train_head(parsed: argparse.Namespace, place: Path | None) -> int:
         source={
             "model": host.info.name,
             "model_fingerprint": host.info.fingerprint,
-            "data": place.name if place else parsed.data,
+            "data": place.name if place else scenes_name(parsed),
             "start": parsed.start,
         },
-        belongs={"another VAE or text encoder": host.others, "another start of its head": _first_weights(parsed)},
+        belongs={
+            "another VAE or text encoder": host.others,
+            "another start of its head": _first_weights(parsed),
+            **({} if place else {"scenes of another world or by other artists": scenes_name(parsed)}),
+        },
         workers=parsed.workers,
         cache=None if parsed.dry_run else parsed.cache,
     )
@@ -187,8 +192,18 @@ def _data(parsed: argparse.Namespace, options: TrainOptions, place: Path | None)
     """Return the samples to train on and those to validate with."""
     from ldznet.research.datasets.phrasecut import PhraseCut
     from ldznet.research.scenes.samples import SceneSamples
-    from ldznet.research.scenes.stream import TRAIN_SEEDS
+    from ldznet.research.scenes.world import TRAIN_SEEDS
 
+    if place is None and parsed.world == "icons":
+        from ldznet.research.scenes.icon_samples import IconSamples
+        from ldznet.research.scenes.icons import IconWorld
+
+        world = IconWorld.read(parsed.art)
+        artists = chosen_artists(parsed, world, world.trained_on)
+        return (
+            IconSamples(world, artists, parsed.scenes, start=2 * TRAIN_SEEDS, size=options.size, absent=0),
+            IconSamples(world, artists, min(32, parsed.scenes), start=TRAIN_SEEDS // 2, size=options.size),
+        )
     if place is None:
         training = SceneSamples(
             "photo", parsed.scenes, start=2 * TRAIN_SEEDS, size=options.size, each=2, absent=False

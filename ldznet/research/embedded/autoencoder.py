@@ -1,4 +1,4 @@
-"""Training the KL autoencoder on pictures of scenes: its encoder first, then its decoder."""
+"""The KL autoencoder's training on crops of scenes: its encoder first, then its decoder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldznet.errors import OptionError
+from ldznet.research.embedded.crops import CropStream, join_crops
 from ldznet.research.embedded.model import TinyConfig, TinyModel
 from ldznet.research.embedded.resumable_stage import RunOptions, Stage, step_generator, train_stage
 from ldznet.research.scenes.stream import SceneStream, normalised, one_thread
+from ldznet.research.scenes.world import World
+
+_SCALE_SCENES = 64  # by which the deviation of the latents is measured
 
 
-def train_encoder(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
+def train_encoder(
+    config: TinyConfig, options: RunOptions, world: World, say: Callable[[str], None] = print
+) -> bool:
     """Train the autoencoder's encoder; True when its steps are done.
 
     It learns with a small decoder at the latent's own resolution, which is then thrown away: many times as
-    many pictures a second as with the real one, and without its normalisations, through which the colour of
-    a whole picture passes only after long training. The loss is the mean absolute difference of pixels and
-    the squared one of 2 x 2, 4 x 4 and 8 x 8 means, which no grain of the picture outweighs, plus the
-    posterior's divergence from a normal distribution by a small weight.
+    many crops a second as with the real one, and without its normalisations, through which the colour of
+    a whole image passes only after long training.
     """
     torch.manual_seed(0)
-    vae = TinyModel(config, options.folder / "tokenizer").vae
+    vae = TinyModel(config, options.folder / "tokenizer", world.vocabulary).vae
     for module in vae.encoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -35,31 +39,34 @@ def train_encoder(config: TinyConfig, options: RunOptions, say: Callable[[str], 
         vae.quant_conv.weight[4:] = 0
         vae.quant_conv.bias[4:] = -6
     parts = nn.ModuleDict({"encoder": vae.encoder, "quant_conv": vae.quant_conv, "light": _light_decoder()})
-    parts.to(options.device)
+    parts.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = Stage(
         "encoder", parts, config.encoder_rate, config.encoder_warmup, 0.999, options.folder, options.steps
     )
 
-    def loss_of(images: Tensor, _captions: list[str]) -> Tensor:
-        x = _crop(normalised(images, options.device), config.vae_crop, stage.step)
+    def loss_of(crops: Tensor, weights: Tensor) -> Tensor:
+        x, weights = _on(options.device, crops), weights.to(options.device)
         posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=step_generator(stage.step)).to(x.device)
         y = parts["light"](posterior.mean + posterior.std * noise)
-        return _difference(x, y) + config.kl_weight * posterior.kl().mean()
+        return _difference(x, y, weights) + config.kl_weight * posterior.kl().mean()
 
-    return train_stage(stage, _batches(config, stage.step, options), config.vae_batch, options, loss_of, say)
+    batches = _batches(config, world, stage.step, options, config.encoder_scenes, config.encoder_crops)
+    return train_stage(stage, batches, config.encoder_scenes * config.encoder_crops, options, loss_of, say)
 
 
-def train_decoder(config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print) -> bool:
+def train_decoder(
+    config: TinyConfig, options: RunOptions, world: World, say: Callable[[str], None] = print
+) -> bool:
     """Train the decoder on the finished encoder's latents; True when its steps are done.
 
     Raises:
         OptionError: the encoder has not been trained yet.
     """
     torch.manual_seed(2)
-    model = TinyModel(config, options.folder / "tokenizer")
-    load_encoder(model, options.folder)
-    vae = model.vae.to(options.device)
+    model = TinyModel(config, options.folder / "tokenizer", world.vocabulary)
+    load_encoder(model, options.folder, world)
+    vae = model.vae.to(options.device, memory_format=torch.channels_last)
     for module in vae.decoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -67,17 +74,22 @@ def train_decoder(config: TinyConfig, options: RunOptions, say: Callable[[str], 
     parts = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}).requires_grad_(True)
     stage = Stage("decoder", parts, config.decoder_rate, config.warmup, 0.999, options.folder, options.steps)
 
-    def loss_of(images: Tensor, _captions: list[str]) -> Tensor:
-        x = _crop(normalised(images, options.device), config.vae_crop, stage.step)
+    def loss_of(crops: Tensor, weights: Tensor) -> Tensor:
+        x, weights = _on(options.device, crops), weights.to(options.device)
         with torch.no_grad():
             mean = vae.encode(x).latent_dist.mean
-        return _difference(x, vae.decode(mean).sample)
+        return _difference(x, vae.decode(mean).sample, weights)
 
-    return train_stage(stage, _batches(config, stage.step, options), config.vae_batch, options, loss_of, say)
+    batches = _batches(config, world, stage.step, options, config.decoder_scenes, 1)
+    return train_stage(stage, batches, config.decoder_scenes, options, loss_of, say)
+
+
+def _on(device: str, crops: Tensor) -> Tensor:
+    return crops.to(device).contiguous(memory_format=torch.channels_last)
 
 
 def _light_decoder() -> nn.Sequential:
-    """(B, 4, h, w) -> (B, 3, 8h, 8w), all of it computed at h x w."""
+    """Return a decoder (B, 4, h, w) -> (B, 3, 8h, 8w), all of it computed at h x w."""
     return nn.Sequential(
         nn.Conv2d(4, 128, 3, padding=1),
         nn.SiLU(),
@@ -88,43 +100,52 @@ def _light_decoder() -> nn.Sequential:
     )
 
 
-def _difference(x: Tensor, y: Tensor) -> Tensor:
+def _difference(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return how much two batches (B, 3, H, W) differ, with weights (B, 1, H, W).
+
+    The sum of the absolute differences of pixels, and half of those of neighbouring pixels' steps, which a blurred
+    outline misses; and of the squared differences of 2 x 2, 4 x 4 and 8 x 8 means, which no grain outweighs.
+    """
     difference = y - x
-    loss = difference.abs().mean()
+    loss = (difference.abs() * weights).mean()
+    across = (difference.diff(dim=3).abs() * weights[..., 1:]).mean()
+    down = (difference.diff(dim=2).abs() * weights[..., 1:, :]).mean()
+    loss = loss + 0.5 * (across + down)
     for side in (2, 4, 8):
-        loss = loss + 4 * F.avg_pool2d(difference, side).square().mean()
+        loss = loss + 4 * (F.avg_pool2d(difference, side).square() * F.avg_pool2d(weights, side)).mean()
     return loss
 
 
-def _batches(config: TinyConfig, step: int, options: RunOptions) -> Iterator[tuple[Tensor, list[str]]]:
-    """The batches from step `step` on, the same wherever a run begins."""
-    stream = SceneStream(config.size, step * config.vae_batch, (options.steps - step) * config.vae_batch)
-    loader = torch.utils.data.DataLoader(
-        stream, batch_size=config.vae_batch, num_workers=options.workers, worker_init_fn=one_thread
+def _batches(
+    config: TinyConfig, world: World, step: int, options: RunOptions, scenes: int, each: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches from step `step` on, `scenes` x `each` crops; the same wherever a run begins."""
+    stream = CropStream(
+        world,
+        start=step * scenes,
+        count=(options.steps - step) * scenes,
+        size=config.size,
+        side=config.vae_crop,
+        each=each,
     )
-    for images, captions in loader:
-        yield images, list(captions)
+    loader = torch.utils.data.DataLoader(
+        stream, batch_size=scenes, num_workers=options.workers, collate_fn=join_crops, worker_init_fn=one_thread
+    )
+    yield from loader
 
 
-def _crop(images: Tensor, side: int, step: int) -> Tensor:
-    """The same place of every picture; another one each step."""
-    room = images.shape[-1] - side
-    top, left = torch.randint(0, room + 1, (2,), generator=step_generator(step)).tolist()
-    return images[..., top : top + side, left : left + side]
-
-
-def load_encoder(model: TinyModel, folder: Path) -> None:
-    """Put the trained encoder's average into the model and measure the scale of its latents.
+def load_encoder(model: TinyModel, folder: Path, world: World) -> None:
+    """Put the trained encoder's average into the model and measure the scale of its latents on the world.
 
     Raises:
         OptionError: the encoder has not been trained yet.
     """
-    kept = _average_of(folder, "encoder")
+    average = _average_of(folder, "encoder")
     part_of(model.vae, ("encoder", "quant_conv")).load_state_dict(
-        {name: tensor for name, tensor in kept.items() if not name.startswith("light.")}
+        {name: tensor for name, tensor in average.items() if not name.startswith("light.")}
     )
     model.vae.eval().requires_grad_(False)
-    stream = SceneStream(model.config.size, 0, 64)
+    stream = SceneStream(world, model.config.size, 0, _SCALE_SCENES)
     images = torch.stack([stream[index][0] for index in range(len(stream))])
     with torch.no_grad():
         mean = model.vae.encode(normalised(images, "cpu")).latent_dist.mean
@@ -142,7 +163,7 @@ def load_decoder(model: TinyModel, folder: Path) -> None:
 
 
 def part_of(vae: Any, names: Sequence[str]) -> nn.ModuleDict:
-    """Some of the autoencoder's modules, to be kept or trained by themselves."""
+    """Return some of the autoencoder's modules, to be written or trained by themselves."""
     return nn.ModuleDict({name: getattr(vae, name) for name in names})
 
 

@@ -20,6 +20,7 @@ from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, par
 from ldznet.research.embedded.ldm_names import vae_state
 from ldznet.research.embedded.model import TinyConfig, TinyModel
 from ldznet.research.embedded.resumable_stage import save_whole
+from ldznet.research.scenes.world import World
 
 YAML = """model:
   base_learning_rate: 1.0e-04
@@ -81,7 +82,7 @@ YAML = """model:
 
 
 def export(
-    config: TinyConfig, folder: Path, target: Path, *, dtype: torch.dtype = torch.float16
+    config: TinyConfig, folder: Path, target: Path, world: World, *, dtype: torch.dtype = torch.float16
 ) -> Mapping[str, Any]:
     """Write the trained model as NAME.safetensors, NAME.yaml and the folder NAME with the tokenizer.
 
@@ -89,11 +90,11 @@ def export(
     """
     from safetensors.torch import save_file
 
-    model = TinyModel(config, target.with_suffix(""))
-    load_encoder(model, folder)
+    model = TinyModel(config, target.with_suffix(""), world.vocabulary)
+    load_encoder(model, folder, world)
     load_decoder(model, folder)
-    saved = torch.load(folder / "unet.pt", map_location="cpu", weights_only=True)
-    nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved["average"])
+    stage = torch.load(folder / "unet.pt", map_location="cpu", weights_only=True)
+    nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(stage["average"])
     state = {f"model.diffusion_model.{name}": t for name, t in model.unet.state_dict().items()}
     state |= {f"first_stage_model.{name}": t for name, t in vae_state(model.vae.state_dict()).items()}
     for name, tensor in model.text.state_dict().items():
@@ -119,14 +120,14 @@ def export(
         encoding="utf-8",
     )
     return {
-        "step": saved["step"],
+        "step": stage["step"],
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "megabytes": target.stat().st_size / 1e6,
     }
 
 
 def unpack(checkpoint: Path, folder: Path) -> None:
-    """Lay out what `export` wrote so that `train_unet` goes on from its weights, with a new schedule.
+    """Lay out what `export` wrote so that `train_unet` continues from its weights, with a new schedule.
 
     The autoencoder is kept as it is: with another one all that the UNet knows would be lost.
     """

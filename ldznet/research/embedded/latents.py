@@ -1,10 +1,15 @@
-"""The latents of a number of scenes with their captions, made once and kept: what the UNet is trained on."""
+"""Latents of scenes with their captions, made shard by shard while the UNet is trained on them.
+
+A scene costs as much to draw and to encode as to learn from a few times. So each shard of scenes is used several
+times: when the training has seen the last shard often enough, the next one is made and kept on disk, and a step
+draws its scenes from the latest shards.
+
+    FOLDER/latents/00000.pt   {"latents": (N, 4, h, w) float16, "captions": N lists}
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,60 +17,90 @@ from torch import Tensor
 
 from ldznet.research.embedded.autoencoder import load_encoder
 from ldznet.research.embedded.model import TinyConfig, TinyModel
-from ldznet.research.embedded.resumable_stage import RunOptions, save_whole, step_generator
-from ldznet.research.scenes.stream import FEW_THINGS, SceneStream, normalised, one_thread
+from ldznet.research.embedded.resumable_stage import (
+    RunOptions,
+    save_whole,
+    share_of_launch,
+    step_generator,
+    wait_for_all,
+)
+from ldznet.research.scenes.stream import SceneStream, normalised, one_thread
+from ldznet.research.scenes.world import World
+
+_Shard = tuple[Tensor, list[list[str]]]
+_ENCODED_AT_ONCE = 32
+_PICKS_FROM = 2**32  # step numbers of the generators that pick scenes: apart from those of noise
 
 
-@dataclass(frozen=True)
-class LatentCache:
-    """The latents of the first scenes, in all looks in turn, and their captions."""
+class Latents:
+    """The latents of a world's scenes for one training; the first process of a launch makes them for all.
 
-    latents: Tensor  # (N, 4, h, w) float16, scaled
-    captions: list[str]
+    Raises:
+        OptionError: the encoder has not been trained yet.
+    """
 
-    @classmethod
-    def read(cls, folder: Path) -> LatentCache:
-        """What has been made so far."""
-        path = folder / "latents.pt"
-        if not path.exists():
-            return cls(torch.zeros(0), [])
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        return cls(saved["latents"], saved["captions"])
+    def __init__(
+        self, config: TinyConfig, options: RunOptions, world: World, say: Callable[[str], None] = print
+    ) -> None:
+        self.config, self.options, self.world, self.say = config, options, world, say
+        self._model = TinyModel(config, options.folder / "tokenizer", world.vocabulary)
+        load_encoder(self._model, options.folder, world)
+        self._model.to(options.device)
+        self._shards: dict[int, _Shard] = {}
 
-    @classmethod
-    def make(
-        cls, config: TinyConfig, options: RunOptions, say: Callable[[str], None] = print, chunk: int = 1024
-    ) -> LatentCache | None:
-        """Read it, or go on making it; None when the run's minutes were not enough."""
-        start = time.monotonic()
-        kept = cls.read(options.folder)
-        if kept.captions and len(kept.captions) >= config.scenes:
-            return cls(kept.latents[: config.scenes], kept.captions[: config.scenes])
-        latents, captions = kept.latents, kept.captions
-        model = TinyModel(config, options.folder / "tokenizer")
-        load_encoder(model, options.folder)
-        model.to(options.device)
-        while len(captions) < config.scenes:
-            most = min(chunk, config.scenes - len(captions))
-            stream = SceneStream(config.size, len(captions), most, FEW_THINGS)
-            loader = torch.utils.data.DataLoader(
-                stream, batch_size=32, num_workers=options.workers, worker_init_fn=one_thread
-            )
-            parts = [latents] if len(captions) else []
-            for images, texts in loader:
-                parts.append(model.latent(normalised(images, options.device)).half().cpu())
-                captions += texts
-            latents = torch.cat(parts)
-            save_whole({"latents": latents, "captions": captions}, options.folder / "latents.pt")
-            say(f"latents of {len(captions)} of {config.scenes} scenes")
-            if time.monotonic() - start > 60 * options.minutes and len(captions) < config.scenes:
-                return None
-        return cls(latents, captions)
+    def batches(self, step: int) -> Iterator[tuple[Tensor, list[str]]]:
+        """Yield (B, 4, h, w) latents and captions from step `step` on, the same wherever a run begins."""
+        for number in range(step, self.options.steps):
+            last = number * self.config.batch // (self.config.uses * self.config.shard)
+            window = range(max(0, last + 1 - self.config.window), last + 1)
+            self._open(window)
+            yield self._pick(window, step_generator(number + _PICKS_FROM))
 
-    def batches(self, config: TinyConfig, step: int, steps: int) -> Iterator[tuple[Tensor, list[str]]]:
-        """The batches of steps `step` to `steps`, the same wherever a run begins."""
-        for number in range(step, steps):
-            picked = torch.randint(
-                0, len(self.captions), (config.batch,), generator=step_generator(number + 2**32)
-            )
-            yield self.latents[picked].float(), [self.captions[index] for index in picked.tolist()]
+    def _pick(self, window: range, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        picks = torch.randint(
+            0, len(window) * self.config.shard, (self.config.batch,), generator=generator
+        ).tolist()
+        chances = torch.rand(self.config.batch, generator=generator).tolist()
+        latents, captions = [], []
+        for pick, chance in zip(picks, chances, strict=True):
+            shard, place = divmod(pick, self.config.shard)
+            shard_latents, shard_captions = self._shards[window[shard]]
+            latents.append(shard_latents[place])
+            captions.append(shard_captions[place][int(chance * len(shard_captions[place]))])
+        return torch.stack(latents).float(), captions
+
+    def _open(self, window: range) -> None:
+        """Hold the shards of a window in memory; make what is missing."""
+        for number in [number for number in self._shards if number not in window]:
+            del self._shards[number]
+        for number in (number for number in window if number not in self._shards):
+            if not share_of_launch()[0] and not self._path(number).exists():
+                self._make(number)
+            wait_for_all()
+            shard = torch.load(self._path(number), map_location="cpu", weights_only=True)
+            self._shards[number] = (shard["latents"], shard["captions"])
+
+    def _path(self, number: int) -> Path:
+        return self.options.folder / "latents" / f"{number:05}.pt"
+
+    def _make(self, number: int) -> None:
+        first = number * self.config.shard
+        stream = SceneStream(self.world, self.config.size, first, self.config.shard)
+        loader = torch.utils.data.DataLoader(
+            stream,
+            batch_size=_ENCODED_AT_ONCE,
+            num_workers=self.options.workers,
+            collate_fn=_join,
+            worker_init_fn=one_thread,
+        )
+        latents, captions = [], list[list[str]]()
+        for images, texts in loader:
+            latents.append(self._model.latent(normalised(images, self.options.device)).half().cpu())
+            captions += texts
+        self._path(number).parent.mkdir(parents=True, exist_ok=True)
+        save_whole({"latents": torch.cat(latents), "captions": captions}, self._path(number))
+        self.say(f"latents of scenes {first} to {first + self.config.shard - 1}")
+
+
+def _join(items: list[tuple[Tensor, tuple[str, ...]]]) -> tuple[Tensor, list[list[str]]]:
+    return torch.stack([image for image, _ in items]), [list(captions) for _, captions in items]

@@ -28,7 +28,7 @@ _VAE = (
 
 
 def vae_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of diffusers' AutoencoderKL under the original names, without prefix."""
+    """Return the state dict of diffusers' AutoencoderKL under the original names, without prefix."""
     numbers = [int(found[1]) for name in state if (found := re.search(r"\.up_blocks\.(\d+)\.", name))]
     last = max(numbers)
     renamed = {}

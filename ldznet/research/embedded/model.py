@@ -34,7 +34,10 @@ class TinyConfig:
     text_layers: int = 3
     size: int = 128  # side of the pictures
     batch: int = 32  # of the UNet
-    vae_batch: int = 4  # small: an autoencoder gains more from steps than from pictures
+    # Of a step. Small: an autoencoder gains more from steps than from images.
+    encoder_scenes: int = 8
+    encoder_crops: int = 2  # of each scene
+    decoder_scenes: int = 4  # with one crop each
     encoder_steps: int = 3000
     decoder_steps: int = 3000
     unet_steps: int = 2400
@@ -42,8 +45,11 @@ class TinyConfig:
     encoder_rate: float = 1e-3
     decoder_rate: float = 1e-3
     kl_weight: float = 1e-5
-    scenes: int = 24576  # whose latents are kept for the UNet
+    shard: int = 4096  # scenes whose latents are made together for the UNet
+    uses: int = 4  # how often each of them is seen before the next shard is made
+    window: int = 24  # latest shards from which a step's scenes are drawn
     unet_rate: float = 1e-3
+    unet_plateau: float = 0.0  # share of the UNet's steps before its rate falls
     # Of the signal-to-noise ratio, where a timestep's weight in the loss follows it: less noise weighs no more,
     # and more noise, where it is decided what a thing is, no less. (0, infinity) weighs all noise alike.
     snr_range: tuple[float, float] = (0.4, 5.0)
@@ -53,16 +59,25 @@ class TinyConfig:
     ema: float = 0.999
 
 
-class TinyModel(nn.Module):
-    """Autoencoder, text encoder and UNet together."""
+def config_of(world: str) -> TinyConfig:
+    """Return the structure and recipe for a world, by its name."""
+    if world == "shapes":
+        return TinyConfig()
+    # Five times as many words as the shapes have, in sentences of colours, sizes and sides: contexts are wider.
+    unet = UNetConfig(model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=96)
+    return TinyConfig(unet=unet, encoder_steps=4000, decoder_steps=4000, unet_steps=32_000, unet_plateau=0.75)
 
-    def __init__(self, config: TinyConfig, tokenizer_folder: Path) -> None:
+
+class TinyModel(nn.Module):
+    """Autoencoder, text encoder and UNet together; its tokenizer knows `words` whole."""
+
+    def __init__(self, config: TinyConfig, tokenizer_folder: Path, words: Sequence[str]) -> None:
         super().__init__()
         from diffusers import AutoencoderKL
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
         self.config = config
-        vocabulary = write_tokenizer(tokenizer_folder)
+        vocabulary = write_tokenizer(tokenizer_folder, words)
         self.tokenize = tokenize_with(CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True))
         self.vae = AutoencoderKL(**vae_settings(list(config.vae_widths), config.vae_blocks, 4, 1.0))
         width = config.unet.context_width
@@ -83,13 +98,13 @@ class TinyModel(nn.Module):
         self.register_buffer("scale", torch.tensor(0.18215))
 
     def context(self, captions: Sequence[str]) -> Tensor:
-        """-> (B, 77, D)."""
+        """Return the contexts (B, 77, D) of B captions."""
         ids, _ = self.tokenize(captions)
         states: Tensor = self.text(ids.to(self.scale.device)).last_hidden_state
         return states
 
     @torch.no_grad()
     def latent(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> the posterior's mean, scaled to a deviation of 1."""
+        """Return the posterior's mean, scaled to a deviation of 1: (B, 3, H, W) in [-1, 1] -> (B, 4, H/8, W/8)."""
         mean: Tensor = self.vae.encode(images).latent_dist.mean
         return mean * self.scale

@@ -6,17 +6,16 @@ Source: Sennrich et al., Neural Machine Translation of Rare Words, https://arxiv
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from ldznet.research.scenes.scenes import VOCABULARY
+from ldznet.files import write_text
 
 
-def write_tokenizer(folder: Path, words: Sequence[str] = VOCABULARY) -> int:
-    """A tokenizer in CLIP's format that knows some words whole and spells all others; returns its size."""
+def write_tokenizer(folder: Path, words: Sequence[str]) -> int:
+    """Write a tokenizer in CLIP's format that knows `words` whole and spells all others; return its size."""
     folder.mkdir(parents=True, exist_ok=True)
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     symbols = [*map(chr, printable), *(chr(256 + n) for n in range(256 - len(printable)))]
@@ -24,24 +23,17 @@ def write_tokenizer(folder: Path, words: Sequence[str] = VOCABULARY) -> int:
     joined = ["".join(pair) for pair in merges]
     tokens = list(dict.fromkeys([*symbols, *(symbol + "</w>" for symbol in symbols), *joined]))
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    _write(folder / "vocab.json", json.dumps({token: n for n, token in enumerate(tokens)}))
-    _write(folder / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
+    write_text(folder / "vocab.json", json.dumps({token: n for n, token in enumerate(tokens)}))
+    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
     special = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": tokens[-1]}
-    _write(folder / "special_tokens_map.json", json.dumps(special))
+    write_text(folder / "special_tokens_map.json", json.dumps(special))
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
-    _write(folder / "tokenizer_config.json", json.dumps(settings))
+    write_text(folder / "tokenizer_config.json", json.dumps(settings))
     return len(tokens)
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole at any time, for the processes beside this one."""
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding run to its end: the merges, in order, after which every word is one token.
+    """Run byte-pair encoding to its end and return the merges, in order, after which every word is one token.
 
     Source: Sennrich et al., Neural Machine Translation of Rare Words, https://arxiv.org/abs/1508.07909
     """

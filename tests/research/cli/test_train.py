@@ -13,6 +13,7 @@ from miniature import write_phrasecut
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from stand_in_art import stand_in_world
 from stand_ins import write_folder
 
 from ldznet.__main__ import main
@@ -22,13 +23,28 @@ from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.research.cli import forecast
+from ldznet.research.embedded import model
 from ldznet.research.embedded.autoencoder import train_decoder, train_encoder
 from ldznet.research.embedded.diffusion import train_unet
 from ldznet.research.embedded.files import export
 from ldznet.research.embedded.model import TinyConfig
 from ldznet.research.embedded.resumable_stage import RunOptions
+from ldznet.research.scenes.icons import IconWorld
+from ldznet.research.scenes.stream import ShapeWorld
 
 RECIPE = ("--preset", "tiny", "--steps", "4", "--batch", "4", "--size", "64", "--scenes", "4", "--device", "cpu")
+CONFIG = TinyConfig(
+    unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=2, context_width=32),
+    vae_widths=(32, 32, 32, 32),
+    text_layers=1,
+    size=64,
+    batch=2,
+    shard=4,
+    encoder_scenes=2,
+    encoder_steps=2,
+    decoder_scenes=2,
+    decoder_steps=1,
+)
 QUICK = ("--log-every", "1", "--save-every", "2", "--validate-every", "100")
 
 
@@ -36,18 +52,10 @@ QUICK = ("--log-every", "1", "--save-every", "2", "--validate-every", "100")
 def checkpoint(tmp_path_factory):
     """A small diffusion model, trained for a step, as a file."""
     folder = tmp_path_factory.mktemp("tiny")
-    config = TinyConfig(
-        unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=2, context_width=32),
-        vae_widths=(32, 32, 32, 32),
-        text_layers=1,
-        size=64,
-        batch=2,
-        scenes=4,
-    )
     options = RunOptions(folder=folder, steps=1)
     for stage in (train_encoder, train_decoder, train_unet):
-        stage(config, options, lambda _text: None)
-    export(config, folder, folder / "small.safetensors", dtype=torch.float32)
+        stage(CONFIG, options, ShapeWorld(), lambda _text: None)
+    export(CONFIG, folder, folder / "small.safetensors", ShapeWorld(), dtype=torch.float32)
     return folder / "small.safetensors"
 
 
@@ -332,3 +340,35 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_pat
     assert "GB of the frozen model + 5 x 0.01 GB of the head (weights, gradients," in said
     assert "a validation takes one more" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_is_trained_on_icons_by_the_artists_that_are_named(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(IconWorld, "read", lambda _folder=None: stand_in_world())
+    icons = ("--world", "icons", "--kind", "znet")
+
+    assert train(checkpoint, tmp_path / "run", *icons, "--artists", "noto,twemoji") == 0
+
+    info = read_head_info(tmp_path / "run" / "last.safetensors")
+    assert info.source["data"] == "scenes of icons by noto,twemoji"
+    capsys.readouterr()
+    assert train(checkpoint, tmp_path / "run", *icons, "--artists", "noto,emojitwo") == 1
+    assert "holds a training with scenes of another world or by other artists" in capsys.readouterr().err
+    assert train(checkpoint, tmp_path / "other", *icons, "--artists", "picasso") == 2
+    assert "--artists names 'picasso', who is unknown. Give some of fluent-3d" in capsys.readouterr().err
+
+
+def test_a_stage_of_the_diffusion_model_is_trained_by_itself_and_resumed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(IconWorld, "read", lambda _folder=None: stand_in_world())
+    monkeypatch.setattr(model, "config_of", lambda _world: CONFIG)
+    command = ["train", "diffusion", "--world", "icons", "--out", str(tmp_path), "--device", "cpu"]
+
+    assert main([*command, "--stage", "encoder", "--minutes", "0"]) == 3
+    assert main([*command, "--stage", "encoder"]) == 0
+    assert main([*command, "--stage", "unet", "--steps", "2"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "encoder: resuming at step 1 of 2" in printed
+    assert "unet: done" in printed
+    assert not (tmp_path / "decoder.pt").exists()
+    assert main([*command, "--steps", "2"]) == 0
+    assert DiffusersHost.load(tmp_path / "tiny.safetensors").info.unet == CONFIG.unet

@@ -1,6 +1,7 @@
 """The embedded model's training: resumable, and written as the webui reads it."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_diffusion import TINY, say
+from small_diffusion import SHAPES, TINY, say
 from transformers import CLIPTokenizer
 
 from ldznet.errors import OptionError
@@ -18,26 +19,27 @@ from ldznet.hosts.host import Schedule
 from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, train_decoder, train_encoder
 from ldznet.research.embedded.diffusion import loss_weights, train_unet
 from ldznet.research.embedded.files import export, unpack
+from ldznet.research.embedded.latents import Latents
 from ldznet.research.embedded.model import TinyModel
-from ldznet.research.embedded.resumable_stage import RunOptions
+from ldznet.research.embedded.resumable_stage import RunOptions, Stage
 from ldznet.research.embedded.tokenizer import write_tokenizer
-from ldznet.research.scenes.scenes import VOCABULARY, make_scene
+from ldznet.research.scenes.scenes import make_scene
 from ldznet.research.scenes.stream import SceneStream
 
 
 def train(folder, steps, config=TINY):
-    assert train_encoder(config, RunOptions(folder=folder, steps=steps), say)
-    assert train_decoder(config, RunOptions(folder=folder, steps=steps), say)
-    assert train_unet(config, RunOptions(folder=folder, steps=steps), say)
+    assert train_encoder(config, RunOptions(folder=folder, steps=steps), SHAPES, say)
+    assert train_decoder(config, RunOptions(folder=folder, steps=steps), SHAPES, say)
+    assert train_unet(config, RunOptions(folder=folder, steps=steps), SHAPES, say)
     return folder
 
 
 def test_the_tokenizer_knows_every_word_of_the_scenes_whole_and_spells_all_others(tmp_path):
-    size = write_tokenizer(tmp_path)
+    size = write_tokenizer(tmp_path, SHAPES.vocabulary)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
 
     assert len(tokenizer) == size
-    for word in VOCABULARY:
+    for word in SHAPES.vocabulary:
         assert len(tokenizer(word)["input_ids"]) == 3, word
     caption = make_scene(5).caption
     assert tokenizer.decode(tokenizer(caption)["input_ids"][1:-1]) == caption.replace(",", " ,")
@@ -45,11 +47,11 @@ def test_the_tokenizer_knows_every_word_of_the_scenes_whole_and_spells_all_other
 
 
 def test_scene_number_n_is_the_same_wherever_a_run_begins():
-    whole, later = SceneStream(64, 0, 8), SceneStream(64, 5, 3)
+    whole, later = SceneStream(SHAPES, 64, 0, 8), SceneStream(SHAPES, 64, 5, 3)
 
     assert torch.equal(whole[6][0], later[1][0])
     assert whole[6][1] == later[1][1]
-    assert [whole[n][1].split()[1] for n in range(4)] != ["photo"] * 4
+    assert [whole[n][1][0].split()[1] for n in range(4)] != ["photo"] * 4
     with pytest.raises(IndexError):
         later[3]
 
@@ -58,11 +60,11 @@ def test_scene_number_n_is_the_same_wherever_a_run_begins():
 def test_training_goes_on_where_it_stopped_with_the_same_result(tmp_path, monkeypatch, stage):
     for name in ("whole", "parts"):
         if stage is not train_encoder:
-            assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=4), say)
+            assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=4), SHAPES, say)
 
-    stage(TINY, RunOptions(folder=tmp_path / "whole", steps=4), say)
+    stage(TINY, RunOptions(folder=tmp_path / "whole", steps=4), SHAPES, say)
     runs = 0
-    while not stage(TINY, RunOptions(folder=tmp_path / "parts", steps=4, minutes=0), say):
+    while not stage(TINY, RunOptions(folder=tmp_path / "parts", steps=4, minutes=0), SHAPES, say):
         runs += 1
 
     assert runs == 3
@@ -77,21 +79,57 @@ SHARED = """
 import sys
 from pathlib import Path
 from accelerate import PartialState
-from small_diffusion import TINY, say
+from small_diffusion import SHAPES, TINY, say
 from ldznet.research.embedded.diffusion import train_unet
 from ldznet.research.embedded.resumable_stage import RunOptions
 
 PartialState(cpu=True)
-assert train_unet(TINY, RunOptions(folder=Path(sys.argv[1]), steps=4), say)
+assert train_unet(TINY, RunOptions(folder=Path(sys.argv[1]), steps=4), SHAPES, say)
 """
+
+
+def test_shards_of_latents_are_made_as_the_training_needs_them(tmp_path):
+    config = replace(TINY, shard=2, uses=2, window=2)  # 2 images a step: a new shard every second step
+    assert train_encoder(config, RunOptions(folder=tmp_path, steps=1), SHAPES, say)
+    lines = []
+
+    assert train_unet(config, RunOptions(folder=tmp_path, steps=5), SHAPES, lines.append)
+
+    assert sorted(path.name for path in (tmp_path / "latents").iterdir()) == ["00000.pt", "00001.pt", "00002.pt"]
+    assert lines == [f"latents of scenes {first} to {first + 1}" for first in (0, 2, 4)]
+    latents = Latents(config, RunOptions(folder=tmp_path, steps=5), SHAPES, lines.append)
+    whole, later = list(latents.batches(0)), list(latents.batches(3))
+    assert len(lines) == 3
+    assert whole[4][0].shape == (2, 4, 8, 8)
+    assert whole[4][1] == later[1][1]
+    captions = {text for shard in (1, 2) for number in (0, 1) for text in scene_captions(2 * shard + number)}
+    assert set(whole[4][1]) <= captions
+
+
+def scene_captions(number):
+    return SHAPES.training_scene(number, 64).captions
+
+
+def test_the_rate_stays_on_a_plateau_on_which_the_steps_may_change(tmp_path):
+    rates = {}
+    for steps in (8, 16):
+        stage = Stage("part", torch.nn.Linear(1, 1), 0.5, 1, 0.9, tmp_path / str(steps), steps, 0.5)
+        rates[steps] = []
+        for _ in range(steps):
+            stage.update(stage.module(torch.ones(1, 1)).sum())
+            rates[steps].append(stage.optimizer.param_groups[0]["lr"])
+
+    assert rates[8][:5] == rates[16][:5] == [0.5] * 5
+    assert rates[8][5:] == pytest.approx([0.5 * 0.5 * (1 + math.cos(math.pi * n / 4)) for n in (1, 2, 3)])
 
 
 def test_two_processes_train_the_unet_as_one_does(tmp_path):
     for name in ("one", "two"):
-        assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=2), say)
-    assert train_unet(TINY, RunOptions(folder=tmp_path / "one", steps=4), say)
+        assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=2), SHAPES, say)
+    assert train_unet(TINY, RunOptions(folder=tmp_path / "one", steps=4), SHAPES, say)
 
     (tmp_path / "shared.py").write_text(SHARED)
+    paths = Path(__file__).parents[2:4]  # the tests, and the package beside them
     run = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
@@ -99,7 +137,11 @@ def test_two_processes_train_the_unet_as_one_does(tmp_path):
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "OMP_NUM_THREADS": "1",
+        },
         check=False,
     )
 
@@ -112,8 +154,8 @@ def test_two_processes_train_the_unet_as_one_does(tmp_path):
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_training_lowers_the_loss(tmp_path, name):
     config = replace(TINY, vae_widths=(64, 64, 64, 64))
-    assert train_encoder(config, RunOptions(folder=tmp_path, steps=60), say)
-    assert train_decoder(config, RunOptions(folder=tmp_path, steps=60), say)
+    assert train_encoder(config, RunOptions(folder=tmp_path, steps=60), SHAPES, say)
+    assert train_decoder(config, RunOptions(folder=tmp_path, steps=60), SHAPES, say)
 
     losses = torch.load(tmp_path / f"{name}.pt", weights_only=True)["losses"]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
@@ -121,25 +163,25 @@ def test_training_lowers_the_loss(tmp_path, name):
 
 def test_the_unet_is_not_trained_before_the_autoencoder(tmp_path):
     with pytest.raises(OptionError, match=r"no trained encoder .* Train the stage encoder first"):
-        train_unet(TINY, RunOptions(folder=tmp_path, steps=1), say)
+        train_unet(TINY, RunOptions(folder=tmp_path, steps=1), SHAPES, say)
 
 
 def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp_path):
     train(tmp_path, 2)
     (tmp_path / "out").mkdir()
-    report = export(TINY, tmp_path, tmp_path / "out" / "tiny.safetensors", dtype=torch.float32)
+    report = export(TINY, tmp_path, tmp_path / "out" / "tiny.safetensors", SHAPES, dtype=torch.float32)
 
     host = DiffusersHost.load(tmp_path / "out" / "tiny.safetensors")
 
     assert report["step"] == 2
     assert (host.info.family, host.info.prediction, host.info.unet) == ("sd1", "noise", TINY.unet)
-    model = TinyModel(TINY, tmp_path / "again")
-    load_encoder(model, tmp_path)
+    model = TinyModel(TINY, tmp_path / "again", SHAPES.vocabulary)
+    load_encoder(model, tmp_path, SHAPES)
     load_decoder(model, tmp_path)
     saved = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
     torch.nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved)
     model.eval()
-    images = SceneStream(64, 0, 1)[0][0][None].float() / 127.5 - 1
+    images = SceneStream(SHAPES, 64, 0, 1)[0][0][None].float() / 127.5 - 1
     latent = model.latent(images)
     torch.testing.assert_close(host.encode_image(images), latent, atol=1e-5, rtol=1e-5)
     context = host.encode_prompt(["a photo of a red star"])
@@ -154,27 +196,28 @@ def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp
 
 def test_a_written_model_is_trained_further(tmp_path):
     train(tmp_path, 2)
-    export(TINY, tmp_path, tmp_path / "tiny.safetensors", dtype=torch.float32)
+    export(TINY, tmp_path, tmp_path / "tiny.safetensors", SHAPES, dtype=torch.float32)
     unpack(tmp_path / "tiny.safetensors", tmp_path / "more")
 
-    assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), say)
+    assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), SHAPES, say)
 
     before = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
     after = torch.load(tmp_path / "more" / "unet.pt", weights_only=True)["module"]
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, atol=2e-3, rtol=0)
     latents = [
-        torch.load(folder / "latents.pt", weights_only=True)["latents"] for folder in (tmp_path, tmp_path / "more")
+        torch.load(folder / "latents" / "00000.pt", weights_only=True)["latents"]
+        for folder in (tmp_path, tmp_path / "more")
     ]
     torch.testing.assert_close(*latents, atol=1e-2, rtol=1e-2)
 
 
 def test_latents_are_scaled_to_a_deviation_of_one(tmp_path):
-    train_encoder(TINY, RunOptions(folder=tmp_path, steps=2), say)
-    model = TinyModel(TINY, tmp_path / "tokenizer")
-    load_encoder(model, tmp_path)
+    train_encoder(TINY, RunOptions(folder=tmp_path, steps=2), SHAPES, say)
+    model = TinyModel(TINY, tmp_path / "tokenizer", SHAPES.vocabulary)
+    load_encoder(model, tmp_path, SHAPES)
 
-    images = torch.stack([SceneStream(64, 0, 64)[n][0] for n in range(64)]).float() / 127.5 - 1
+    images = torch.stack([SceneStream(SHAPES, 64, 0, 64)[n][0] for n in range(64)]).float() / 127.5 - 1
 
     assert model.latent(images).std().item() == pytest.approx(1, abs=1e-3)
 
