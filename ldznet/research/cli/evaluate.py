@@ -16,6 +16,7 @@ from ldznet.cli.reports import require_writable
 from ldznet.errors import OptionError
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut, is_phrasecut
 from ldznet.research.cli.run_key import key_of, record_of
+from ldznet.research.cli.worlds import add_world, chosen_artists
 from ldznet.research.evaluation.paper_tables import PublishedRow, comparable_rows
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scenes", type=int, default=100, metavar="N", help="scenes per look (default: %(default)s)"
+    )
+    add_world(parser)
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=40,
+        metavar="N",
+        help="icons: pairs of things of every kind, asked both ways; 0 is none (default: %(default)s)",
     )
     parser.add_argument(
         "--on-problem",
@@ -149,14 +158,37 @@ def run(parsed: argparse.Namespace) -> int:
             published, note = comparable_rows(dataset.table, len(scores.clipseg))
     if process[0]:
         return 0
+    pairs = parsed.data == "scenes" and parsed.world == "icons" and parsed.pairs > 0
+    if pairs:
+        from ldznet.research.evaluation.pairs import pairs_table
+
+        _measure_pairs(parsed, host, choice.method, numbers)
     if parsed.json:
         print(as_json({"record": record, "numbers": numbers, "left_out": left_out}))
         return 0
     print(f"{choice.method.name} ({choice.reason}), {record['model']}; percent\n")
     print(scores_table(numbers, published))
+    if pairs:
+        print(f"\n{pairs_table(numbers)}")
     for text in (*([note] if note else []), *left_out):
         print(f"\n{text}")
     return 0
+
+
+def _measure_pairs(
+    parsed: argparse.Namespace, host: Host, method: Method, numbers: dict[str, dict[str, float]]
+) -> None:
+    """Add to the numbers of each artist how often the right one of two things is preferred."""
+    from ldznet.research.evaluation.pairs import measure_pairs
+    from ldznet.research.scenes.icon_samples import PairSamples
+    from ldznet.research.scenes.icons import IconWorld
+
+    world = IconWorld.read(parsed.art)
+    for artist in numbers:
+        samples = PairSamples(world, artist, parsed.pairs, size=method.defaults.resolution)
+        bar = item_bar(len(samples), "phrase", quiet=parsed.quiet)
+        numbers[artist] |= measure_pairs(host, method, samples, bar.update)
+        bar.close()
 
 
 def _left_out(parsed: argparse.Namespace, dataset: _Dataset, scores: Scores) -> list[str]:
@@ -190,6 +222,15 @@ def _datasets(parsed: argparse.Namespace, method: Method, path: Path | None) -> 
     from ldznet.research.datasets.phrasecut import PhraseCut
     from ldznet.research.scenes.samples import SceneSamples
 
+    if path is None and parsed.world == "icons":
+        from ldznet.research.scenes.icon_samples import IconSamples
+        from ldznet.research.scenes.icons import IconWorld
+
+        world, size = IconWorld.read(parsed.art), method.defaults.resolution
+        return [
+            _Dataset(artist, IconSamples(world, (artist,), parsed.scenes, size=size))
+            for artist in chosen_artists(parsed, world, tuple(world.hands))
+        ]
     if path is None:
         from ldznet.research.cli.studies import chosen_looks
 

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import torch
 from miniature import write_aigi, write_phrasecut
+from stand_in_art import stand_in_world
 from stand_ins import write_folder
 
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.research.datasets.polygons import rasterize_pillow
 from ldznet.research.datasets.sample import Sample
+from ldznet.research.evaluation.pairs import is_right
 from ldznet.research.evaluation.runner import Prediction, Scores
+from ldznet.research.scenes.icons import IconWorld
+from ldznet.research.scenes.pairs import PAIR_KINDS
 
 pytestmark = pytest.mark.usefixtures("small_squares")
 REFUSED = "holds a measurement of other weights, options or data"
@@ -142,3 +146,32 @@ def test_a_folder_that_cannot_be_made_is_reported_before_anything_is_measured(ph
 
     assert measure(phrasecut, tmp_path / "file") == 2
     assert "Nothing can be written to" in capsys.readouterr().err
+
+
+def test_scenes_of_icons_are_measured_by_artist_and_in_pairs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(IconWorld, "read", lambda _folder=None: stand_in_world())
+    icons = ("--world", "icons", "--artists", "noto,firefox", "--scenes", "1", "--pairs", "1")
+
+    assert measure("scenes", tmp_path / "out", *icons) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines if "noto" in line or "firefox" in line] == [
+        "noto",
+        "firefox",
+        "noto",
+        "firefox",
+    ]
+    assert "| right one of two by | name | group | color | size | side |" in lines
+    assert measure("scenes", tmp_path / "more", *icons, "--json") == 0
+    numbers = json.loads(capsys.readouterr().out)["numbers"]["noto"]
+    assert {f"pair_{kind}" for kind in PAIR_KINDS} <= set(numbers)
+    assert all(numbers[f"pair_{kind}"] in (0, 25, 50, 75, 100) for kind in PAIR_KINDS)
+
+
+def test_the_right_one_of_two_is_the_one_with_the_higher_mean():
+    probability = np.array([[0.2, 0.9, 0.1], [0.4, 0.3, 0.1]], np.float32)
+    left, middle = np.zeros((2, 3), bool), np.zeros((2, 3), bool)
+    left[:, 0] = middle[:, 1] = True
+
+    assert is_right(probability, middle, left) == 1
+    assert is_right(probability, left, middle) == 0
+    assert is_right(probability, left, left) == 0.5
