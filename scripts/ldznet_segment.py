@@ -47,7 +47,7 @@ class LdznetSegment(scripts.Script):
         """Build the controls, for the page and again in throw-away Blocks for the API's defaults."""
         if SESSION is None:
             with gr.Accordion(TITLE, open=False):
-                gr.HTML(f"ldznet cannot be loaded: {BROKEN}. The log has the whole story.")
+                gr.HTML(f"ldznet cannot be loaded: {BROKEN}. The log has the details.")
             return []
         components = layout.build(SESSION, a1111.current_page(), self.elem_id)
         self.infotext_fields = infotext.fields(components)

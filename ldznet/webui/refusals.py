@@ -32,7 +32,7 @@ def refusal(why: Exception) -> HTTPException:
     log.error("A request failed", exc_info=why)
     return HTTPException(
         500,
-        f"The request failed by a fault of ldznet ({type(why).__name__}). The webui's log has the whole story.",
+        f"The request failed by a fault of ldznet ({type(why).__name__}). The webui's log has the details.",
     )
 
 

@@ -211,7 +211,7 @@ class Session:
             log.exception("The segmentation broke off")
             raise UnforeseenError(
                 f"The segmentation broke off ({type(why).__name__}: {why}). Another extension that works on the "
-                "model may be the cause. Switch other extensions off and try again; the log has the whole story."
+                "model may be the cause. Switch other extensions off and try again; the log has the details."
             ) from why
         finally:
             if not stays:

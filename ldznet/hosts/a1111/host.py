@@ -225,7 +225,8 @@ class A1111Host:
         room = self._model.model.diffusion_model.label_emb[0][0].in_features - pooled.shape[-1]
         if room <= 0 or room % len(sizes):
             raise HostError(
-                f"The UNet of {self._info.name} wants {room} numbers beside its prompt, which are not the sizes "
+                f"The UNet of {self._info.name} wants {room} numbers in addition to its prompt, which are not the "
+                "sizes "
                 "that Stable Diffusion XL takes. Load another checkpoint; a refiner cannot be used."
             )
         embedded = timestep_embedding(sizes, room // len(sizes)).flatten().to(pooled)

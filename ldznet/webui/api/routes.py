@@ -49,7 +49,7 @@ from ldznet.webui.session import Session
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be read"},
     401: {"model": Problem, "description": "Name or password is wrong (--api-auth)"},
-    500: {"model": Problem, "description": "A fault of ours; the webui's log has the whole story"},
+    500: {"model": Problem, "description": "A fault of ours; the webui's log has the details"},
 }
 _REFUSALS_OF_UNLOAD: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "A browser says that a page of another site asks"},

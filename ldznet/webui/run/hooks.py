@@ -76,7 +76,7 @@ class RunHooks:
             _stop(p, why)
         except Exception as why:
             log.exception("The mask could not be made")
-            text = f"The mask could not be made ({type(why).__name__}: {why}). The log has the whole story."
+            text = f"The mask could not be made ({type(why).__name__}: {why}). The log has the details."
             _stop(p, UnforeseenError(text))
 
     def finish(self, p: Any, processed: Any) -> None:

@@ -615,7 +615,7 @@ def test_an_xl_model_with_other_numbers_beside_its_prompt_is_refused(monkeypatch
     webui.unet.label_emb[0][0].in_features += 5
     host = make_host()
 
-    with pytest.raises(HostError, match="wants 53 numbers beside its prompt"):
+    with pytest.raises(HostError, match="wants 53 numbers in addition to its prompt"):
         host.predict_noise(torch.ones(1, 4, 8, 16), torch.tensor([400]), host.encode_prompt(["cat"]))
 
 
