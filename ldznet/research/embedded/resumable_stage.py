@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ldznet.errors import CheckpointError
 from ldznet.files import atomic_path
+from ldznet.research.training.progress import stop_between_steps, time_text
 
 _SAVE_EVERY = 180  # seconds: no more than these are lost when a run is killed
 Batch = TypeVar("Batch")  # what a step reads beside its images
@@ -126,27 +127,41 @@ def train_stage(
     loss_of: Callable[[Tensor, Batch], Tensor],
     say: Callable[[str], None],
 ) -> bool:
-    """Train for the run's minutes, saving along the way; True when the stage's steps are done."""
-    if stage.step and not share_of_launch()[0]:
+    """Train for the run's minutes, saving along the way; return True when the stage's steps are done.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop; the state of the step at which it stopped is saved.
+    """
+    leads = not share_of_launch()[0]
+    if stage.step and leads:
         say(f"{stage.name}: resuming at step {stage.step} of {options.steps}")
     start, device = time.monotonic(), torch.device(options.device)
     first, last_save = stage.step, start
-    for images, others in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.autocast):
-            loss = loss_of(images, others)
-        late = stage.update(loss, time.monotonic() - start > 60 * options.minutes)
-        if stage.step % 100 == 0 and not share_of_launch()[0]:
-            rate = (stage.step - first) * batch / (time.monotonic() - start)
-            recent = float(np.mean(stage.losses[-100:]))
-            say(f"{stage.name} step {stage.step} of {options.steps}, loss {recent:.4f}, {rate:.0f} images/s")
-        if time.monotonic() - last_save > _SAVE_EVERY and not share_of_launch()[0]:
+    with stop_between_steps(announce=leads) as request:
+        for images, others in batches:
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.autocast):
+                loss = loss_of(images, others)
+            seconds = time.monotonic() - start
+            late = stage.update(loss, bool(request.signal) or seconds > 60 * options.minutes)
+            if stage.step % 100 == 0 and leads:
+                rate = (stage.step - first) * batch / (time.monotonic() - start)
+                recent = float(np.mean(stage.losses[-100:]))
+                rest = time_text((options.steps - stage.step) * batch / rate)
+                text = f"loss {recent:.4f}, {rate:.0f} images/s, {rest} left"
+                say(f"{stage.name} step {stage.step} of {options.steps}, {text}")
+            if time.monotonic() - last_save > _SAVE_EVERY and leads:
+                stage.save()
+                last_save = time.monotonic()
+            if late:
+                break
+        if leads:
             stage.save()
-            last_save = time.monotonic()
-        if late:
-            break
-    if not share_of_launch()[0]:
-        stage.save()
-    return stage.step >= options.steps
+    done = stage.step >= options.steps
+    if request.signal and not done:
+        if leads:
+            say(f"{stage.name}: stopped at step {stage.step} of {options.steps}, saved in {options.folder}")
+        raise KeyboardInterrupt(request.signal)
+    return done
 
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:

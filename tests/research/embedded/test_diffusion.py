@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +25,7 @@ from ldznet.research.embedded.model import TinyModel
 from ldznet.research.embedded.resumable_stage import RunOptions, Stage
 from ldznet.research.embedded.tokenizer import write_tokenizer
 from ldznet.research.scenes.scenes import make_scene
-from ldznet.research.scenes.stream import SceneStream
+from ldznet.research.scenes.stream import SceneStream, ShapeWorld
 
 
 def train(folder, steps, config=TINY):
@@ -73,6 +74,25 @@ def test_training_goes_on_where_it_stopped_with_the_same_result(tmp_path, monkey
     assert whole["losses"] == parts["losses"]
     for part in ("module", "average"):
         assert all(torch.equal(whole[part][name], parts[part][name]) for name in whole[part])
+
+
+class StoppedWorld(ShapeWorld):
+    """Shapes, and a Ctrl-C while scene 3 is drawn."""
+
+    def training_scene(self, number, side):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_scene(number, side)
+
+
+def test_ctrl_c_ends_a_stage_after_its_step_and_the_same_command_resumes_there(tmp_path):
+    lines = []
+    with pytest.raises(KeyboardInterrupt):  # two scenes a step
+        train_encoder(TINY, RunOptions(folder=tmp_path, steps=4), StoppedWorld(), lines.append)
+
+    assert lines == [f"encoder: stopped at step 2 of 4, saved in {tmp_path}"]
+    assert train_encoder(TINY, RunOptions(folder=tmp_path, steps=4), SHAPES, lines.append)
+    assert lines[1:] == ["encoder: resuming at step 2 of 4"]
 
 
 SHARED = """
