@@ -276,7 +276,7 @@ def test_what_the_webui_would_leave_out_of_our_arguments_is_refused(client):
     ]
 
     assert [status for status, _ in statuses] == [200, 422, 422, 422]
-    assert f"was given {len(args) + 1} arguments" in statuses[1][1]["detail"]
+    assert f"has {len(args) + 1} values" in statuses[1][1]["detail"]
 
 
 # --- settings, plots, checkpoints ------------------------------------------------------------------------
