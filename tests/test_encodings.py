@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Calls of `open` that open no text file.
-OTHER_KINDS = ("Image.", "os.", "archive.", "urllib.")
+OTHER_KINDS = ("Image.", "os.", "archive.", "tarfile.", "urllib.")
 
 
 def calls_without_encoding(path):
