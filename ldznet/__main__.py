@@ -63,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(as_json, str(error), 2 if isinstance(error, OptionError | PromptError) else 1)
     except ImportError as error:
         what = f"{error.name or error} is not installed, but this command needs it"
-        return _end(as_json, f'{what}. In the folder of ldznet, run: pip install -e ".[standalone]"', 1)
+        # The laboratory needs more than `segment`: scikit-image, scipy, pycocotools and others.
+        is_research = COMMANDS.get(next(iter(arguments), ""), ("",))[0].startswith("ldznet.research")
+        extra = "research" if is_research else "standalone"
+        return _end(as_json, f'{what}. In the folder of ldznet, run: pip install -e ".[{extra}]"', 1)
     except MemoryError:
         return _end(as_json, "There is not enough memory. Close other programs, or use a smaller model.", 1)
     except OSError as error:

@@ -1,5 +1,6 @@
 """The command line itself: arguments, errors, exit codes, streams and signals."""
 
+import importlib
 import json
 import os
 import signal
@@ -203,6 +204,20 @@ def test_a_program_gets_json_however_a_command_ends(folder, capsys, monkeypatch,
     assert (
         said in answer["error"] if said else answer == {"done": [], "failed": [], "left_out": [], "stopped": True}
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"), [(["convert", "a.ckpt", "b.safetensors"], "standalone"), (["bench"], "research")]
+)
+def test_a_missing_library_is_named_with_the_extra_that_has_it(capsys, monkeypatch, arguments, extra):
+    def lack(_):
+        raise ImportError("no", name="a_library")
+
+    module = importlib.import_module(COMMANDS[arguments[0]][0])
+    monkeypatch.setattr(module, "run", lack)
+
+    assert main(arguments) == 1
+    assert f'run: pip install -e ".[{extra}]"' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes")
