@@ -1,5 +1,7 @@
 """Fixtures of the laboratory's tests."""
 
+import signal
+
 import pytest
 import torch
 from stand_ins import write_tokenizer
@@ -31,3 +33,11 @@ def clipseg_folder(tmp_path_factory):
     CLIPSegForImageSegmentation(config).save_pretrained(folder)
     write_tokenizer(folder)
     return folder
+
+
+@pytest.fixture
+def ctrl_c_works():
+    """Let SIGINT interrupt: a shell's background job, in which these tests may run, has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

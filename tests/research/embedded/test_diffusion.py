@@ -85,6 +85,7 @@ class StoppedWorld(ShapeWorld):
         return super().training_scene(number, side)
 
 
+@pytest.mark.usefixtures("ctrl_c_works")
 def test_ctrl_c_ends_a_stage_after_its_step_and_the_same_command_resumes_there(tmp_path):
     lines = []
     with pytest.raises(KeyboardInterrupt):  # two scenes a step

@@ -257,14 +257,6 @@ def test_what_cannot_be_read_is_replaced_by_the_next_and_named():
     assert all(item.target.any() for item in items)
 
 
-@pytest.fixture
-def ctrl_c_works():
-    """Let SIGINT interrupt: a shell's background job, in which these tests may run, has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 class SamplesWithSignal:
     """Samples that send a signal to this process when the sample of a position is read."""
 
