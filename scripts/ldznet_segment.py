@@ -1,6 +1,6 @@
 """The script that the webui loads. It hands the webui's hooks to ldznet.webui; "Reload UI" runs it again.
 
-If ldznet cannot be imported, the script does nothing and says why.
+If ldznet cannot be imported, or does not work in this webui, the script does nothing and says why.
 """
 
 import logging
@@ -10,19 +10,27 @@ from modules import script_callbacks, scripts
 
 try:
     from ldznet.webui import infotext, settings_page
-    from ldznet.webui.a1111_session import webui_app, webui_session
     from ldznet.webui.api import routes
     from ldznet.webui.controls import TITLE
+    from ldznet.webui.current_webui import webui_app, webui_session
     from ldznet.webui.page import a1111
     from ldznet.webui.panel import layout
     from ldznet.webui.run import axes, hooks
+    from ldznet.webui.webui_kind import webui_kind
+
+    REFUSAL = webui_kind().reason
 except Exception as why:
     logging.getLogger(__name__).exception("ldznet cannot be loaded")
+    REFUSAL = f"ldznet cannot be loaded: {type(why).__name__}: {why}. The log has the details."
     # Under its own name the API would take it for a script without arguments, and repaint the whole image.
-    SESSION, TITLE, BROKEN = None, "LD-ZNet segment cannot be loaded", f"{type(why).__name__}: {why}"
+    SESSION, TITLE = None, "LD-ZNet segment cannot be loaded"
 else:
-    APP, SESSION = webui_app(), webui_session()  # the same ones after "Reload UI"
-    HOOKS = hooks.RunHooks(SESSION, APP)
+    if REFUSAL:
+        SESSION, TITLE = None, "LD-ZNet segment does not work here"
+        script_callbacks.on_app_started(lambda _demo, fastapi_app: routes.register_refusal(fastapi_app, REFUSAL))
+    else:
+        APP, SESSION = webui_app(), webui_session()  # the same ones after "Reload UI"
+        HOOKS = hooks.RunHooks(SESSION, APP)
 
 
 class LdznetSegment(scripts.Script):
@@ -47,7 +55,7 @@ class LdznetSegment(scripts.Script):
         """Build the controls, for the page and again in throw-away Blocks for the API's defaults."""
         if SESSION is None:
             with gr.Accordion(TITLE, open=False):
-                gr.HTML(f"ldznet cannot be loaded: {BROKEN}. The log has the details.")
+                gr.HTML(REFUSAL)
             return []
         components = layout.build(SESSION, a1111.current_page(), self.elem_id)
         self.infotext_fields = infotext.fields(components)

@@ -19,7 +19,7 @@ from ldznet.methods import learned_head
 from ldznet.methods.method import Defaults
 from ldznet.research.datasets.samples import usable
 from ldznet.research.datasets.skip_report import Report
-from ldznet.webui.a1111_session import webui_app, webui_session
+from ldznet.webui.current_webui import webui_app, webui_session
 from ldznet.webui.run.hooks import RunHooks
 
 PARITY = Path(__file__).parent / "parity"
@@ -143,7 +143,8 @@ def webui(monkeypatch, tmp_path):
     """Return the stand-in, with a model, an empty folder of heads, and a session of this test."""
     found = Webui(monkeypatch)
     fill_in_webui(found, monkeypatch, tmp_path)
-    webui_session.cache_clear()  # in a webui it stays; a test has its own
+    webui_app.cache_clear()  # in a webui both stay; a test has its own
+    webui_session.cache_clear()
     found.session = webui_session()
     found.hooks = RunHooks(found.session, webui_app())
     return found

@@ -28,11 +28,13 @@ LAYERS = [
 ]
 # library -> where it may be imported
 RESERVED = {
-    "modules": ("webui/app.py", "scripts/"),
+    "modules": ("webui/a1111_app.py", "webui/forge_app.py", "scripts/"),
+    "modules_forge": ("webui/forge_app.py",),
+    "backend": ("webui/forge_app.py",),
     "gradio": (
         "webui/panel/",
         "webui/page/a1111.py",
-        "webui/app.py",
+        "webui/a1111_app.py",
         "webui/settings_page.py",
         "cli/standalone_page.py",
         "scripts/",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ldznet.errors import LdznetError
 from ldznet.inference.passes import Progress
-from ldznet.webui.app import A1111App, App
+from ldznet.webui.app import App
 from ldznet.webui.controls import TITLE
 
 _LONGEST_TEXT = 80  # characters of the text in the bar
@@ -49,6 +49,3 @@ def stop_if_requested(app: App) -> None:
 def _scaled(done: int, total: int) -> tuple[int, int]:
     """Return parts of a thousand for counts of bytes: the bar is meant for steps."""
     return (done, total) if total <= _MOST_STEPS else (_MOST_STEPS * done // total, _MOST_STEPS)
-
-
-bar = A1111App().progress_bar  # until the panel has its session

@@ -22,7 +22,7 @@ from ldznet.methods.attention import AttentionMethod, AttentionOptions  # noqa: 
 from ldznet.methods.learned_head import random_head  # noqa: E402
 from ldznet.options import SegmentOptions  # noqa: E402
 from ldznet.segmenter import Segmenter  # noqa: E402
-from ldznet.webui.a1111_session import webui_session  # noqa: E402
+from ldznet.webui.current_webui import webui_session  # noqa: E402
 
 
 def methods(unet):

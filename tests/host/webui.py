@@ -15,7 +15,7 @@ from host.model import WIDTH, LatentDiffusion
 from host.state import state_of
 from ldznet.heads import layers
 from ldznet.hosts.a1111.host import A1111Host
-from ldznet.webui.app import A1111App
+from ldznet.webui.a1111_app import A1111App
 
 PLAIN = {"CLIP_stop_at_last_layers": 1, "emphasis": "None", "use_old_emphasis_implementation": False}
 

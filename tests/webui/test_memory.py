@@ -18,7 +18,7 @@ from ldznet.errors import CheckpointError, HeadError, HostError, LdznetError, Ou
 from ldznet.heads.head_file import save_head
 from ldznet.methods.learned_head import LearnedHead, random_head
 from ldznet.webui import head_files, progress, session
-from ldznet.webui.app import A1111App
+from ldznet.webui.a1111_app import A1111App
 from ldznet.webui.controls import read_panel_settings
 from ldznet.webui.memory import MemoryUse, device_memory, measure_memory
 from ldznet.webui.panel import preview

@@ -7,6 +7,8 @@ from types import ModuleType, SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ldznet_segment.py"
 
@@ -31,7 +33,7 @@ def test_a_script_that_cannot_work_has_another_name_so_that_the_api_refuses_ours
     script = broken["LdznetSegment"]()
 
     assert script.title() == "LD-ZNet segment cannot be loaded"
-    assert "ldznet.webui" in broken["BROKEN"]
+    assert broken["REFUSAL"].startswith("ldznet cannot be loaded: ModuleNotFoundError: import of ldznet.webui")
 
 
 def test_the_hooks_of_a_script_that_cannot_work_change_nothing(broken):
@@ -42,6 +44,59 @@ def test_the_hooks_of_a_script_that_cannot_work_change_nothing(broken):
     script.postprocess(p, None)
 
     assert vars(p) == {}
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """Return the script's names in a webui in which ldznet does not work, and the callbacks that it registered."""
+    modules, gradio = ModuleType("modules"), MagicMock()
+    modules.scripts = SimpleNamespace(Script=object, AlwaysVisible=object())
+    modules.script_callbacks = MagicMock()
+    for name, module in (
+        ("modules", modules),
+        ("modules.shared", ModuleType("modules.shared")),  # without modules.lowvram it is not AUTOMATIC1111's
+        ("modules.sdnq", ModuleType("modules.sdnq")),
+        ("gradio", gradio),
+        ("ldznet.webui.panel.layout", SimpleNamespace()),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    return {**runpy.run_path(str(SCRIPT)), "callbacks": modules.script_callbacks, "gradio": gradio}
+
+
+SENTENCE = (
+    "This webui is SD.Next, whose model ldznet cannot read. ldznet works in AUTOMATIC1111's webui, in Forge and "
+    "in Forge Neo."
+)
+
+
+def test_in_a_webui_that_is_not_supported_the_panel_is_one_sentence(foreign):
+    assert foreign["LdznetSegment"]().ui(True) == []
+
+    foreign["gradio"].HTML.assert_called_once_with(SENTENCE)
+
+
+def test_in_a_webui_that_is_not_supported_the_api_refuses_the_script_and_a_run_is_as_without_it(foreign):
+    script, p = foreign["LdznetSegment"](), SimpleNamespace()
+
+    script.setup(p)
+    script.process(p)
+    script.postprocess(p, None)
+
+    assert script.title() == "LD-ZNet segment does not work here"
+    assert vars(p) == {}
+
+
+@pytest.mark.parametrize(("method", "route"), [("POST", "segment"), ("GET", "heads"), ("GET", "status")])
+def test_in_a_webui_that_is_not_supported_the_routes_answer_with_the_same_sentence(foreign, method, route):
+    (start,), _ = foreign["callbacks"].on_app_started.call_args
+    app = FastAPI()
+    start(None, app)
+
+    with TestClient(app) as client:
+        answer = client.request(method, f"/ldznet/{route}")
+
+    assert (answer.status_code, answer.json()) == (422, {"detail": SENTENCE})
+    assert {name for name, *_ in foreign["callbacks"].method_calls} == {"on_app_started"}
 
 
 def test_the_axes_are_there_before_any_script_builds_its_part_of_the_page(monkeypatch):

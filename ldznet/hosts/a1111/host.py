@@ -261,11 +261,6 @@ def _describe(model: Any) -> HostInfo:
             "The webui has no Stable Diffusion model loaded: loading it failed, or it was unloaded. Choose a "
             "checkpoint in the webui and wait until it is loaded."
         )
-    if hasattr(model, "forge_objects"):
-        raise HostError(
-            "This webui is Forge or reForge, which hold their model in another way than AUTOMATIC1111's. ldznet "
-            "works in AUTOMATIC1111 only."
-        )
     checkpoint = model.sd_checkpoint_info
     name = checkpoint.title
     family, encoders = _family(model, name), _text_encoders(model)

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from PIL import Image
 
 from ldznet.decision import decide
@@ -70,6 +70,15 @@ def register(fastapi_app: FastAPI, session: Session, app: GeneratingApp) -> None
     dependencies = [Depends(DocumentedBasic())] if app.flag("api_auth") else []
     fastapi_app.include_router(make_router(session), dependencies=dependencies)
     watch_img2img(fastapi_app, app)
+
+
+def register_refusal(fastapi_app: FastAPI, why: str) -> None:
+    """Answer all requests to our routes with the reason why ldznet does not work in this webui."""
+
+    @fastapi_app.api_route("/ldznet/{route}", methods=["GET", "POST"], responses={422: {"model": Problem}})
+    def refuse(route: str) -> None:
+        """Answer that ldznet does not work in this webui."""
+        raise HTTPException(422, why)
 
 
 def make_router(session: Session) -> APIRouter:

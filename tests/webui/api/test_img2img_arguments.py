@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from host.api import application, base64_of, picture
 from host.brightness import half, share
 
+from ldznet.webui.a1111_app import A1111App
 from ldznet.webui.api import img2img_arguments
-from ldznet.webui.app import A1111App
 from ldznet.webui.controls import CONTROLS
 
 DEFAULTS = [control.default for control in CONTROLS]

@@ -1,14 +1,8 @@
-"""The door to AUTOMATIC1111's webui: what it does with the webui's state, and that Forge is refused in words."""
+"""The door to AUTOMATIC1111's webui: what it does with the webui's state."""
 
-import importlib.machinery
 import sys
-from types import SimpleNamespace
 
 import pytest
-
-from ldznet.errors import HostError
-from ldznet.webui import app as app_module
-from ldznet.webui.app import A1111App
 
 
 @pytest.fixture
@@ -57,12 +51,3 @@ def test_room_is_made_only_where_the_webui_saves_memory(app, webui):
     webui.save_memory(low=False)
 
     assert app.room_maker(webui.model) == webui.lowvram.send_everything_to_cpu
-
-
-def test_forge_is_refused_before_any_of_its_modules_is_imported(monkeypatch):
-    spec = importlib.machinery.ModuleSpec("modules_forge", None)
-    monkeypatch.setattr(app_module, "find_spec", lambda name: spec if name == "modules_forge" else None)
-    monkeypatch.setitem(sys.modules, "modules", SimpleNamespace())  # importing from it would fail
-
-    with pytest.raises(HostError, match="This webui is Forge or reForge"):
-        A1111App().webui_modules()
