@@ -1,6 +1,6 @@
 """The colours of prompts and objects, and how one image is mixed with another.
 
-Plain numpy: nothing here knows of prompts, models or files.
+Plain numpy and OpenCV: nothing here knows of prompts, models or files.
 
     image    (H, W, 3)  uint8 RGB
     numbers  (H, W)     uint16; 0 is nothing, 1 the first prompt or object, and so on
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,6 +53,35 @@ def blend(under: RgbImage, over: RgbImage | Color, alpha: NDArray[np.floating[An
     return result
 
 
+def tint(image: RgbImage, color: Color, alpha: NDArray[np.float32]) -> RgbImage:
+    """Return `blend` of an image and one colour, quickly: most of a mask has the largest alpha, or none."""
+    result, most = image.copy(), alpha.max(initial=0)
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
+    # With one alpha, each level of the image has one result: a table instead of arithmetic.
+    tinted: Any = cv2.LUT(np.ascontiguousarray(image), blend(levels, color, most))
+    cv2.copyTo(tinted, (alpha == most).view(np.uint8), result)
+    soft = (alpha > 0) & (alpha < most)
+    if soft.any():
+        result[soft] = blend(image[soft][None], color, alpha[soft][None])[0]
+    return result
+
+
+def blend_table(colors: NDArray[np.uint8], alphas: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Return `blend` of each grey level and each colour (N, 3), with the alpha of the colour (N,): (N, 256, 3)."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
+    under = np.broadcast_to(levels, (len(colors), 256, 3))
+    over = np.broadcast_to(colors[:, None], under.shape)
+    return blend(under, over, np.broadcast_to(np.asarray(alphas)[:, None], under.shape[:2]))
+
+
+def look_up(table: NDArray[np.uint8], index: NDArray[Any], grey: NDArray[np.uint8]) -> RgbImage:
+    """Return the colours of a `blend_table` for the number (H, W) of a colour and the grey (H, W) of each pixel."""
+    flat = index.astype(np.int32)
+    flat *= 256
+    flat += grey
+    return np.take(table.reshape(-1, 3), flat, axis=0)
+
+
 def ink(background: Color) -> Color:
     """Return black or white, whichever is read more easily on this colour."""
     light = _luminance(background)
@@ -67,7 +97,6 @@ def _luminance(color: Color) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def paint_numbers(numbers: NDArray[np.uint16]) -> RgbImage:
-    """Return an image with every pixel in the colour of its number."""
-    colors = [EMPTY, *(color_of(number) for number in range(1, int(numbers.max(initial=0)) + 1))]
-    return np.array(colors, np.uint8)[numbers]
+def colors_of(count: int) -> NDArray[np.uint8]:
+    """Return the colours of nothing and of the first `count` prompts or objects, (1 + count, 3)."""
+    return np.array([EMPTY, *(color_of(number) for number in range(1, count + 1))], np.uint8)

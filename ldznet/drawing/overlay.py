@@ -20,7 +20,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldznet.drawing.colors import BLACK, PALETTE, WHITE, Color, RgbImage, Shape, blend, color_of, paint_numbers
+from ldznet.drawing.colors import (
+    BLACK,
+    PALETTE,
+    WHITE,
+    Color,
+    RgbImage,
+    Shape,
+    blend,
+    blend_table,
+    color_of,
+    colors_of,
+    look_up,
+    tint,
+)
 from ldznet.drawing.legend import draw_chip, draw_legend, draw_scale, stack, text_size
 from ldznet.errors import OptionError, ShapeError
 from ldznet.masks.checks import Maps, as_probability, as_soft_mask, each_probability
@@ -48,7 +61,7 @@ def overlay(image: RgbImage, mask: NDArray[Any], *, color: Color = MAGENTA, opac
     _check_image(image, soft.shape)
     _check_color(color)
     _check_fraction("opacity", opacity)
-    tinted = blend(image, color, soft * np.float32(opacity))
+    tinted = tint(image, color, soft * np.float32(opacity))
     selected, width = soft >= 0.5, _line_width(soft.shape)
     # Dark outside and light inside: one of the two is visible on any background.
     tinted[grow(selected, width) & ~selected] = BLACK
@@ -66,13 +79,22 @@ def heat_map(
     """
     values = as_probability(probability)
     _check_fraction("opacity", opacity)
-    colors = _inferno(values)
-    bar = _inferno(np.linspace(0, 1, 256, dtype=np.float32)[None])
-    if image is not None:
+    bar = inferno_bar(0 if image is None else opacity)
+    if image is None:
+        colors = bar[0][_levels(values)]
+    else:
         _check_image(image, values.shape)
-        colors = blend(_backdrop(image), colors, opacity)
-        bar = blend(np.full_like(bar, 128), bar, opacity)
+        table = blend_table(inferno_bar(0)[0], np.full(256, opacity, np.float32))
+        colors = look_up(table, _levels(values), _backdrop(image))
     return stack(colors, draw_scale(bar, values.shape)) if legend else colors
+
+
+def inferno_bar(opacity: float = 0) -> RgbImage:
+    """Return the 256 colours of a heat map from 0 to 1, (1, 256, 3); with an opacity, mixed with middle grey."""
+    # OpenCV has its colour maps in the order blue, green, red.
+    levels = np.arange(256, dtype=np.uint8)[None]
+    bar: RgbImage = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return blend(np.full_like(bar, 128), bar, opacity) if opacity else bar
 
 
 def color_map(
@@ -94,7 +116,9 @@ def color_map(
     _check_fraction("opacity", opacity)
     _check_labels(labels)
     numbers = _most_probable(probabilities, labels, background)
-    canvas = _paint_regions(numbers, image, (numbers > 0) * np.float32(opacity))
+    alphas = np.full(len(labels) + 1, opacity, np.float32)
+    alphas[0] = 0
+    canvas = _paint_regions(numbers, image, alphas)
     if len(labels) > len(PALETTE):
         for number in range(1, len(labels) + 1):
             _number_regions(canvas, numbers == number, number)
@@ -129,7 +153,7 @@ def object_map(
     # Numbers that no object has are ignored: they come from an older mask.
     alphas[[number for number in selection if number < len(alphas)]] = opacity
     alphas[0] = 0
-    canvas = _paint_regions(numbers.astype(np.uint16), image, alphas[numbers])
+    canvas = _paint_regions(numbers.astype(np.uint16), image, alphas)
     for number, (x0, y0, x1, y1) in enumerate(objects.boxes, start=1):
         _write_number(canvas, number, numbers[y0:y1, x0:x1] == number, x0, y0)
     return stack(canvas, draw_legend(labels, numbers.shape, opacity)) if legend and labels else canvas
@@ -153,12 +177,17 @@ def _most_probable(probabilities: Maps, labels: Sequence[str], background: float
     return numbers
 
 
-def _paint_regions(numbers: NDArray[np.uint16], image: RgbImage | None, alpha: NDArray[np.float32]) -> RgbImage:
-    """Return all regions in their colours with lines around them; over an image, mixed with a grey one."""
-    canvas = paint_numbers(numbers)
-    if image is not None:
+def _paint_regions(numbers: NDArray[np.uint16], image: RgbImage | None, alphas: NDArray[np.float32]) -> RgbImage:
+    """Return all regions in their colours with lines around them; over an image, mixed with a grey one.
+
+    `alphas` has the opacity of each number, from 0 on.
+    """
+    colors = colors_of(len(alphas) - 1)
+    if image is None:
+        canvas = colors[numbers]
+    else:
         _check_image(image, numbers.shape)
-        canvas = blend(_backdrop(image), canvas, alpha)
+        canvas = look_up(blend_table(colors, alphas), numbers, _backdrop(image))
     canvas[_borders(numbers)] = WHITE
     return canvas
 
@@ -203,16 +232,15 @@ def _write_number(canvas: RgbImage, number: int, inside: NDArray[np.bool_], left
     canvas[y : y + chip.shape[0], x : x + chip.shape[1]] = chip
 
 
-def _inferno(values: NDArray[np.float32]) -> RgbImage:
-    # OpenCV has its colour maps as 256 levels, in the order blue, green, red.
-    levels = np.rint(values * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(values * 255).astype(np.uint8)
 
 
-def _backdrop(image: RgbImage) -> RgbImage:
-    """Return the image in grey with half its contrast, so that colours look the same on dark and on light."""
+def _backdrop(image: RgbImage) -> NDArray[np.uint8]:
+    """Return the image in grey with half its contrast, (H, W), so that colours look the same on dark and on light."""
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    return cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=0.5, beta=64), cv2.COLOR_GRAY2RGB)
+    levels: NDArray[np.uint8] = cv2.convertScaleAbs(grey, alpha=0.5, beta=64)
+    return levels
 
 
 # Checks

@@ -38,6 +38,26 @@ def near(mask, y, x):
     return any(0 <= v < mask.shape[0] and 0 <= u < mask.shape[1] and mask[v, u] for v, u in around)
 
 
+@each_case
+def test_a_tint_is_a_blend_with_one_colour(shape, seed):
+    image, soft = random_image(shape, seed), random_maps(1, shape, seed)[0]
+    hard = (soft > 0.5) * np.float32(0.4)
+
+    for alpha in (soft, hard, np.zeros_like(soft)):
+        assert np.array_equal(colors.tint(image, (230, 0, 130), alpha), colors.blend(image, (230, 0, 130), alpha))
+
+
+@each_case
+def test_a_table_of_blends_is_a_blend_of_each_pixel(shape, seed):
+    grey, numbers = random_image(shape, seed)[..., 0], random_image(shape, seed)[..., 1] % 4
+    palette, alphas = colors.colors_of(3), np.array([0, 0.25, 0.6, 1], np.float32)
+
+    result = colors.look_up(colors.blend_table(palette, alphas), numbers, grey)
+
+    under = np.repeat(grey[..., None], 3, axis=2)
+    assert np.array_equal(result, colors.blend(under, palette[numbers], alphas[numbers]))
+
+
 def contrast(one, other):
     """The contrast of WCAG 2.2, from 1 to 21."""
 

@@ -336,6 +336,18 @@ def test_a_point_grows_to_a_disc():
     assert text(grow(mask, 3)) == "...#.... .#####.. .#####.. #######. .#####.. .#####.. ...#...."
 
 
+@pytest.mark.parametrize("pixels", [15, 16, 17])
+def test_growth_by_discs_and_by_distances_is_alike(pixels):
+    mask = np.zeros((60, 90), bool)
+    mask[[20, 33, 59], [0, 45, 88]] = True
+
+    grown = grow(mask, pixels)
+
+    y, x = np.mgrid[:60, :90]
+    places = ((20, 0), (33, 45), (59, 88))
+    assert (grown == np.any([(y - v) ** 2 + (x - u) ** 2 <= pixels**2 for v, u in places], axis=0)).all()
+
+
 def test_growth_is_exact_at_the_largest_distance():
     mask = np.zeros((400, 900), bool)
     mask[5, 20] = True
