@@ -161,6 +161,8 @@ class Segmenter:
         record = self._record(positive, negative, encoded, options)
         first = len(positive)  # index of the first negative prompt
         notes = (*_notes("Prompt", positive, cut[:first]), *_notes("Negative prompt", negative, cut[first:]))
+        if words := self.host.info.known_words:
+            notes += tuple(filter(None, [words.note(self.host.info.name, texts)]))
         for note in notes:
             log.warning(note)
         return Segmentation(positive, negative, (image.height, image.width), maps, record, notes, patches)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ldznet.errors import HeadError
 from ldznet.heads.network import HeadConfig
 from ldznet.heads.unet import UNetConfig
+from ldznet.hosts.known_words import KnownWords
 
 Family = Literal["sd1", "sd2", "sdxl"]
 Prediction = Literal["noise", "v"]
@@ -70,6 +71,7 @@ class HostInfo:
     fingerprint: str = ""  # tells one set of weights from another
     # For reports: where "weights" (raw or averaged), "vae", "prediction" and "schedule" came from.
     details: Mapping[str, str] = field(default_factory=dict, compare=False)
+    known_words: KnownWords | None = field(default=None, compare=False)  # only a model that knows few has a list
 
     @property
     def is_small(self) -> bool:

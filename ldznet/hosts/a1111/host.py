@@ -28,6 +28,7 @@ from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.a1111.neutral import WebuiModules, neutral, text_part
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Context, Family, HostInfo, Prediction, Schedule
+from ldznet.hosts.known_words import read_known_words
 from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR, read_marks
 
 _PREDICTIONS: Mapping[str, Prediction] = {"eps": "noise", "v": "v"}
@@ -289,7 +290,8 @@ def _describe(model: Any) -> HostInfo:
     if vae := getattr(model, "loaded_vae_file", None):
         details["vae"] = Path(vae).name
         fingerprint += f"+{details['vae']}"
-    return HostInfo(name, family, prediction, structure, fingerprint, details)
+    known_words = read_known_words(getattr(checkpoint, "filename", None) or "")
+    return HostInfo(name, family, prediction, structure, fingerprint, details, known_words)
 
 
 def _marks(model: Any) -> frozenset[str]:

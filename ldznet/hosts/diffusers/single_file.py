@@ -24,6 +24,7 @@ from ldznet.hosts.diffusers.part_names import UNET, text_parts
 from ldznet.hosts.diffusers.parts import SCALE, build_unet, build_vae, explained, fingerprint, quiet
 from ldznet.hosts.diffusers.text import TextEncoder, build_text
 from ldznet.hosts.host import Family, HostInfo, Prediction, Schedule
+from ldznet.hosts.known_words import read_known_words
 from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ def load_file(path: Path, *, vae_file: Path | None = None, download: bool = Fals
         "raw; the averaged (EMA) weights in the file are not used" if has_average else "as in the file"
     )
     details["vae"] = str(vae_file) if vae_file else "in the checkpoint"
-    info = HostInfo(path.name, family, prediction, structure, fingerprint(unet.state_dict()), details)
+    known_words = read_known_words(path)
+    info = HostInfo(path.name, family, prediction, structure, fingerprint(unet.state_dict()), details, known_words)
     return ModelParts(info, unet, vae, text, schedule)
 
 

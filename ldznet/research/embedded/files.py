@@ -16,6 +16,8 @@ from torch import nn
 
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.hosts.diffusers.model_files import unet_state
+from ldznet.hosts.known_words import KEY as WORDS_KEY
+from ldznet.hosts.known_words import KnownWords
 from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, part_of
 from ldznet.research.embedded.ldm_names import vae_state
 from ldznet.research.embedded.model import TinyConfig, TinyModel
@@ -100,7 +102,9 @@ def export(
     for name, tensor in model.text.state_dict().items():
         state[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
     state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
-    save_file(state, target, {"format": "pt", "ldznet.config": json.dumps(asdict(config))})
+    words = KnownWords(frozenset(word for word in world.vocabulary if word.isalpha()), world.nouns, world.related)
+    header = {"format": "pt", "ldznet.config": json.dumps(asdict(config)), WORDS_KEY: words.to_json()}
+    save_file(state, target, header)
     (target.with_suffix("") / "config.json").write_text(
         json.dumps({"model_type": "clip_text_model", "architectures": ["CLIPTextModel"], **model.text_settings}),
         encoding="utf-8",

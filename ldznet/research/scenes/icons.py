@@ -15,6 +15,7 @@ import numpy as np
 from ldznet.errors import OptionError
 from ldznet.research.scenes.art import ARTISTS, read_art
 from ldznet.research.scenes.composition import Thing, compose
+from ldznet.research.scenes.related_words import KNOWN_NOUNS, RELATED_WORDS
 from ldznet.research.scenes.sprites import Array, Sprites
 from ldznet.research.scenes.wording import PHRASE_KINDS, VOCABULARY, draw_caption, draw_phrase
 from ldznet.research.scenes.world import TRAIN_SEEDS, TrainingScene
@@ -77,6 +78,8 @@ class IconWorld:
 
     name = "icons"
     vocabulary = VOCABULARY
+    nouns = KNOWN_NOUNS
+    related = RELATED_WORDS
 
     def __init__(self, hands: Mapping[str, Sprites], trained_on: Sequence[str]) -> None:
         self.hands, self.trained_on = dict(hands), tuple(trained_on)

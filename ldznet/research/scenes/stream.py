@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ldznet.research.scenes.scenes import LOOK_NAMES, VOCABULARY, make_scene
+from ldznet.research.scenes.shapes import KINDS
 from ldznet.research.scenes.world import TRAIN_SEEDS, TrainingScene, World
 
 # How many things stand in a scene of shapes, by turns; None is by chance. A word is soonest learned from an image
@@ -19,6 +22,8 @@ class ShapeWorld:
 
     name = "shapes"
     vocabulary = VOCABULARY
+    nouns = KINDS
+    related = MappingProxyType({"ball": ("circle",)})
 
     def training_scene(self, number: int, side: int) -> TrainingScene:
         """Return scene `number` for training, `side` pixels high and wide."""

@@ -6,7 +6,7 @@ masks   (N, S, S)  bool, what is visible of each thing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,14 @@ class World(Protocol):
     @property
     def vocabulary(self) -> Sequence[str]:
         """Return every word that a caption or a phrase can hold."""
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """Return the words that name a thing or a group of things."""
+
+    @property
+    def related(self) -> Mapping[str, tuple[str, ...]]:
+        """Return words that it does not have, with the nouns that are nearest in meaning."""
 
     def training_scene(self, number: int, side: int) -> TrainingScene:
         """Return scene `number` for training, `side` pixels high and wide."""
