@@ -104,6 +104,18 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(d)) v: (B, heads, N, d), 2 x (B, heads, L, d) -> (B, heads, N, d).
+
+    On a CPU bfloat16 is computed in float32: narrow heads, as those of small models, take many times as long in
+    PyTorch's bfloat16 kernel.
+    """
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention of `x` to a context, or to itself."""
 
@@ -124,7 +136,7 @@ class Attention(nn.Module):
         # Expanded after the projections, which then run once for a latent that serves many prompts.
         batch = max(len(q), len(k))
         q, k, v = (t.expand(batch, -1, -1, -1) for t in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
@@ -213,7 +225,7 @@ class AttentionPool(nn.Module):
         # (B, 3F, T) -> 3 x (B, heads, T, F / heads)
         q, k, v = (t.unflatten(1, (self.heads, -1)).transpose(2, 3) for t in self.qkv_proj(x).chunk(3, dim=1))
         # Scaling q and k by d^-1/4 each, as published, is the usual d^-1/2 of their product.
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         return self.c_proj(attended.transpose(2, 3).flatten(1, 2)).mT
 
 

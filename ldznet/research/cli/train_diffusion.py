@@ -14,7 +14,7 @@ from ldznet.research.cli.worlds import open_world
 _USED = frozenset(
     (
         *("command", "data", "folder", "out", "minutes", "steps", "workers", "device", "go_on", "default_of"),
-        *("world", "art", "stage"),
+        *("world", "art", "stage", "precision"),
     )
 )
 
@@ -50,7 +50,12 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     done = True
     for train, steps in (stages[name] for name in names):
         options = RunOptions(
-            folder=parsed.out, steps=steps, minutes=minutes, device=str(device), workers=parsed.workers
+            folder=parsed.out,
+            steps=steps,
+            minutes=minutes,
+            device=str(device),
+            workers=parsed.workers,
+            autocast=parsed.precision == "bf16",
         )
         done = done and train(config, options, world)
         wait_for_all()
@@ -79,6 +84,6 @@ def _refuse_unused(parsed: argparse.Namespace) -> None:
     ]
     if unused:
         raise OptionError(
-            f"{', '.join(unused)} would be ignored: the diffusion model has its own recipe, whose only option is "
-            "--steps. Leave them out, or train a head."
+            f"{', '.join(unused)} would be ignored: the diffusion model has its own recipe, whose only options "
+            "are --steps and --precision. Leave them out, or train a head."
         )

@@ -43,6 +43,8 @@ def train_unet(config: TinyConfig, options: RunOptions, world: World, say: Calla
     parts = nn.ModuleDict({"unet": model.unet, "text": model.text})
     if (options.folder / "start.pt").exists():
         parts.load_state_dict(torch.load(options.folder / "start.pt", map_location="cpu", weights_only=True))
+    # Convolutions of bfloat16 are computed in this layout on a CPU; latents come in it, too.
+    model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = Stage(
         "unet",
         parts,
@@ -75,7 +77,7 @@ def train_unet(config: TinyConfig, options: RunOptions, world: World, say: Calla
         latent, noise = latent[rank::processes].to(options.device), noise[rank::processes].to(options.device)
         timesteps, texts = timesteps[rank::processes], texts[rank::processes]
         context = model.context(texts)
-        noisy = schedule.add_noise(latent, noise, timesteps)
+        noisy = schedule.add_noise(latent, noise, timesteps).contiguous(memory_format=torch.channels_last)
         prediction = model.unet(noisy, timesteps.to(latent.device), context)
         errors = F.mse_loss(prediction.float(), noise, reduction="none").mean(dim=(1, 2, 3))
         return (errors * loss_weights(schedule, timesteps, config.snr_range).to(errors.device)).mean()
