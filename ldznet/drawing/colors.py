@@ -75,7 +75,7 @@ def blend_table(colors: NDArray[np.uint8], alphas: NDArray[np.floating[Any]]) ->
 
 
 def look_up(table: NDArray[np.uint8], index: NDArray[Any], grey: NDArray[np.uint8]) -> RgbImage:
-    """Return the colours of a `blend_table` for the number (H, W) of a colour and the grey (H, W) of each pixel."""
+    """Return the colours of a `blend_table` for each pixel, from its colour number (H, W) and its grey (H, W)."""
     flat = index.astype(np.int32)
     flat *= 256
     flat += grey

@@ -237,7 +237,7 @@ def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _backdrop(image: RgbImage) -> NDArray[np.uint8]:
-    """Return the image in grey with half its contrast, (H, W), so that colours look the same on dark and on light."""
+    """Return the image in grey with half its contrast, (H, W): colours look the same on dark and on light."""
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     levels: NDArray[np.uint8] = cv2.convertScaleAbs(grey, alpha=0.5, beta=64)
     return levels

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ldznet.masks.checks import Mask, SoftMask, as_mask, as_soft_mask
 from ldznet.options import MaskOptions
 
-
 _LARGEST_DISC = 16  # pixels; up to here a disc is laid on each pixel in less time than distances are measured
 
 

@@ -3,14 +3,20 @@
 import dataclasses
 
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
-from stand_ins import FakeHost
 from torch import zeros
 
+from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.known_words import KEY, KnownWords, read_known_words
+from ldznet.methods.learned_head import random_head
+from ldznet.options import SegmentOptions
 from ldznet.research.scenes.nouns import NOUNS
 from ldznet.research.scenes.related_words import KNOWN_NOUNS, RELATED_WORDS
 from ldznet.research.scenes.wording import VOCABULARY
+from ldznet.segmenter import Segmenter
+
+SMALL = SegmentOptions(resolution=128)
 
 WORDS = KnownWords(
     frozenset(("a", "the", "on", "left", "red", "bucket", "buckets", "chair", "couch", "dog", "dogs")),
@@ -44,8 +50,8 @@ def test_near_words_are_near_by_meaning_or_by_spelling(word, near):
 def test_the_note_says_what_happened_what_is_near_and_what_to_do():
     assert WORDS.note("tiny.safetensors", ["sofa", "red puppy"]) == (
         'tiny.safetensors is a small model of drawn things and has never read "sofa", "puppy": the mask of such a '
-        "word means little. It knows couch, chair, dog. docs/tiny.md lists all its words. For any other word use a "
-        "full Stable Diffusion checkpoint: choose one at the top of the webui, or give --checkpoint FILE on the "
+        "word means little. It knows couch, chair, dog. docs/tiny.md lists all its words. For any other word use "
+        "a full Stable Diffusion checkpoint: choose one at the top of the webui, or give --checkpoint FILE on the "
         "command line."
     )
 
@@ -82,15 +88,17 @@ def test_a_full_model_has_no_list(tmp_path):
     assert read_known_words("model.ckpt") is None
 
 
-def test_only_a_model_with_a_list_gets_the_note(image_segmenter):
-    segmenter = image_segmenter
-    assert not any("never read" in note for note in segmenter.segment("sofa").notes)
+def test_only_a_model_with_a_list_gets_the_note():
+    host = random_host("sd1")
+    segmenter = Segmenter(host, random_head(host.info.unet))
+    segmenter.set_image(Image.new("RGB", (96, 64), "red"), SMALL)
+    assert segmenter.segment("sofa", SMALL).notes == ()
 
-    segmenter.host.info = dataclasses.replace(segmenter.host.info, known_words=WORDS)
+    host._info = dataclasses.replace(host.info, known_words=WORDS)
 
-    assert sum("never read" in note for note in segmenter.segment(["sofa", "puppy", "dog"]).notes) == 1
-    assert segmenter.segment("dog").notes == ()
-    assert any('"puppy"' in note for note in segmenter.segment("dog", negative_prompts="puppy").notes)
+    assert sum("never read" in note for note in segmenter.segment(["sofa", "puppy", "dog"], SMALL).notes) == 1
+    assert segmenter.segment("dog", SMALL).notes == ()
+    assert any('"puppy"' in note for note in segmenter.segment("dog", SMALL, negative_prompts="puppy").notes)
 
 
 def test_words_that_the_embedded_model_knows_have_no_advice():
