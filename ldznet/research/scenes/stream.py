@@ -22,7 +22,7 @@ class ShapeWorld:
 
     name = "shapes"
     vocabulary = VOCABULARY
-    nouns = KINDS
+    nouns = tuple(KINDS)
     related = MappingProxyType({"ball": ("circle",)})
 
     def training_scene(self, number: int, side: int) -> TrainingScene:
