@@ -13,7 +13,7 @@ try:
     from ldznet.webui.api import routes
     from ldznet.webui.controls import TITLE
     from ldznet.webui.current_webui import webui_app, webui_session
-    from ldznet.webui.page import a1111
+    from ldznet.webui.page.current_page import current_page, remember
     from ldznet.webui.panel import layout
     from ldznet.webui.run import axes, hooks
     from ldznet.webui.webui_kind import webui_kind
@@ -57,7 +57,7 @@ class LdznetSegment(scripts.Script):
             with gr.Accordion(TITLE, open=False):
                 gr.HTML(REFUSAL)
             return []
-        components = layout.build(SESSION, a1111.current_page(), self.elem_id)
+        components = layout.build(SESSION, current_page(), self.elem_id)
         self.infotext_fields = infotext.fields(components)
         return components
 
@@ -78,7 +78,7 @@ class LdznetSegment(scripts.Script):
 
 
 if SESSION is not None:
-    script_callbacks.on_after_component(a1111.remember)
+    script_callbacks.on_after_component(remember)
     script_callbacks.on_ui_settings(lambda: settings_page.declare_settings(APP))
     script_callbacks.on_infotext_pasted(infotext.complete)
     script_callbacks.on_app_started(lambda _demo, fastapi_app: routes.register(fastapi_app, SESSION, APP))

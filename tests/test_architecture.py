@@ -34,6 +34,8 @@ RESERVED = {
     "gradio": (
         "webui/panel/",
         "webui/page/a1111.py",
+        "webui/page/current_page.py",
+        "webui/page/gradio_versions.py",
         "webui/a1111_app.py",
         "webui/settings_page.py",
         "cli/standalone_page.py",

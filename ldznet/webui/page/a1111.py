@@ -1,96 +1,85 @@
-"""The img2img tab of AUTOMATIC1111's webui, as the panel's page.
+"""The img2img tab of AUTOMATIC1111's webui and of reForge; what a run reads of it is in img2img.py of 1.10.1.
 
-The webui calls `remember` for each of its components. The user decides about their order, so that they may come
-before or after the panel. "Reload UI" builds a new page, so the adapter is kept on the Blocks that it belongs to.
+A canvas is one component: its value has the image and the strokes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageFilter
 
-from ldznet.webui.page import tab_inputs
+from ldznet.webui.page.img2img_tab import Img2imgTab
+from ldznet.webui.page.tab_inputs import SKETCH_TAB, UPLOAD_IMAGE, UPLOAD_MASK, UPLOAD_TAB, require_image
 
-WIDTH, HEIGHT = "img2img_width", "img2img_height"
-_PROMPT = "img2img_prompt"  # the first component of the page
-_ATTRIBUTE = "_ldznet_page"  # of the Blocks
+SKETCH_IMAGE = "inpaint_sketch"
+# The mask of Inpaint sketch also depends on its image before the strokes, and on two sliders.
+SKETCH_BEFORE, SKETCH_BLUR, SKETCH_TRANSPARENCY = (
+    "inpaint_sketch_before",
+    "img2img_mask_blur",
+    "img2img_mask_alpha",
+)
+TABS = (
+    ("img2img_image",),
+    ("img2img_sketch",),
+    ("img2maskimg",),
+    (SKETCH_IMAGE,),
+    (UPLOAD_IMAGE, UPLOAD_MASK),
+    (),
+)
 
 
-class A1111Page:
-    """Components of the img2img tab; those of the throw-away Blocks, which the API makes, never come."""
+class A1111Page(Img2imgTab):
+    """The components of the tab by name."""
 
-    generates = True
-    input_names = (*tab_inputs.IMAGES, *tab_inputs.SKETCH_INPUTS)
-    output_names = (tab_inputs.UPLOAD_IMAGE, tab_inputs.UPLOAD_MASK, WIDTH, HEIGHT)
+    tabs = TABS
+    input_names = (*(name for tab in TABS for name in tab), SKETCH_BEFORE, SKETCH_BLUR, SKETCH_TRANSPARENCY)
 
-    def __init__(self) -> None:
-        self.components: dict[str, Any] = {}
-        self._waiting: list[Callable[[], None]] = []
+    def name_of(self, component: Any, elem_id: str | None) -> str | None:
+        """Return the component's elem_id, or the name of the image before the strokes."""
+        import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    def add(self, name: str, component: Any) -> None:
-        """Take one of the webui's components if the panel needs it."""
-        if name in (_PROMPT, *self.input_names, *self.output_names):
-            self.components[name] = component
-            self._call_if_complete()
-
-    def when_complete(self, act: Callable[[], None]) -> None:
-        """Call `act` when all components of the tab exist."""
-        self._waiting.append(act)
-        self._call_if_complete()
+        if elem_id is not None or not isinstance(component, gr.State):
+            return elem_id
+        # The image before the strokes has no elem_id; it is the first State after the canvas (ui.py:554).
+        is_first = SKETCH_IMAGE in self.components and SKETCH_BEFORE not in self.components
+        return SKETCH_BEFORE if is_first else None
 
     def read_image(self, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
         """Return the image of the open tab, and what is painted or uploaded there as its mask."""
-        return tab_inputs.read_tab(int(values["tab"]), values)
-
-    def send(self, image: Image.Image, mask: Image.Image) -> dict[str, Any]:
-        """Return the values that fill the tab Inpaint upload, and width and height in the image's proportions."""
-        width, height = tab_inputs.fitting_size(image.size)
-        return {tab_inputs.UPLOAD_IMAGE: image, tab_inputs.UPLOAD_MASK: mask, WIDTH: width, HEIGHT: height}
-
-    def script_before_segment(self, names: Sequence[str]) -> str:
-        """Return JavaScript that says which tab is open, sends only its images, and starts the progress bar."""
-        return f"(...values) => ldznetBeforeSegment({json.dumps(names)}, {json.dumps(tab_inputs.TABS)}, values)"
-
-    def script_after_send(self, names: Sequence[str]) -> str:
-        """Return JavaScript that opens the tab Inpaint upload, unless an error was shown."""
-        return f"(...values) => ldznetAfterSend({json.dumps(names)}, {tab_inputs.UPLOAD_TAB}, values)"
-
-    def _call_if_complete(self) -> None:
-        if all(name in self.components for name in (*self.input_names, *self.output_names)):
-            # Emptied first: wired once, even if a component of the same name comes again.
-            waiting, self._waiting = self._waiting, []
-            for act in waiting:
-                act()
+        return read_tab(int(values["tab"]), values)
 
 
-def current_page() -> A1111Page:
-    """Return the page that is being built."""
-    from gradio.context import Context  # type: ignore[import-not-found,import-untyped,unused-ignore]
+def read_tab(tab: int, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
+    """Return the image of a tab, and its mask if there is one; `values` has those of A1111Page.input_names.
 
-    root = Context.root_block
-    if root is None:  # components are made for their values only, outside of any page
-        return A1111Page()
-    if not hasattr(root, _ATTRIBUTE):
-        setattr(root, _ATTRIBUTE, A1111Page())
-    page: A1111Page = getattr(root, _ATTRIBUTE)
-    return page
+    Raises:
+        ImageError: there is no image.
+    """
+    image = next((values[name] for name in TABS[tab]), None)
+    mask = values[UPLOAD_MASK] if tab == UPLOAD_TAB else None
+    if isinstance(image, dict):  # a canvas: the image, and the strokes on it
+        image, mask = image["image"], image["mask"]
+    image = require_image(tab, image)
+    if tab == SKETCH_TAB:
+        return _read_sketch(image, values[SKETCH_BEFORE], values[SKETCH_BLUR], values[SKETCH_TRANSPARENCY])
+    return image, mask
 
 
-def remember(component: Any, **options: Any) -> None:
-    """Take a component that the webui has just made: the work of its callback `on_after_component`."""
-    import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    from gradio.context import Context
+def _read_sketch(
+    sketch: Image.Image, original: Image.Image | None, blur: float, transparency: float
+) -> tuple[Image.Image, Image.Image]:
+    """Return the image with its coloured strokes, and the strokes as its mask.
 
-    if Context.root_block is None:
-        return
-    page, name = current_page(), options.get("elem_id")
-    if isinstance(component, gr.State) and name is None:
-        if tab_inputs.SKETCH_IMAGE not in page.components or tab_inputs.SKETCH_BEFORE in page.components:
-            return
-        # The image before the strokes has no name; it is the first State after the canvas (ui.py:554).
-        name = tab_inputs.SKETCH_BEFORE
-    if name:
-        page.add(name, component)
+    As in a run, both are blurred, and strokes let the image through by `transparency` percent.
+    """
+    if original is None or original.size != sketch.size:
+        original = sketch  # the webui has not noted the image before the strokes yet: no stroke can be seen
+    painted = (np.asarray(sketch) != np.asarray(original)).any(axis=-1)
+    mask = Image.blend(
+        Image.new("L", sketch.size), Image.fromarray(255 * painted.astype(np.uint8)), 1 - transparency / 100
+    )
+    soft = ImageFilter.GaussianBlur(blur)  # the tab's mask blur, for the image too
+    return Image.composite(sketch.filter(soft), original, mask.filter(soft)), mask

@@ -4,7 +4,7 @@ Gradio passes the inputs of an event by position unless they are a set: then a f
 and it may always answer with {component: value}. `Events` turns components into names, so that no function depends
 on a number of positions. JavaScript gets its inputs by position all the same; `order` says in which.
 
-Works with gradio 3.41.2, which the webui has, and with gradio 6, which `serve` has.
+Works with the versions of gradio in webui/page/gradio_versions.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
+from ldznet.webui.page.gradio_versions import script_argument
+
 Values = Mapping[str, Any]
 # New values by the names of components; a component without one stays as it is.
 Answer = dict[str, Any]
-
-_JS = "_js" if gr.__version__.startswith("3.") else "js"
 
 
 class Events:
@@ -84,7 +84,7 @@ class Events:
     ) -> Any:
         inputs = set(inputs)  # a set, even an empty one, makes gradio pass one dict
         if script is not None and (code := script(self.order(inputs))):
-            options[_JS] = code
+            options[script_argument()] = code
         parts = {self._components[name] for name in inputs}
         return listen(function, inputs=parts, outputs=self._all(outputs), **options)
 

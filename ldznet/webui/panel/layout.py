@@ -15,6 +15,7 @@ from gradio.context import Context  # type: ignore[import-not-found,import-untyp
 from ldznet.webui import settings_page
 from ldznet.webui.app import App
 from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, Control
+from ldznet.webui.page.gradio_versions import lossless_image
 from ldznet.webui.page.page import Page
 from ldznet.webui.panel.callbacks import Callbacks
 from ldznet.webui.panel.messages import lines
@@ -23,9 +24,6 @@ from ldznet.webui.session import Session
 
 WELCOME = "Type what to select. Segment shows what is found; Generate repaints that only. Nothing else is needed."
 WELCOME_ALONE = "Type what to select. Segment shows what is found; then move the threshold."
-
-# A mask must arrive exactly: gradio 3 shows PNG files only, newer ones would choose a lossy format.
-_EXACT: dict[str, Any] = {} if gr.__version__.startswith("3.") else {"format": "png"}
 
 
 def build(session: Session, page: Page, elem_id: Callable[[str], str]) -> list[Any]:
@@ -162,7 +160,7 @@ class _Layout:
         self._components[name] = kind(*values, elem_id=self._elem_id(name), **options)
 
     def _add_image(self, name: str, label: str, **options: Any) -> None:
-        self._add(name, gr.Image, label=label, type="pil", interactive=False, **options, **_EXACT)
+        self._add(name, gr.Image, label=label, type="pil", interactive=False, **options, **lossless_image())
 
     def _add_controls(self, *names: str, **options: Any) -> None:
         for name in names:

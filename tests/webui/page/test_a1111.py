@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldznet.webui.page import tab_inputs
+from ldznet.webui.page import a1111, forge
 from ldznet.webui.page.a1111 import A1111Page
+from ldznet.webui.page.forge import ForgePage
 
 SCRIPT = Path(__file__).parents[3] / "javascript" / "ldznet.js"
 NODE = shutil.which("node")
-NAMES = ["tab", *reversed(tab_inputs.IMAGES), "prompt", "task"]  # any order that gradio may choose
+PAGES = [(A1111Page(), a1111.TABS), (ForgePage(), forge.TABS)]
 
 
 def test_it_is_complete_once_with_the_last_component():
@@ -56,16 +57,18 @@ def run_script(call, *, tab=0):
 
 @pytest.mark.skipif(not NODE, reason="Node.js is not installed")
 @pytest.mark.parametrize("tab", range(6))
-def test_only_the_images_of_the_open_tab_are_sent(tab):
-    script = A1111Page().script_before_segment(NAMES)
+@pytest.mark.parametrize(("page", "tabs"), PAGES, ids=["AUTOMATIC1111", "Forge"])
+def test_only_the_images_of_the_open_tab_are_sent(page, tabs, tab):
+    images = [name for names in tabs for name in names]
+    order = ["tab", *reversed(images), "prompt", "task"]  # any order that gradio may choose
+    script = page.script_before_segment(order)
 
-    values, _ = run_script(f"({script})(...{json.dumps([f'value of {name}' for name in NAMES])})", tab=tab)
+    values, _ = run_script(f"({script})(...{json.dumps([f'value of {name}' for name in order])})", tab=tab)
 
-    sent = dict(zip(NAMES, values, strict=True))
+    sent = dict(zip(order, values, strict=True))
     assert sent["tab"] == tab
     assert sent["prompt"] == "value of prompt"
-    images = [name for name in tab_inputs.IMAGES if sent[name] is not None]
-    assert images == list(tab_inputs.TABS[tab])
+    assert [name for name in images if sent[name] is not None] == list(tabs[tab])
 
 
 @pytest.mark.skipif(not NODE, reason="Node.js is not installed")

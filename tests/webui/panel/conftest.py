@@ -1,14 +1,11 @@
 """A panel without a browser: its values as the page holds them, and its events."""
 
-import asyncio
-
 import pytest
 
 pytest.importorskip("gradio")
 
 from ldznet.webui.controls import CONTROLS
-from ldznet.webui.page import tab_inputs
-from ldznet.webui.page.a1111 import A1111Page
+from ldznet.webui.page import a1111
 from ldznet.webui.panel.callbacks import Callbacks
 
 
@@ -16,15 +13,15 @@ class Panel:
     """Keeps the values of components, as gradio does, and passes them to the events."""
 
     def __init__(self, session):
-        self.callbacks = Callbacks(session, A1111Page())
+        self.callbacks = Callbacks(session, a1111.A1111Page())
         self.values = {control.name: control.default for control in CONTROLS} | {"prompt": "bright"}
         self.values |= {"task": "", "tab": 0, "chosen_in": "", "key": "", "given_mask": None, "offered": []}
-        self.values |= {tab_inputs.SKETCH_BLUR: 4, tab_inputs.SKETCH_TRANSPARENCY: 0, "status": ""}
+        self.values |= {a1111.SKETCH_BLUR: 4, a1111.SKETCH_TRANSPARENCY: 0, "status": ""}
 
     def segment(self, image, *, tab=0, before=None, event="segment"):
         """Segment an image in a tab; return what the event answers."""
-        self.values |= dict.fromkeys(tab_inputs.IMAGES)
-        self.values |= {tab_inputs.TABS[tab][0]: image, "tab": tab, tab_inputs.SKETCH_BEFORE: before}
+        self.values |= {name: None for names in a1111.TABS for name in names}
+        self.values |= {a1111.TABS[tab][0]: image, "tab": tab, a1111.SKETCH_BEFORE: before}
         return self.do(event)
 
     def do(self, event, *click):
@@ -49,18 +46,3 @@ def session(webui, method):
 @pytest.fixture
 def panel(session):
     return Panel(session)
-
-
-@pytest.fixture
-def closed_loops(monkeypatch):
-    """Close the event loops that gradio makes with every Blocks, and forgets."""
-    loops, make = [], asyncio.new_event_loop
-
-    def make_and_note():
-        loops.append(make())
-        return loops[-1]
-
-    monkeypatch.setattr(asyncio, "new_event_loop", make_and_note)
-    yield
-    for loop in loops:
-        loop.close()

@@ -4,13 +4,15 @@ import re
 
 import gradio as gr
 import pytest
+from host import forge_page
 from PIL import Image
 
 from ldznet.webui.controls import CONTROLS
-from ldznet.webui.page import a1111, tab_inputs
+from ldznet.webui.page import a1111, current_page, forge
 from ldznet.webui.panel import layout
+from ldznet.webui.webui_kind import WebuiKind
 
-IMAGES = dict.fromkeys(tab_inputs.IMAGES, gr.Image)
+IMAGES = {name: gr.Image for tab in a1111.TABS for name in tab}
 SLIDERS = dict.fromkeys(("img2img_mask_blur", "img2img_mask_alpha", "img2img_width", "img2img_height"), gr.Slider)
 
 
@@ -31,14 +33,14 @@ def containers(webui, monkeypatch, session, closed_loops):
 
 def make_webuis_components():
     for name, kind in {"img2img_prompt": gr.Textbox, **IMAGES, **SLIDERS}.items():
-        a1111.remember(kind(), elem_id=name)
-        if name == tab_inputs.SKETCH_IMAGE:
-            a1111.remember(gr.State(None))
-            a1111.remember(gr.State(None))  # another extension's
+        current_page.remember(kind(), elem_id=name)
+        if name == a1111.SKETCH_IMAGE:
+            current_page.remember(gr.State(None))
+            current_page.remember(gr.State(None))  # another extension's
 
 
 def build(session):
-    return layout.build(session, a1111.current_page(), "ldznet_{}".format)
+    return layout.build(session, current_page.current_page(), "ldznet_{}".format)
 
 
 def dependencies(blocks):
@@ -59,7 +61,27 @@ def test_the_panel_is_wired_once_when_all_components_are_there(session, panel_fi
     assert len([one for one in dependencies(blocks) if "ldznetBeforeSegment" in str(one["js"])]) == 4
     names = re.search(r'\(\["(.*?)"\]', str(segment["js"])).group(1).split('", "')
     assert len(names) == len(segment["inputs"])
-    assert {"task", "tab", "chosen_in", *tab_inputs.IMAGES, *(control.name for control in CONTROLS)} <= set(names)
+    assert {"task", "tab", "chosen_in", *IMAGES, *(control.name for control in CONTROLS)} <= set(names)
+
+
+@pytest.mark.parametrize("panel_first", [True, False])
+@pytest.mark.parametrize("kind", ["forge", "neo"])
+def test_in_forge_the_panel_is_wired_to_the_images_of_its_canvases(session, monkeypatch, kind, panel_first):
+    monkeypatch.setattr(current_page, "webui_kind", lambda: WebuiKind(kind, "Forge"))
+    with gr.Blocks() as blocks:
+        if panel_first:
+            build(session)
+        forge_page.make_tab(current_page.remember)
+        if not panel_first:
+            build(session)
+    page = blocks._ldznet_page
+
+    segment, *_ = dependencies(blocks)
+
+    assert isinstance(page, forge.ForgePage)
+    wanted = {page.components[name]._id for tab in forge.TABS for name in tab}
+    assert wanted < set(segment["inputs"])
+    assert len([one for one in dependencies(blocks) if "ldznetBeforeSegment" in str(one["js"])]) == 4
 
 
 def test_in_throw_away_blocks_controls_with_a_setting_have_no_value_and_nothing_is_wired(session):

@@ -3,14 +3,14 @@
 import numpy as np
 from PIL import Image
 
-from ldznet.webui.page import tab_inputs
+from ldznet.webui.page.a1111 import TABS, read_tab
 
 SIZE = (128, 64)
 
 
 def values(**more):
     given = {"img2img_mask_blur": 4, "img2img_mask_alpha": 0, "inpaint_sketch_before": None}
-    return dict.fromkeys(tab_inputs.IMAGES) | given | more
+    return {name: None for tab in TABS for name in tab} | given | more
 
 
 def sketched():
@@ -25,21 +25,21 @@ def sketched():
 def test_a_canvas_gives_its_image_and_its_strokes():
     image, strokes = Image.new("RGB", SIZE), Image.new("L", SIZE)
 
-    assert tab_inputs.read_tab(2, values(img2maskimg={"image": image, "mask": strokes})) == (image, strokes)
-    assert tab_inputs.read_tab(0, values(img2img_image=image)) == (image, None)
+    assert read_tab(2, values(img2maskimg={"image": image, "mask": strokes})) == (image, strokes)
+    assert read_tab(0, values(img2img_image=image)) == (image, None)
 
 
 def test_inpaint_upload_gives_both_images():
     image, mask = Image.new("RGB", SIZE), Image.new("L", SIZE)
 
-    assert tab_inputs.read_tab(4, values(img_inpaint_base=image, img_inpaint_mask=mask)) == (image, mask)
+    assert read_tab(4, values(img_inpaint_base=image, img_inpaint_mask=mask)) == (image, mask)
 
 
 def test_preview_and_run_see_the_same_of_inpaint_sketch():
     before, drawn = sketched()
 
     given = values(inpaint_sketch=drawn, inpaint_sketch_before=before, img2img_mask_alpha=40)
-    image, mask = tab_inputs.read_tab(3, given)
+    image, mask = read_tab(3, given)
 
     assert np.asarray(mask)[25, 100] == 153
     assert np.asarray(mask)[50, 20] == 0
@@ -51,6 +51,6 @@ def test_without_a_stroke_inpaint_sketch_gives_the_image_itself():
     before, _ = sketched()
 
     for known in (before, None):
-        image, mask = tab_inputs.read_tab(3, values(inpaint_sketch=before, inpaint_sketch_before=known))
+        image, mask = read_tab(3, values(inpaint_sketch=before, inpaint_sketch_before=known))
         assert image.tobytes() == before.tobytes()
         assert not mask.getbbox()
