@@ -1,29 +1,74 @@
-// Keys for the whole panel, wherever in it the focus is: Alt and an arrow move the threshold.
-// Enter in a text field is Segment by the fields themselves; keys of the webui stay the webui's.
-(() => {
-    const PANEL = '[id$="ldznet_segment_enabled"], #ldznet_panel';
-    const THRESHOLD = '[id$="ldznet_segment_threshold"] input[type=number], #ldznet_threshold input[type=number]';
-    const STEPS = { ArrowUp: 0.05, ArrowDown: -0.05 };
+// What the panel does in the browser. Names of components, and what belongs together, come from Python
+// (ldznet/webui/panel/wiring.py): `names` are those of `values`, and `page` has
+//   pictures  the components that say which picture is shown, for each tab of the page
+//   large     those of them that are sent only if their tab is open
+//   parts     on what else a result depends: {what to call it: names}
+//   outdated  the sentence that says what has changed
+const ldznet = {
+    requests: new Map(), // what each press of Segment has asked for, by its number
+    count: 0, // of these, and of drawings
+    shown: null, // what the result on the page was asked with
+    isSegmenting: false,
+    isDrawing: 0, // when the server was asked to draw, else 0
+    pending: '', // what is to be drawn next: "mask", or "all" with the masks of other thresholds
+};
+const LDZNET_PATIENCE = 30000; // ms after which a drawing is given up
 
-    document.addEventListener('keydown', event => {
-        const step = STEPS[event.key];
-        const panel = event.target.closest?.(PANEL);
-        const box = panel?.querySelector(THRESHOLD);
-        if (!step || !box || !event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-        event.preventDefault();
-        const moved = Math.min(1, Math.max(0, Number(box.value) + step));
-        box.value = String(Math.round(moved * 100) / 100);
-        for (const kind of ['input', 'change', 'blur']) box.dispatchEvent(new Event(kind, { bubbles: true }));
-    });
-})();
+// The open tab; Batch has two of its own, of which the second, a folder, follows all others. 0 without tabs.
+function ldznetOpenTab(page) {
+    if (page.pictures.length === 1) return 0;
+    const tab = get_tab_index('mode_img2img'), batch = page.pictures.length - 2;
+    return tab === batch ? batch + get_tab_index('img2img_batch_source') : tab;
+}
 
-// The inputs of Segment, before they are sent from the webui's page. `names` are the names of `values`, and `tabs` the
-// names of each tab's images; both come from Python (ldznet/webui/page/a1111.py). Closed tabs send no image, which
-// may be large; the webui's own progress bar, Interrupt and Skip are there until the answer comes.
-function ldznetBeforeSegment(names, tabs, values) {
-    const tab = get_tab_index('mode_img2img');
-    const open = tabs[tab] || [];
-    const closed = tabs.flat().filter(name => !open.includes(name));
+function ldznetRequest(names, page, values) {
+    const valueOf = name => values[names.indexOf(name)];
+    const request = { picture: page.pictures[ldznetOpenTab(page)].map(valueOf) };
+    for (const [part, of_part] of Object.entries(page.parts)) {
+        request[part] = of_part.map(name => typeof valueOf(name) === 'string' ? valueOf(name).trim() : valueOf(name));
+    }
+    return request;
+}
+
+// Texts of several megabytes are compared as they are; objects, such as the image and the strokes of a canvas, by their parts.
+function ldznetSame(one, other) {
+    if (one === other) return true;
+    if (typeof one !== 'object' || typeof other !== 'object' || !one || !other) return (one ?? '') === (other ?? '');
+    const keys = new Set([...Object.keys(one), ...Object.keys(other)]);
+    return [...keys].every(key => ldznetSame(one[key], other[key]));
+}
+
+// Values changed: say whether what is shown belongs to them, and have it drawn anew if it does. `kind` is what a
+// control of the mask asks for, else empty. Returns the sentence, and the number of a drawing.
+function ldznetNotice(names, page, kind, values) {
+    let drawing = values[names.indexOf('redraw_request')];
+    if (!ldznet.shown) return ['', drawing];
+    const now = ldznetRequest(names, page, values), [picture, ...parts] = Object.keys(page.parts);
+    const changed = !ldznetSame(now.picture, ldznet.shown.picture) ? picture
+        : parts.find(part => !ldznetSame(now[part], ldznet.shown[part]));
+    document.documentElement.toggleAttribute('data-ldznet-outdated', Boolean(changed));
+    if (kind && ldznet.pending !== 'all') ldznet.pending = kind;
+    // One drawing at a time: what comes meanwhile waits, and only the newest values are drawn.
+    const isBusy = ldznet.isSegmenting || Date.now() - ldznet.isDrawing < LDZNET_PATIENCE;
+    if (ldznet.pending && !changed && !isBusy) {
+        drawing = `${++ldznet.count} ${ldznet.pending}`;
+        ldznet.pending = '';
+        ldznet.isDrawing = Date.now();
+    }
+    return [changed ? `<div class="ldznet-note">${page.outdated.replace('{}', changed)}</div>` : '', drawing];
+}
+
+function ldznetAfterRedraw(names, page, values) {
+    ldznet.isDrawing = 0;
+    return ldznetNotice(names, page, '', values);
+}
+
+// The inputs of Segment, before they are sent. Closed tabs send no image, which may be large; the webui's own
+// progress bar, Interrupt and Skip are there until the answer comes.
+function ldznetBeforeSegment(names, page, values) {
+    const tab = ldznetOpenTab(page), asked = String(++ldznet.count);
+    ldznet.requests.set(asked, ldznetRequest(names, page, values));
+    ldznetSegmenting(true);
     let task = '';
     if (typeof requestProgress === 'function') {
         task = randomId();
@@ -31,8 +76,25 @@ function ldznetBeforeSegment(names, tabs, values) {
         requestProgress(task, gradioApp().getElementById('img2img_gallery_container'), null,
             () => showSubmitButtons('img2img', true));
     }
-    const replaced = { task, tab, ...Object.fromEntries(closed.map(name => [name, null])) };
+    const closed = page.large.filter(name => !page.pictures[tab].includes(name));
+    const replaced = { task, tab, asked, ...Object.fromEntries(closed.map(name => [name, null])) };
     return names.map((name, place) => name in replaced ? replaced[name] : values[place]);
+}
+
+function ldznetAfterSegment(names, page, values) {
+    ldznetSegmenting(false);
+    const request = ldznet.requests.get(values[names.indexOf('shown')]);
+    ldznet.requests.clear();
+    if (request) {
+        ldznet.shown = request;
+        if (ldznet.isDrawing) ldznet.pending = 'all'; // of the result before, and it may come after this one
+    }
+    return ldznetNotice(names, page, '', values);
+}
+
+function ldznetSegmenting(is) {
+    ldznet.isSegmenting = is;
+    document.documentElement.toggleAttribute('data-ldznet-segmenting', is);
 }
 
 // After "Send to inpaint": show the tab that was filled, unless the status is an error.
@@ -40,3 +102,59 @@ function ldznetAfterSend(names, tab, values) {
     if (!values[names.indexOf('status')].includes('ldznet-error')) switch_to_img2img_tab(tab);
     return [];
 }
+
+(() => {
+    const PANEL = '[id$="ldznet_segment_enabled"], #ldznet_panel';
+    const THRESHOLD = '[id$="ldznet_segment_threshold"] input[type=number], #ldznet_threshold input[type=number]';
+    const CLICKED = '[id$="ldznet_segment_clicked"], #ldznet_clicked';
+    const STEPS = { ArrowUp: 0.05, ArrowDown: -0.05 };
+
+    function setValue(box, value) {
+        box.value = String(value);
+        for (const kind of ['input', 'change', 'blur']) box.dispatchEvent(new Event(kind, { bubbles: true }));
+    }
+
+    // Keys for the whole panel, wherever in it the focus is: Alt and an arrow move the threshold.
+    // Enter in a text field is Segment by the fields themselves; keys of the webui stay the webui's.
+    document.addEventListener('keydown', event => {
+        const step = STEPS[event.key];
+        const panel = event.target.closest?.(PANEL);
+        const box = panel?.querySelector(THRESHOLD);
+        if (!step || !box || !event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        const moved = Math.min(1, Math.max(0, Number(box.value) + step));
+        setValue(box, Math.round(moved * 100) / 100);
+    });
+
+    document.addEventListener('click', event => {
+        const target = event.target.closest?.('.ldznet-download, .ldznet-figure button');
+        if (!target) return;
+        const image = target.closest('.ldznet-figure').querySelector('img');
+        const isOutdated = document.documentElement.hasAttribute('data-ldznet-outdated');
+        if (target.matches('.ldznet-download')) target.href = image.src; // the browser follows it now
+        else if (target.matches('.ldznet-open')) open(image);
+        else if (target.matches('.ldznet-threshold')) {
+            setValue(document.querySelector(THRESHOLD), target.dataset.threshold);
+        } else if (!isOutdated && target.matches('.ldznet-object')) choose(`#${target.dataset.number} 0`);
+        else if (!isOutdated && target.matches('.ldznet-objects') && event.detail) { // not the Enter key, without a place
+            const box = image.getBoundingClientRect();
+            choose([(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].join(' '));
+        }
+    });
+
+    // The number makes the same click twice two different texts.
+    function choose(what) {
+        setValue(document.querySelector(CLICKED).querySelector('textarea, input'), `${what} ${++ldznet.count}`);
+    }
+
+    // An image at its full size, until a click or Esc.
+    function open(image) {
+        const window = document.createElement('dialog');
+        window.className = 'ldznet-window';
+        window.append(Object.assign(new Image(), { src: image.src, alt: image.alt }));
+        window.addEventListener('click', () => window.close());
+        window.addEventListener('close', () => window.remove());
+        document.body.append(window);
+        window.showModal();
+    }
+})();

@@ -19,7 +19,9 @@ from ldznet.errors import ImageError
 from ldznet.hosts.host import Host
 from ldznet.images.reading import read_image
 from ldznet.inference.passes import Progress
+from ldznet.webui.app import App
 from ldznet.webui.controls import TITLE
+from ldznet.webui.page.page import PageImage
 
 Result = TypeVar("Result")
 
@@ -111,6 +113,10 @@ class StandaloneApp:
         """Return the folder with the model files."""
         return self._models
 
+    def batch_files(self, folder: str) -> list[Path]:
+        """Return nothing: the page has one image."""
+        return []
+
     def form_row(self) -> AbstractContextManager[Any]:
         """Return a plain row."""
         import gradio as gr
@@ -141,26 +147,31 @@ class StandalonePage:
     generates = False
     input_names: Sequence[str] = (IMAGE, MASK)
     output_names: Sequence[str] = ()
+    picture_names: Sequence[Sequence[str]] = ((IMAGE, MASK),)
+    large_names: Sequence[str] = ()
+    picture_events: Sequence[str] = (f"{IMAGE}.change", f"{MASK}.change")
 
-    def __init__(self, components: Mapping[str, Any]) -> None:
+    def __init__(self, components: Mapping[str, Any], result_column: AbstractContextManager[Any]) -> None:
         self.components = components
+        self._result_column = result_column
 
     def when_complete(self, act: Callable[[], None]) -> None:
         """Call `act`: the components are made before the panel."""
         act()
 
-    def read_image(self, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
+    def result_column(self) -> AbstractContextManager[Any]:
+        """Return the column beside the image."""
+        return self._result_column
+
+    def read_image(self, values: Mapping[str, Any], app: App) -> PageImage:
         """Return the image and the mask."""
         if values[IMAGE] is None:
             raise ImageError(f'There is no picture. Put one into "{LABELS[IMAGE]}".')
-        return read_image(values[IMAGE]), None if values[MASK] is None else read_image(values[MASK])
+        return PageImage(read_image(values[IMAGE]), None if values[MASK] is None else read_image(values[MASK]))
 
     def send(self, image: Image.Image, mask: Image.Image) -> dict[str, Any]:
         """Return nothing: there is no place to send a mask to."""
         return {}
-
-    def script_before_segment(self, names: Sequence[str]) -> None:
-        """Return None: all values are sent as they are."""
 
     def script_after_send(self, names: Sequence[str]) -> None:
         """Return None: nothing is sent."""
@@ -178,18 +189,28 @@ def make_page(app: StandaloneApp, name: str) -> Any:
     # Files that were shown are deleted after a day.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(f"<h2>{TITLE}</h2>{lines([f'Masks from words, by {name}.'])}")
-        with gr.Row():
-            components = {elem_id: _image(elem_id, label) for elem_id, label in LABELS.items()}
-        layout.build(session, StandalonePage(components), "ldznet_{}".format)
+        with gr.Row(elem_classes=["ldznet-columns"]):
+            with gr.Column(min_width=340) as inputs:
+                components = {IMAGE: _image(IMAGE, height=360), MASK: _image(MASK, height=180)}
+            result_column = gr.Column(min_width=340)
+        with inputs:
+            layout.build(session, StandalonePage(components, result_column), "ldznet_{}".format)
     return blocks
 
 
-def _image(elem_id: str, label: str) -> Any:
+def _image(elem_id: str, *, height: int) -> Any:
     import gradio as gr
 
     sources = ["upload", "clipboard"]  # no webcam
     # Paths without a mode: gradio decodes nothing then, and images are read by `read_image`, with its checks.
-    return gr.Image(label=label, elem_id=elem_id, type="filepath", image_mode=None, sources=sources, height=360)
+    return gr.Image(
+        label=LABELS[elem_id],
+        elem_id=elem_id,
+        type="filepath",
+        image_mode=None,
+        sources=sources,
+        height=height,
+    )
 
 
 def open_page(blocks: Any, host: str, port: int, *, browser: bool) -> str:

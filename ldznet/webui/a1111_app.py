@@ -24,6 +24,9 @@ from ldznet.webui.app import GeneratingApp, Result
 # The fields of the webui's `state` that `show_progress` writes and puts back.
 _STATE_FIELDS = ("job_count", "sampling_step", "sampling_steps", "textinfo")
 
+# The images that Batch takes from a folder.
+_BATCH_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
 
 class A1111App(GeneratingApp):
     """The door to AUTOMATIC1111's webui."""
@@ -220,6 +223,14 @@ class A1111App(GeneratingApp):
         return parameters
 
     # --- the page ------------------------------------------------------------------------------------
+
+    def batch_files(self, folder: str) -> list[Path]:
+        """Return what Batch finds in a folder; nothing where the webui hides its folders (img2img.py:25)."""
+        from modules import shared
+
+        if shared.cmd_opts.hide_ui_dir_config or not folder.strip():
+            return []
+        return [Path(path) for path in shared.walk_files(folder, allowed_extensions=_BATCH_SUFFIXES)]
 
     def form_row(self) -> AbstractContextManager[Any]:
         """Return the webui's FormRow."""

@@ -67,6 +67,9 @@ class App(Protocol):
 
     # --- the page ------------------------------------------------------------------------------------
 
+    def batch_files(self, folder: str) -> list[Path]:
+        """Return the images of a folder on the program's computer, in the order in which Batch takes them."""
+
     def form_row(self) -> AbstractContextManager[Any]:
         """Return a row for several controls."""
 

@@ -17,7 +17,7 @@ from ldznet.masks.objects import Objects
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
 
-# Pixels of the longer side. Encoding the shown images as PNG takes longest, and grows with their area.
+# Pixels of the longer side. Drawing and encoding the shown images takes longest, and grows with their area.
 LONGEST = 1024
 
 Size = tuple[int, int]
@@ -25,7 +25,12 @@ Size = tuple[int, int]
 
 def shown_size(size: Size) -> Size:
     """Return the size at which an image of `size` is shown: its own, unless it is large."""
-    scale = min(1.0, LONGEST / max(size))
+    return size_within(size, LONGEST)
+
+
+def size_within(size: Size, longest: int) -> Size:
+    """Return a size in the same proportions, with a longer side of `longest` pixels at most."""
+    scale = min(1.0, longest / max(size))
     return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
 

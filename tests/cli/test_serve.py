@@ -1,5 +1,6 @@
 """python -m ldznet serve: what it refuses, and the page itself, in a headless Chromium as a user would use it."""
 
+import base64
 import importlib.metadata
 import importlib.util
 import io
@@ -180,31 +181,25 @@ def image_url(page, name, unlike=None):
     return page.wait_for_function(script, arg=[f"#ldznet_{name} img", unlike]).json_value()
 
 
-def pixels(page, url):
-    path = url.rsplit("/", 1)[-1]
-    assert path.endswith(".png")  # a mask that is downloaded is exact
-    for _ in range(20):
-        try:
-            return np.asarray(Image.open(io.BytesIO(page.request.get(url).body())))
-        except OSError:  # gradio writes a file anew that has the same content as one that it shows
-            page.wait_for_timeout(500)
-    raise AssertionError(f"{url} is not an image.")
+def pixels(url):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))))
 
 
 def test_a_prompt_gives_a_mask_and_the_threshold_changes_it_without_the_model(page):
     set_threshold(page, 0.2)
     segment(page, "orange circle")
     first = image_url(page, "mask_picture")
-    mask = pixels(page, first)
+    mask = pixels(first)
 
     set_threshold(page, 0.1)
-    lower = pixels(page, image_url(page, "mask_picture", unlike=first))
+    lower = pixels(image_url(page, "mask_picture", unlike=first))
 
     assert mask.shape == lower.shape == SIZE[::-1]
     assert set(np.unique(lower)) == {0, 255}
     assert 0.005 < (mask > 127).mean() < (lower > 127).mean() < 0.9
     status = page.locator("#ldznet_status").inner_text()
-    assert status.startswith("orange circle: ")
+    assert status.startswith("Mask: ")
+    assert "orange circle: " in status
     assert "ld-znet.safetensors fits tiny.safetensors" in status
 
 
@@ -212,47 +207,37 @@ def test_enter_after_several_prompts_gives_a_colour_map(page):
     set_threshold(page, 0.1)
     segment(page, "orange circle | purple circle", by_key=True)
 
-    assert pixels(page, image_url(page, "colors")).ndim == 3
+    assert pixels(image_url(page, "colors")).ndim == 3
 
 
 def segment_share(page, prompt="circle", level=0.05):
     """Segment, wait for the whole preview, and return the share of the mask."""
     set_threshold(page, level)
     segment(page, prompt)
-    return (pixels(page, image_url(page, "mask_picture")) > 127).mean()
+    return (pixels(image_url(page, "mask_picture")) > 127).mean()
 
 
 def numbers_of_objects(page):
-    """Open Advanced and return the box of the numbers, before images arrive that move it."""
+    """Open Advanced and its part, and return the box of the numbers."""
     page.get_by_role("button", name="Advanced").click()
+    page.locator("#ldznet_advanced_mask > button").click()
     box = page.locator("#ldznet_objects input, #ldznet_objects textarea")
     box.wait_for()
     return box
 
 
-def click_until_threshold(page, what, level):
-    """Click until the threshold is set: a click is lost while the gallery is being drawn."""
-    box = page.locator("#ldznet_threshold input[type=number]")
-    for _ in range(4):
-        what.click()
-        for _ in range(150):  # a second click's answer, if the first is only late, would undo what comes after it
-            if box.input_value() == level:
-                return
-            page.wait_for_timeout(200)
-    raise AssertionError(f"The threshold is {box.input_value()}, but {level} was clicked.")
-
-
 def test_a_click_chooses_one_of_several_thresholds(page):
     segment_share(page)
-    choices = page.locator("#ldznet_choices .thumbnail-item")
+    choices = page.locator("#ldznet_choices .ldznet-threshold")
     choices.last.wait_for()
-    captions = page.locator("#ldznet_choices .caption-label").all_inner_texts()
+    captions = choices.all_inner_texts()
 
-    for _ in range(2):  # a gallery keeps in mind what was clicked last
+    for _ in range(2):
         before = image_url(page, "mask_picture")
-        click_until_threshold(page, choices.first, f"{float(captions[0].split()[-1]):g}")
-        choices.first.wait_for()
+        choices.first.click()
         moved = image_url(page, "mask_picture", unlike=before)
+        level = page.locator("#ldznet_threshold input[type=number]").input_value()
+        assert float(level) == float(captions[0].split()[-1])
         set_threshold(page, 0.05)
         image_url(page, "mask_picture", unlike=moved)
 
@@ -268,7 +253,7 @@ def test_objects_are_chosen_by_clicks_in_their_picture_and_by_their_numbers(page
 
     box.fill("2")
     second = image_url(page, "mask_picture", unlike=whole)
-    mask = pixels(page, second) > 127
+    mask = pixels(second) > 127
     image_url(page, "objects_picture", unlike=drawn)
     objects.click(position=place_of(page, mask))
     page.wait_for_function(
@@ -276,7 +261,7 @@ def test_objects_are_chosen_by_clicks_in_their_picture_and_by_their_numbers(page
     )
 
     assert mask.any()
-    assert mask.sum() < (pixels(page, whole) > 127).sum()
+    assert mask.sum() < (pixels(whole) > 127).sum()
     assert "selected: " in page.locator("#ldznet_status").inner_text()
 
 
@@ -320,10 +305,95 @@ def test_keys_segment_and_move_the_threshold(page):
     lower = image_url(page, "mask_picture", unlike=first)
 
     assert level.input_value() == "0.1"
-    assert (pixels(page, lower) > 127).mean() > (pixels(page, first) > 127).mean()
+    assert (pixels(lower) > 127).mean() > (pixels(first) > 127).mean()
     for _ in range(3):
         page.keyboard.press("Alt+ArrowDown")
     assert level.input_value() == "0"
+
+
+def test_other_words_or_another_picture_mark_what_is_shown_and_no_slider_moves_it(page, scene):
+    set_threshold(page, 0.2)
+    segment(page, "orange circle")
+    first = image_url(page, "mask_picture")
+    note = page.locator("#ldznet_outdated .ldznet-note")
+
+    page.locator("#ldznet_prompt textarea").fill("star")
+    note.wait_for()
+    said = note.inner_text()
+    set_threshold(page, 0.1)
+    page.wait_for_timeout(2000)
+    unmoved = image_url(page, "mask_picture")
+    page.locator("#ldznet_prompt textarea").fill("orange circle")
+    image_url(page, "mask_picture", unlike=first)
+    is_gone = not note.count()
+    page.locator("#img_inpaint_base button[aria-label='Clear'], #img_inpaint_base button[title='Clear']").click()
+    note.wait_for()
+
+    assert said == "What is shown belongs to other words. Press Segment."
+    assert (unmoved == first, is_gone) == (True, True)
+    assert note.inner_text() == "What is shown belongs to another picture. Press Segment."
+
+
+def test_a_click_opens_an_image_at_its_full_size_and_a_link_downloads_it(page):
+    segment(page, "orange circle")
+    shown = image_url(page, "mask_picture")
+    page.locator("#ldznet_mask_picture .ldznet-open").click()
+    size = page.locator("dialog.ldznet-window img").evaluate("image => [image.width, image.height]")
+    page.keyboard.press("Escape")
+    page.locator("dialog.ldznet-window").wait_for(state="detached")
+    with page.expect_download() as download:
+        page.locator("#ldznet_mask_picture .ldznet-download").click()
+
+    assert size == [*SIZE]
+    assert download.value.suggested_filename == "mask.png"
+    assert Path(download.value.path()).read_bytes() == base64.b64decode(shown.split(",", 1)[1])
+
+
+def test_nothing_moves_while_the_threshold_does(page):
+    set_threshold(page, 0.05)
+    segment(page, "circle")
+    image_url(page, "mask_picture")
+    places = []
+    for level in (0.05, 0.2, 0.4, 1):
+        before = image_url(page, "mask_picture")
+        set_threshold(page, level)
+        if places:
+            image_url(page, "mask_picture", unlike=before)
+        places.append(
+            page.evaluate(
+                """() => ['threshold', 'status', 'overlay', 'heat', 'objects_picture', 'advanced'].map(name => {
+                    const box = document.querySelector(`#ldznet_${name}`).getBoundingClientRect();
+                    return [name, ...[box.x, box.y + scrollY, box.width, box.height].map(Math.round)];
+                })"""
+            )
+        )
+
+    assert places[0] == places[1] == places[2] == places[3]
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_every_label_can_be_read_and_picture_and_result_are_side_by_side_where_there_is_room(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    segment(page, "orange circle")
+    image_url(page, "mask_picture")
+    page.get_by_role("button", name="Advanced").click()
+    for part in ("mask", "search"):
+        page.locator(f"#ldznet_advanced_{part} > button").click()
+    page.wait_for_timeout(1000)
+
+    cut_off = page.evaluate(
+        """() => [...document.querySelectorAll('#ldznet_panel :is(span, label, button)')].filter(one => {
+            const box = one.getBoundingClientRect();
+            return one.innerText?.trim() && box.width && (box.right > innerWidth + 1 || box.left < -1
+                || one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== 'inline');
+        }).map(one => one.innerText)"""
+    )
+    picture, result = (page.locator(name).bounding_box() for name in ("#img_inpaint_base", "#ldznet_overlay"))
+    text = page.locator("body").inner_text().lower()
+
+    assert cut_off == []
+    assert (picture["x"] + picture["width"] <= result["x"]) == (width == 1400)
+    assert [word for word in ("img2img", "inpaint", " tab", "batch", "webui") if word in text] == []
 
 
 def test_without_a_prompt_it_says_what_to_do(page):

@@ -6,6 +6,7 @@ A canvas is one component: its value has the image and the strokes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ class A1111Page(Img2imgTab):
     """The components of the tab by name."""
 
     tabs = TABS
-    input_names = (*(name for tab in TABS for name in tab), SKETCH_BEFORE, SKETCH_BLUR, SKETCH_TRANSPARENCY)
+    required_names = (*(name for tab in TABS for name in tab), SKETCH_BEFORE, SKETCH_BLUR, SKETCH_TRANSPARENCY)
+    sliders = MappingProxyType({SKETCH_TAB: (SKETCH_BLUR, SKETCH_TRANSPARENCY)})
 
     def name_of(self, component: Any, elem_id: str | None) -> str | None:
         """Return the component's elem_id, or the name of the image before the strokes."""
@@ -47,13 +49,13 @@ class A1111Page(Img2imgTab):
         is_first = SKETCH_IMAGE in self.components and SKETCH_BEFORE not in self.components
         return SKETCH_BEFORE if is_first else None
 
-    def read_image(self, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
-        """Return the image of the open tab, and what is painted or uploaded there as its mask."""
-        return read_tab(int(values["tab"]), values)
+    def read_tab(self, tab: int, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
+        """Return the image of a tab, and what is painted or uploaded there as its mask."""
+        return read_tab(tab, values)
 
 
 def read_tab(tab: int, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
-    """Return the image of a tab, and its mask if there is one; `values` has those of A1111Page.input_names.
+    """Return the image of a tab, and its mask if there is one; `values` has those of A1111Page.required_names.
 
     Raises:
         ImageError: there is no image.
@@ -62,7 +64,7 @@ def read_tab(tab: int, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Im
     mask = values[UPLOAD_MASK] if tab == UPLOAD_TAB else None
     if isinstance(image, dict):  # a canvas: the image, and the strokes on it
         image, mask = image["image"], image["mask"]
-    image = require_image(tab, image)
+    image = require_image(image)
     if tab == SKETCH_TAB:
         return _read_sketch(image, values[SKETCH_BEFORE], values[SKETCH_BLUR], values[SKETCH_TRANSPARENCY])
     return image, mask

@@ -34,7 +34,7 @@ class ForgePage(Img2imgTab):
     """The components of the tab: a canvas by its elem_id, and its strokes by the same with an end."""
 
     tabs = TABS
-    input_names = tuple(name for tab in TABS for name in tab)
+    required_names = tuple(name for tab in TABS for name in tab)
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,20 +51,20 @@ class ForgePage(Img2imgTab):
         self._canvas = elem_id if elem_id in _CANVASES else None
         return None if elem_id in _CANVASES else elem_id
 
-    def read_image(self, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
-        """Return the image of the open tab, and what is painted or uploaded there as its mask."""
-        return read_tab(int(values["tab"]), values)
+    def read_tab(self, tab: int, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
+        """Return the image of a tab, and what is painted or uploaded there as its mask."""
+        return read_tab(tab, values)
 
 
 def read_tab(tab: int, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
-    """Return the image of a tab, and its mask if there is one; `values` has those of ForgePage.input_names.
+    """Return the image of a tab, and its mask if there is one; `values` has those of ForgePage.required_names.
 
     Raises:
         ImageError: there is no image.
     """
     image, second = (*(values[name] for name in TABS[tab]), None, None)[:2]
     # A canvas gives one `info` to all of its images (canvas.py:100); a copy has its own.
-    image = require_image(tab, image).copy()
+    image = require_image(image).copy()
     if second is None:
         return image, None
     if tab == UPLOAD_TAB:

@@ -13,9 +13,11 @@ def script_argument() -> str:
     return "_js" if _is_3() else "js"
 
 
-def lossless_image() -> dict[str, Any]:
-    """Return arguments of an image that must arrive exactly: newer versions than 3 choose a lossy format."""
-    return {} if _is_3() else {"format": "png"}
+def out_of_view() -> Any:
+    """Return the `visible` of a component that JavaScript sets: gradio 6 does not make what is not visible."""
+    import gradio
+
+    return "hidden" if int(gradio.__version__.split(".")[0]) >= 6 else False
 
 
 def _is_3() -> bool:

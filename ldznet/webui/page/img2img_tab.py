@@ -9,11 +9,26 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
 
-from ldznet.webui.page.tab_inputs import UPLOAD_IMAGE, UPLOAD_MASK, UPLOAD_TAB, fitting_size
+from ldznet.webui.app import App
+from ldznet.webui.page.page import PageImage
+from ldznet.webui.page.tab_inputs import (
+    BATCH_FILES,
+    BATCH_FOLDER,
+    BATCH_TAB,
+    FOLDER_TAB,
+    TAB_ITEMS,
+    UPLOAD_IMAGE,
+    UPLOAD_MASK,
+    UPLOAD_TAB,
+    fitting_size,
+    read_first_file,
+)
 
 WIDTH, HEIGHT = "img2img_width", "img2img_height"
 _PROMPT = "img2img_prompt"  # the first component of the page
@@ -25,16 +40,58 @@ class Img2imgTab(ABC):
     generates = True
     # The components with images of each tab, in the order of the tabs; the last, Batch, has files instead.
     tabs: Sequence[Sequence[str]]
-    input_names: Sequence[str]
+    required_names: Sequence[str]  # components that `read_tab` needs
+    # Sliders on which the image of a tab depends, by the number of the tab.
+    sliders: Mapping[int, Sequence[str]] = MappingProxyType({})
     output_names: Sequence[str] = (UPLOAD_IMAGE, UPLOAD_MASK, WIDTH, HEIGHT)
 
     def __init__(self) -> None:
         self.components: dict[str, Any] = {}
         self._waiting: list[Callable[[], None]] = []
 
-    @abstractmethod
-    def read_image(self, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
+    @property
+    def input_names(self) -> Sequence[str]:
+        """Return the components with images, and those of Batch that this webui has."""
+        return (*self.required_names, *(name for name in (BATCH_FILES, BATCH_FOLDER) if name in self.components))
+
+    @property
+    def picture_names(self) -> Sequence[Sequence[str]]:
+        """Return what says which image is shown in each tab; Batch has two of its own, files and a folder."""
+        names = self.input_names
+        batch = [[name] if name in names else [] for name in (BATCH_FILES, BATCH_FOLDER)]
+        images = [[*of_tab, *self.sliders.get(number, ())] for number, of_tab in enumerate(self.tabs)]
+        return [*images[:BATCH_TAB], *batch]
+
+    @property
+    def large_names(self) -> Sequence[str]:
+        """Return the components with images or files."""
+        sliders = {name for names in self.sliders.values() for name in names}
+        return [name for of_tab in self.picture_names for name in of_tab if name not in sliders]
+
+    @property
+    def picture_events(self) -> Sequence[str]:
+        """Return the events of images, of sliders that change one, and of the tabs that this webui has."""
+        changes = [f"{name}.change" for of_tab in self.picture_names for name in of_tab]
+        return [*changes, *(f"{name}.select" for name in TAB_ITEMS if name in self.components)]
+
+    def result_column(self) -> AbstractContextManager[Any]:
+        """Return a null context: the results stand among the other components."""
+        return nullcontext()
+
+    def read_image(self, values: Mapping[str, Any], app: App) -> PageImage:
         """Return the image of the open tab, and what is painted or uploaded there as its mask."""
+        tab = int(values["tab"])
+        if tab in (BATCH_TAB, FOLDER_TAB):
+            return read_first_file(tab, values, app)
+        return PageImage(*self.read_tab(tab, values))
+
+    @abstractmethod
+    def read_tab(self, tab: int, values: Mapping[str, Any]) -> tuple[Image.Image, Image.Image | None]:
+        """Return the image of a tab other than Batch, and its mask if there is one.
+
+        Raises:
+            ImageError: there is no image.
+        """
 
     @abstractmethod
     def name_of(self, component: Any, elem_id: str | None) -> str | None:
@@ -45,7 +102,8 @@ class Img2imgTab(ABC):
 
     def add(self, name: str, component: Any) -> None:
         """Take one of the webui's components if the panel needs it."""
-        if name in (_PROMPT, *self.input_names, *self.output_names):
+        names = (_PROMPT, *self.required_names, *self.output_names, BATCH_FILES, BATCH_FOLDER, *TAB_ITEMS)
+        if name in names:
             self.components[name] = component
             self._call_if_complete()
 
@@ -59,16 +117,12 @@ class Img2imgTab(ABC):
         width, height = fitting_size(image.size)
         return {UPLOAD_IMAGE: image, UPLOAD_MASK: mask, WIDTH: width, HEIGHT: height}
 
-    def script_before_segment(self, names: Sequence[str]) -> str:
-        """Return JavaScript that says which tab is open, sends only its images, and starts the progress bar."""
-        return f"(...values) => ldznetBeforeSegment({json.dumps(names)}, {json.dumps(self.tabs)}, values)"
-
     def script_after_send(self, names: Sequence[str]) -> str:
         """Return JavaScript that opens the tab Inpaint upload, unless an error was shown."""
         return f"(...values) => ldznetAfterSend({json.dumps(names)}, {UPLOAD_TAB}, values)"
 
     def _call_if_complete(self) -> None:
-        if all(name in self.components for name in (*self.input_names, *self.output_names)):
+        if all(name in self.components for name in (*self.required_names, *self.output_names)):
             # Emptied first: wired once, even if a component of the same name comes again.
             waiting, self._waiting = self._waiting, []
             for act in waiting:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -17,21 +17,26 @@ import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignor
 from PIL import Image
 
 from ldznet.decision import Decision, decide
+from ldznet.drawing.colors import RgbImage
 from ldznet.errors import LdznetError
 from ldznet.images.given_mask import read_given_mask
 from ldznet.masks.checks import SoftMask
 from ldznet.options import MaskOptions
 from ldznet.webui import head_files, results, settings_page
 from ldznet.webui.controls import AUTOMATIC, BY_NAME, PanelSettings, read_mask_options
-from ldznet.webui.inpaint_preview import is_faint
+from ldznet.webui.inpaint_preview import HALF
 from ldznet.webui.page.page import Page
-from ldznet.webui.panel import preview
+from ldznet.webui.panel import figures, preview
 from ldznet.webui.panel.events import Answer, Values
-from ldznet.webui.panel.messages import error, is_error, lines
+from ldznet.webui.panel.messages import error, is_error, lines, of_result
 from ldznet.webui.results import SegmentResult
 from ldznet.webui.session import Session
 
 log = logging.getLogger(__name__)
+
+# Sliders of inpainting, with the switch beside each that says "as set in the tab": then the slider is hidden.
+AS_IN_TAB = {"padding": "padding_of_tab", "mask_blur": "mask_blur_of_tab"}
+_FIRST_OWN = {"padding": 32, "mask_blur": 4}  # the webui's own first values
 
 _FAINT = "The mask stays below 50%, from which on the webui repaints. Make the feather smaller."
 
@@ -78,33 +83,36 @@ class Callbacks:
 
         Numbers of objects that were chosen in another result are dropped; numbers that stay belong to this one.
         """
-        result, given_mask, settings = self._segment_tab(values)
+        result, given_mask, note, settings = self._segment_tab(values)
         options, answer = settings.mask, self._converted_head(settings)
         if options.objects and not results.numbers_apply(result, values["chosen_in"]):
             options, answer["objects"] = dataclasses.replace(options, objects=()), ""
         decision = decide(result.segmentation, options, given_mask)
-        answer |= {"key": result.key, "chosen_in": result.key, "given_mask": given_mask}
-        answer |= self._show(result, options, decision) | self._show_choices(result, options)
-        return result, decision, answer | {"heat": preview.draw_probability(result)}
+        answer |= {"key": result.key, "chosen_in": result.key, "given_mask": given_mask, "note": note}
+        # JavaScript notes what was asked, and learns by this what is shown now.
+        answer |= {"shown": values["asked"], "preview": gr.update(visible=True)}
+        answer |= {"enlarge": gr.update(visible=result.shown is not result)}
+        answer |= self._show(result, options, decision, note) | self._show_choices(result, options)
+        return result, decision, answer | {"heat": _heat_figure(result)}
 
-    def _segment_tab(self, values: Values) -> tuple[SegmentResult, SoftMask | None, PanelSettings]:
-        """Return the result for the open tab, the painted or uploaded mask, and the settings that were used."""
+    def _segment_tab(self, values: Values) -> tuple[SegmentResult, SoftMask | None, str, PanelSettings]:
+        """Return the result for the open tab, its painted or uploaded mask, its note, and the settings in use."""
         app, session = self._session.app, self._session
         with _unforeseen_explained(), app.progress_bar(values["task"]) as start_bar:
             settings = self._read_settings(values)
-            image, mask = self._page.read_image(values)
+            tab = self._page.read_image(values, app)
 
             def run() -> tuple[SegmentResult, PanelSettings]:
                 start_bar()
                 # While this waited, another run may have overridden the settings page; now it is as it was.
                 settings = self._read_settings(values)
-                return session.segment_image(app.load_model(), image, settings), settings
+                return session.segment_image(app.load_model(), tab.image, settings), settings
 
             if not settings.prompts:  # refused at once, since another run may use the model for long
-                session.segment_image(None, image, settings)
+                session.segment_image(None, tab.image, settings)
             result, settings = app.run_exclusively(run)
-            given_mask = None if mask is None else read_given_mask(mask, result.segmentation.size)
-        return result, given_mask, settings
+            given_mask = None if tab.mask is None else read_given_mask(tab.mask, result.segmentation.size)
+        return result, given_mask, tab.note, settings
 
     def _read_settings(self, values: Values) -> PanelSettings:
         # A single object with names is how programs give the controls too.
@@ -121,54 +129,48 @@ class Callbacks:
 
     @_shows_errors
     def redraw(self, values: Values) -> Answer:
-        """Show the result with other options of the mask."""
-        return self._redraw(values, with_choices=False)
+        """Show the result with other options of the mask.
 
-    @_shows_errors
-    def redraw_all(self, values: Values) -> Answer:
-        """Show the result with other options of the mask, on which the masks of other thresholds depend too."""
-        return self._redraw(values, with_choices=True)
+        The last word of `redraw_request` is "all" if masks of other thresholds depend on these options too.
+        """
+        if not values["key"]:  # nothing has been segmented yet
+            return {}
+        result, options, decision = self._decide(values)
+        if values["drawn"] == (result.key, options):  # a value that this panel has set itself
+            return {}
+        answer = self._show(result, options, decision, values["note"])
+        is_all = values["redraw_request"].endswith("all")
+        return answer | self._show_choices(result, options) if is_all else answer
 
     @_shows_errors
     def enlarge(self, values: Values) -> Answer:
         """Show the overlay of a large image at its own size."""
         result, _, decision = self._decide(values)
-        return {"overlay": preview.draw_whole_overlay(result, decision)}
+        return {"overlay": _overlay_figure(preview.draw_whole_overlay(result, decision))}
 
     @_shows_errors
     def cut_out(self, values: Values) -> Answer:
-        """Show what the mask selects on a transparent background; gradio's image has the button to download it."""
+        """Show what the mask selects on a transparent background, with a link to download it."""
         result, options, decision = self._decide(values)
         if decision.reason is not None:
             raise LdznetError(results.explain_reason(result, options, decision.reason))
-        return {"cutout_picture": gr.update(value=preview.draw_cutout(result, decision), visible=True)}
-
-    def choose_threshold(self, values: Values, index: int) -> Answer:
-        """Take the threshold of the mask that was clicked, and empty the gallery; `show_choices` fills it again.
-
-        A gallery remembers which image was clicked last, and reports no second click on it until it was empty.
-        """
-        return {"threshold": values["offered"][index].threshold, "choices": gr.update(value=[])}
-
-    def show_choices(self, values: Values) -> Answer:
-        """Show the masks of other thresholds again."""
-        return {"choices": _gallery(values["offered"])}
+        image = preview.draw_cutout(result, decision)
+        source = figures.encode_exactly(image)
+        return {"cutout_picture": figures.figure(source, image.shape[:2], "Cutout", download="cutout.png")}
 
     @_shows_errors
-    def choose_object(self, values: Values, place: tuple[int, int]) -> Answer:
-        """Select the object that was clicked in addition to the selected ones, or deselect it."""
+    def choose_object(self, values: Values) -> Answer:
+        """Select the object that was clicked in addition to the selected ones, or deselect it.
+
+        `clicked` begins with its number, "#3", or with a place as parts of the image's sides, "0.5 0.25".
+        """
         result, options, decision = self._decide(values)
-        number = preview.object_at(result, decision, *place)
+        first, second, *_ = values["clicked"].split()
+        is_number = first.startswith("#")
+        number = int(first[1:]) if is_number else preview.object_at(decision, float(first), float(second))
         # Without a selection all objects are meant, so that the first click leaves the clicked one alone.
         selected = set(options.objects) ^ ({number} if number else set())
         return {"objects": ", ".join(map(str, sorted(selected))), "chosen_in": result.key}
-
-    def _redraw(self, values: Values, *, with_choices: bool) -> Answer:
-        if not values["key"]:  # nothing has been segmented yet
-            return {}
-        result, options, decision = self._decide(values)
-        answer = self._show(result, options, decision)
-        return answer | self._show_choices(result, options) if with_choices else answer
 
     def _decide(self, values: Values) -> tuple[SegmentResult, MaskOptions, Decision]:
         """Return the result that is shown, the options of the mask, and what is to be inpainted."""
@@ -183,29 +185,35 @@ class Callbacks:
 
     # --- what is shown -------------------------------------------------------------------------------
 
-    def _show(self, result: SegmentResult, options: MaskOptions, decision: Decision) -> Answer:
+    def _show(self, result: SegmentResult, options: MaskOptions, decision: Decision, note: str) -> Answer:
         images = preview.draw_preview(result, options, decision)
-        if decision.reason is None:
-            notes = [results.explain_only_given(result, options)] if decision.only_given else []
-            notes += [_FAINT] if is_faint(images.mask) else []
-            status = lines([*preview.describe_result(result, options, decision), *notes])
+        share = preview.masked_share(images.mask)
+        text = f"Mask: {share:.1%} of the picture" + (" will be repainted." if self._page.generates else ".")
+        if decision.reason is not None:
+            first = error(results.explain_reason(result, options, decision.reason))
         else:
-            status = error(results.explain_reason(result, options, decision.reason))
+            notes = [results.explain_only_given(result, options)] if decision.only_given else []
+            notes += [_FAINT] if 0 < images.mask.max() < HALF else []
+            first = lines([" ".join([text, *notes])])
+        more = [note] if note else []
+        colors = images.colors
         return {
-            "status": status,
-            "preview": gr.update(visible=True),
-            "overlay": images.overlay,
+            "status": of_result(first, [*more, *preview.describe_result(result, options, decision)]),
+            "overlay": _overlay_figure(images.overlay),
             # "picture", since elem_ids are known to style sheets and to other extensions.
-            "mask_picture": images.mask,
-            "colors": _image_if_any(images.colors),
-            "objects_picture": _image_if_any(images.objects),
-            "enlarge": gr.update(visible=result.shown is not result),
-            "cutout_picture": gr.update(value=None, visible=False),  # an earlier one is of another mask
+            "mask_picture": figures.figure(
+                figures.encode_exactly(images.mask), images.mask.shape, "Mask", download="mask.png"
+            ),
+            "colors": "" if colors is None else _colors_figure(colors, result.segmentation.prompts),
+            "objects_picture": _objects_figure(images, options),
+            "cutout_picture": "",  # an earlier one is of another mask
+            "drawn": (result.key, options),
         }
 
     def _show_choices(self, result: SegmentResult, options: MaskOptions) -> Answer:
         choices = preview.draw_threshold_choices(result, options)
-        return {"offered": choices, "choices": _gallery(choices)}
+        each = ((figures.encode_photograph(one.image), one.caption, one.threshold) for one in choices)
+        return {"choices": figures.thumbnails("Other thresholds: click one", each)}
 
     # --- heads, memory, and opening the page ---------------------------------------------------------
 
@@ -233,10 +241,23 @@ class Callbacks:
         """Look for heads again."""
         return {"head": gr.update(choices=self.head_names())}
 
-    def first_values(self, _values: Values) -> Answer:
+    def first_values(self, values: Values) -> Answer:
         """Return the values with which the page opens: those of the settings page, and the list of heads."""
         page = self._session.settings_page
-        return {name: page.first_value(name) for name in settings_page.OF_CONTROLS} | self.refresh_heads({})
+        answer = {name: page.first_value(name) for name in settings_page.OF_CONTROLS} | self.refresh_heads({})
+        for name in AS_IN_TAB:  # ui-config.json may have brought another first value
+            answer |= self.show_value(name, values)
+        return answer
+
+    def use_value(self, name: str, values: Values) -> Answer:
+        """Show the slider of an option that the tab has too, or hide it and use what is set in the tab."""
+        is_own = not values[AS_IN_TAB[name]]
+        return {name: gr.update(value=_FIRST_OWN[name] if is_own else BY_NAME[name].low, visible=is_own)}
+
+    def show_value(self, name: str, values: Values) -> Answer:
+        """Show the slider of an option if it has a value of its own, and not that of the tab."""
+        is_own = values[name] is not None and values[name] >= 0
+        return {name: gr.update(visible=is_own), AS_IN_TAB[name]: not is_own}
 
     def head_names(self) -> list[str]:
         """Return the choices of the drop-down; no heads if a folder cannot be read, so that the page opens."""
@@ -261,9 +282,23 @@ def _unforeseen_explained() -> Iterator[None]:
         ) from why
 
 
-def _image_if_any(image: Image.Image | None) -> Any:
-    return gr.update(value=image, visible=image is not None)
+def _overlay_figure(image: RgbImage) -> str:
+    source = figures.encode_photograph(image)
+    return figures.figure(source, image.shape[:2], "Overlay", download="overlay.jpg")
 
 
-def _gallery(choices: list[preview.ThresholdChoice]) -> Any:
-    return gr.update(value=[(one.image, one.caption) for one in choices], visible=bool(choices))
+def _heat_figure(result: SegmentResult) -> str:
+    image = preview.draw_probability(result)
+    scale = figures.probability_scale(preview.OPACITY)
+    return figures.figure(figures.encode_photograph(image), image.shape[:2], "Probability", details=scale)
+
+
+def _colors_figure(image: RgbImage, prompts: Sequence[str]) -> str:
+    legend = figures.color_legend(prompts, preview.OPACITY)
+    return figures.figure(figures.encode_photograph(image), image.shape[:2], "Several prompts", details=legend)
+
+
+def _objects_figure(images: preview.Preview, options: MaskOptions) -> str:
+    legend = figures.object_legend(images.object_labels, options.objects, preview.OPACITY)
+    source, size = figures.encode_photograph(images.objects), images.objects.shape[:2]
+    return figures.figure(source, size, "Objects: click to choose", details=legend, act="objects")

@@ -31,20 +31,20 @@ class Events:
     def on(
         self,
         trigger: str,
-        act: Callable[..., Answer],
+        act: Callable[..., Answer] | None,
         inputs: Iterable[str] = (),
         outputs: Iterable[str] = (),
         *,
         script: Callable[[list[str]], str | None] | None = None,
         **options: Any,
     ) -> Any:
-        """Call `act` when something happens to a component, such as "segment.click"; return gradio's event.
+        """Call `act`, or `script` alone, when something happens to a component; return gradio's event.
 
-        `act` gets the values of `inputs`, and after them the place of a click if the event is "select". `script`
-        gets the names of the inputs in order, and returns JavaScript that runs before `act`.
+        `trigger` is such as "segment.click". `act` gets the values of `inputs`. `script` gets the names of the
+        inputs in order, and returns JavaScript that runs before `act`.
         """
         name, _, event = trigger.partition(".")
-        function = self._with_click(act, outputs) if event == "select" else self._by_name(act, outputs)
+        function = None if act is None else self._by_name(act, outputs)
         listen = getattr(self._components[name], event)
         return self._wire(listen, function, inputs, outputs, script, options)
 
@@ -62,9 +62,16 @@ class Events:
         function = None if act is None else self._by_name(act, outputs)
         return self._wire(event.then, function, inputs, outputs, script, options)
 
-    def on_load(self, blocks: Any, act: Callable[..., Answer], outputs: Iterable[str], **options: Any) -> None:
+    def on_load(
+        self,
+        blocks: Any,
+        act: Callable[..., Answer],
+        inputs: Iterable[str] = (),
+        outputs: Iterable[str] = (),
+        **options: Any,
+    ) -> None:
         """Call `act` whenever somebody opens the page."""
-        self._wire(blocks.load, self._by_name(act, outputs), (), outputs, None, options)
+        self._wire(blocks.load, self._by_name(act, outputs), inputs, outputs, None, options)
 
     def order(self, inputs: Iterable[str]) -> list[str]:
         """Return the names of inputs in the order in which JavaScript gets their values.
@@ -95,15 +102,7 @@ class Events:
         def call(values: dict[Any, Any]) -> Any:
             return self._by_component(act(self._named(values)), outputs)
 
-        call.__name__ = act.__name__  # in gradio's own errors
-        return call
-
-    def _with_click(self, act: Callable[..., Answer], outputs: Iterable[str]) -> Callable[..., Any]:
-        # Gradio knows by the annotation that the second argument is the click.
-        def call(values: dict[Any, Any], click: gr.SelectData) -> Any:
-            return self._by_component(act(self._named(values), click.index), outputs)
-
-        call.__name__ = act.__name__
+        call.__name__ = getattr(act, "func", act).__name__  # in gradio's own errors; of a partial, its function's
         return call
 
     def _named(self, values: dict[Any, Any]) -> Values:

@@ -7,6 +7,7 @@ of it is kept outside the Blocks that it belongs to.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -14,10 +15,10 @@ from gradio.context import Context  # type: ignore[import-not-found,import-untyp
 
 from ldznet.webui import settings_page
 from ldznet.webui.app import App
-from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, Control
-from ldznet.webui.page.gradio_versions import lossless_image
+from ldznet.webui.controls import AS_IN_THE_TAB, BY_NAME, CONTROLS, TITLE, Control
+from ldznet.webui.page.gradio_versions import out_of_view
 from ldznet.webui.page.page import Page
-from ldznet.webui.panel.callbacks import Callbacks
+from ldznet.webui.panel.callbacks import AS_IN_TAB, Callbacks
 from ldznet.webui.panel.messages import lines
 from ldznet.webui.panel.wiring import wire
 from ldznet.webui.session import Session
@@ -32,7 +33,7 @@ def build(session: Session, page: Page, elem_id: Callable[[str], str]) -> list[A
     These are the controls in the order of CONTROLS, and after them `chosen_in`, which belongs to the page.
     """
     callbacks = Callbacks(session, page)
-    panel = _Layout(session, callbacks, elem_id, generates=page.generates)
+    panel = _Layout(session, callbacks, page, elem_id)
     components = panel.build()
     # The first component of the webui's page, its prompt, comes before every script.
     if not page.components:
@@ -54,14 +55,15 @@ def _leave_open(components: dict[str, Any]) -> None:
 class _Layout:
     """The components by name, as they are made; a name is also the end of the component's elem_id."""
 
-    def __init__(
-        self, session: Session, callbacks: Callbacks, elem_id: Callable[[str], str], *, generates: bool
-    ) -> None:
+    def __init__(self, session: Session, callbacks: Callbacks, page: Page, elem_id: Callable[[str], str]) -> None:
         self._app: App = session.app
         self._settings_page = session.settings_page
         self._callbacks = callbacks
         self._elem_id = elem_id
-        self._generates = generates
+        self._page = page
+        # In the throw-away Blocks, which describe the API, and in gradio 6, which refuses values out of range, the
+        # sliders have their whole range.
+        self._is_on_webui = page.generates and bool(page.components)
         self._components: dict[str, Any] = {}
 
     def build(self) -> dict[str, Any]:
@@ -69,12 +71,11 @@ class _Layout:
         components = self._components
         with self._app.accordion(label=TITLE, elem_id=self._elem_id("enabled")) as components["enabled"]:
             self._add_prompt()
-            welcome = WELCOME if self._generates else WELCOME_ALONE
-            self._add("status", gr.HTML, lines([welcome]), elem_classes=["ldznet-status"])
-            self._add_preview()
+            # Above all that may change its height, so that no slider moves away from the pointer.
             with self._app.form_row():
                 self._add_controls("threshold", "grow", "feather")
-            self._add_choices()
+            with self._page.result_column():
+                self._add_result()
             with self._app.form_row():
                 self._add_controls("negative_prompt", "method")
                 self._add_controls("head", choices=self._callbacks.head_names())
@@ -91,67 +92,78 @@ class _Layout:
             self._add_controls("prompt", scale=5)
             button = {"scale": 1, "min_width": 130}
             self._add("segment", gr.Button, "Segment", variant="primary", **button)
-            self._add("send", gr.Button, "Send to inpaint", visible=self._generates, **button)
+            self._add("send", gr.Button, "Send to inpaint", visible=self._page.generates, **button)
 
-    def _add_preview(self) -> None:
-        # Out of view until there is something to show.
-        classes = ["ldznet-preview"]
-        with gr.Row(elem_id=self._elem_id("preview"), elem_classes=classes, visible=False) as preview:
-            for name, label in (("overlay", "Overlay"), ("mask_picture", "Mask"), ("heat", "Probability")):
-                self._add_image(name, label, min_width=120)
-            self._add_image("colors", "Several prompts", min_width=120, visible=False)
+    def _add_result(self) -> None:
+        welcome = WELCOME if self._page.generates else WELCOME_ALONE
+        self._add_html("outdated", "", "ldznet-outdated")
+        self._add_html("status", lines([welcome]), "ldznet-status")
+        # Out of view until there is something to show. The order is that on the page: style.css puts two in a row.
+        with gr.Column(
+            elem_id=self._elem_id("preview"), elem_classes=["ldznet-preview"], visible=False
+        ) as preview:
+            self._add_html("overlay", "", "ldznet-picture", "ldznet-wide")
+            self._add("enlarge", gr.Button, "Overlay at full size", size="sm", visible=False)
+            for name in ("mask_picture", "heat"):
+                self._add_html(name, "", "ldznet-picture")
+            self._add_html("colors", "", "ldznet-picture", "ldznet-wide")
+            for name in ("objects_picture", "choices"):
+                self._add_html(name, "", "ldznet-picture")
         self._components["preview"] = preview
-        self._add("enlarge", gr.Button, "Overlay at full size", size="sm", min_width=120, visible=False)
-
-    def _add_choices(self) -> None:
-        with gr.Row(elem_classes=["ldznet-preview"]):
-            self._add_image("objects_picture", "Objects: click to choose", min_width=200, visible=False)
-            self._add(
-                "choices",
-                gr.Gallery,
-                label="Other thresholds: click one",
-                columns=3,
-                object_fit="contain",
-                allow_preview=False,  # a click chooses a threshold and opens nothing
-                elem_classes=["ldznet-choices"],
-                visible=False,
-                min_width=200,
-            )
 
     def _add_advanced(self) -> None:
-        row = self._app.form_row
-        with gr.Accordion("Advanced", open=False, elem_id=self._elem_id("advanced")):
-            with row():
-                self._add_controls("refine", "average_templates", "invert", "largest_only", "fill_holes")
-            with row():
-                self._add_controls("combine", "brush")
-            with row():
-                self._add_controls("smallest_area")
-                self._add_controls("objects", info=BY_NAME["objects"].help)
-            with row():
-                self._add_controls("resolution", "timesteps", "seeds")
+        row, part = self._app.form_row, partial(gr.Accordion, open=False)
+        with part("Advanced", elem_id=self._elem_id("advanced")):
+            with part("Mask", elem_id=self._elem_id("advanced_mask")):
+                with row():
+                    self._add_controls("invert", "largest_only", "fill_holes")
+                with row():
+                    self._add_controls("combine", "brush")
+                with row():
+                    self._add_controls("smallest_area")
+                    self._add_controls("objects", info=self._help("objects"))
+                self._add("cut_out", gr.Button, "Cut out what is selected", size="sm")
+                self._add_html("cutout_picture", "", "ldznet-picture", "ldznet-cutout")
+            with part("Search", elem_id=self._elem_id("advanced_search")):
+                with row():
+                    self._add_controls("refine", "average_templates")
+                with row():
+                    self._add_controls("resolution", "timesteps", "seeds")
+                self._add("unload", gr.Button, "Unload: free the memory", size="sm")
             # Where nothing is repainted these are there, because CONTROLS has them, but out of view.
-            with gr.Column(visible=self._generates):
+            inpainting = part(
+                "Inpainting", elem_id=self._elem_id("advanced_inpainting"), visible=self._page.generates
+            )
+            with inpainting:
                 with row():
                     self._add_controls("on_nothing", "append")
-                gr.HTML("<b>Inpainting</b>, whatever the tab shows or hides", elem_classes=["ldznet-status"])
                 with row():
                     self._add_controls("fill", "area")
-                with row():
-                    self._add_controls("padding", "mask_blur")
-            self._add("cut_out", gr.Button, "Cut out what is selected", size="sm")
-            self._add_image("cutout_picture", "Cutout", min_width=200, visible=False, image_mode="RGBA")
-            self._add("unload", gr.Button, "Unload: free the memory", size="sm")
+                for name, switch in AS_IN_TAB.items():
+                    with row():
+                        label = f"{BY_NAME[name].label}: {AS_IN_THE_TAB}"
+                        self._add(switch, gr.Checkbox, True, label=label)
+                        self._components[switch].do_not_save_to_config = True
+                        low = {"minimum": 0} if self._is_on_webui else {}
+                        self._add_controls(name, visible=False, info=None, **low)
+
+    def _help(self, name: str) -> str:
+        """Return the help of a control, without what only a webui has."""
+        text = BY_NAME[name].help
+        return text if self._page.generates else text.split("; in Batch")[0]
 
     def _add_hidden(self) -> None:
-        """Add hidden components that keep values between two events; JavaScript sets `task` and `tab`."""
+        """Add hidden components that keep values between two events; JavaScript sets those that the page sends."""
         components = self._components
-        # States stay on the server, one for each browser; the other three are sent by the page.
-        for name, value in (("key", ""), ("given_mask", None), ("offered", [])):
+        # States stay on the server, one for each browser.
+        for name, value in (("key", ""), ("given_mask", None), ("note", ""), ("drawn", None)):
             components[name] = gr.State(value)
-        components["chosen_in"] = gr.Textbox("", visible=False, label="The page's own: leave it out")
-        components["task"], components["tab"] = gr.Textbox("", visible=False), gr.Number(0, visible=False)
-        for name in ("chosen_in", "task", "tab"):
+        label = "The page's own: leave it out"
+        components["chosen_in"] = gr.Textbox("", visible=out_of_view(), label=label)
+        components["tab"] = gr.Number(0, visible=out_of_view())
+        for name in ("task", "asked", "shown", "redraw_request", "clicked"):
+            self._add(name, gr.Textbox, "", visible=out_of_view())
+        for name in ("chosen_in", "tab", "task", "asked", "shown", "redraw_request", "clicked"):
             components[name].do_not_save_to_config = True
 
     # --- one component -------------------------------------------------------------------------------
@@ -159,8 +171,8 @@ class _Layout:
     def _add(self, name: str, kind: Callable[..., Any], *values: Any, **options: Any) -> None:
         self._components[name] = kind(*values, elem_id=self._elem_id(name), **options)
 
-    def _add_image(self, name: str, label: str, **options: Any) -> None:
-        self._add(name, gr.Image, label=label, type="pil", interactive=False, **options, **lossless_image())
+    def _add_html(self, name: str, value: str, *classes: str) -> None:
+        self._add(name, gr.HTML, value, elem_classes=[*classes])
 
     def _add_controls(self, *names: str, **options: Any) -> None:
         for name in names:
@@ -168,11 +180,10 @@ class _Layout:
             more = dict(options)
             # A text has its help as placeholder; help below basic controls would make their rows higher.
             if control.help and control.kind not in ("text", "switch") and not control.basic:
-                more["info"] = control.help
+                more.setdefault("info", control.help)
             value = self._settings_page.first_value(name)
-            self._add(
-                name, _KINDS[control.kind], **_arguments(control, more), value=value, label=control.label, **more
-            )
+            more = {**_arguments(control, more), "value": value, "label": control.label, **more}
+            self._add(name, _KINDS[control.kind], **more)
             # ui-config.json would keep the first value for ever, whatever the settings page says.
             self._components[name].do_not_save_to_config = name in settings_page.OF_CONTROLS
 

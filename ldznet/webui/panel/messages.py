@@ -22,3 +22,8 @@ def is_error(status: str | None) -> bool:
 def lines(texts: Iterable[str]) -> str:
     """Return several lines."""
     return "".join(f"<div>{html.escape(text)}</div>" for text in texts)
+
+
+def of_result(first: str, texts: Iterable[str]) -> str:
+    """Return a sentence or an error in HTML, with room for two lines, and lines below."""
+    return f'<div class="ldznet-first">{first}</div>{lines(texts)}'

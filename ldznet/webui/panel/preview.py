@@ -1,47 +1,56 @@
 """Draw what the panel shows of a result: mask, overlay, probability, objects, and masks of other thresholds.
 
-Plain arrays and Pillow, from the cached probabilities: nothing here runs a network, and nothing here knows of
-gradio. Sizes of images are Pillow's, (width, height); masks are (H, W). The mask has the image's own size;
-everything else is drawn at the size of `result.shown`, which is reduced for a large image (preview_scale.py).
+Plain arrays, from the cached probabilities: nothing here runs a network, and nothing here knows of gradio or HTML.
+The mask has the image's own size; everything else is drawn at the size of `result.shown`, which is reduced for a
+large image (preview_scale.py), and objects and other thresholds, which are shown small, at half of that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
-from ldznet.decision import Decision, cut_out
+from ldznet.decision import Decision, cut_out, to_levels
+from ldznet.drawing.colors import RgbImage
 from ldznet.drawing.overlay import color_map, heat_map, object_map, overlay
 from ldznet.masks.checks import SoftMask
 from ldznet.masks.morphology import bounding_box
-from ldznet.masks.objects import Objects
 from ldznet.options import MaskOptions
-from ldznet.webui.preview_scale import reduce_image, reduce_objects, reduce_options
-from ldznet.webui.results import SegmentResult, mask_image
+from ldznet.webui.inpaint_preview import HALF
+from ldznet.webui.preview_scale import (
+    reduce_image,
+    reduce_objects,
+    reduce_options,
+    reduce_segmentation,
+    size_within,
+)
+from ldznet.webui.results import SegmentResult
 
-_THUMBNAIL = (384, 384)  # largest sides of the images of other thresholds: three share the panel's width
+OPACITY = 0.6  # of the colours of prompts, objects and probabilities over the image
+_SMALL = 640  # longest side of the image of objects
+_THUMBNAIL = 320  # longest side of the images of other thresholds: three share half of the panel's width
 
 
 @dataclass(frozen=True)
 class Preview:
     """Images that depend on the options of the mask."""
 
-    mask: Image.Image  # mode L, white is selected
-    overlay: Image.Image
-    colors: Image.Image | None  # the prompts in colours; None for a single prompt
-    objects: Image.Image | None  # the numbered objects; None if there are fewer than two
+    mask: NDArray[np.uint8]  # (H, W), white is selected
+    overlay: RgbImage
+    colors: RgbImage | None  # the prompts in colours; None for a single prompt
+    objects: RgbImage  # the numbered objects
+    object_labels: tuple[str, ...]  # of each object: its most probable prompt, and its share of the image
 
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """A mask of another threshold: its image, the caption on it, and the threshold."""
+    """A mask of another threshold: its image, the caption below it, and the threshold."""
 
-    image: Image.Image
+    image: RgbImage
     caption: str
     threshold: float
 
@@ -49,85 +58,86 @@ class ThresholdChoice:
 def draw_preview(result: SegmentResult, options: MaskOptions, decision: Decision) -> Preview:
     """Draw the images of a result for the mask that was decided on with these options."""
     segmentation, image = result.shown.segmentation, result.shown.image
-    probabilities = list(segmentation.each_net_probability())
     colors = None
-    if len(probabilities) > 1:
-        labels = segmentation.prompts
-        map_of_prompts = color_map(iter(probabilities), labels, image, background=options.threshold)
-        colors = Image.fromarray(map_of_prompts.image)
-    objects = None
-    if len(decision.objects) > 1:
-        objects = _draw_objects(result, decision.objects, probabilities, options.objects)
+    if len(segmentation) > 1:
+        maps, labels = segmentation.each_net_probability(), segmentation.prompts
+        colors = color_map(maps, labels, image, background=options.threshold, opacity=OPACITY, legend=False).image
     return Preview(
-        mask_image(decision.mask),
-        Image.fromarray(overlay(image, reduce_image(decision.mask, segmentation.size))),
+        to_levels(decision.mask),
+        overlay(image, reduce_image(decision.mask, segmentation.size)),
         colors,
-        objects,
+        *_draw_objects(result, options, decision),
     )
 
 
-def draw_probability(result: SegmentResult) -> Image.Image:
+def draw_probability(result: SegmentResult) -> RgbImage:
     """Draw the highest probability of all prompts over the image; no option of the mask changes it."""
     segmentation = result.shown.segmentation
     highest: SoftMask = reduce(np.maximum, segmentation.each_net_probability())
-    return Image.fromarray(heat_map(highest, result.shown.image, legend=True))
+    return heat_map(highest, result.shown.image, opacity=OPACITY)
 
 
-def draw_whole_overlay(result: SegmentResult, decision: Decision) -> Image.Image:
+def draw_whole_overlay(result: SegmentResult, decision: Decision) -> RgbImage:
     """Draw the overlay at the image's own size."""
-    return Image.fromarray(overlay(result.image, decision.mask))
+    return overlay(result.image, decision.mask)
 
 
-def draw_cutout(result: SegmentResult, decision: Decision) -> Image.Image:
+def draw_cutout(result: SegmentResult, decision: Decision) -> NDArray[np.uint8]:
     """Draw what the mask selects on a transparent background, RGBA at the image's own size."""
-    return Image.fromarray(cut_out(result.image, decision.mask))
+    return cut_out(result.image, decision.mask)
 
 
 def draw_threshold_choices(result: SegmentResult, options: MaskOptions) -> list[ThresholdChoice]:
     """Draw the masks of other thresholds, the tightest first; empty where there is nothing to choose.
 
-    The images show the part in which the masks lie.
+    The images show the part in which the masks lie, with hard edges.
     """
-    segmentation, options = result.shown.segmentation, reduce_options(options, result.scale)
-    candidates = segmentation.candidates(options)
+    segmentation, image = result.shown.segmentation, result.shown.image
+    small = reduce_segmentation(segmentation, size_within(segmentation.size, _SMALL))
+    candidates = small.candidates(options)
     if len(candidates) < 2:  # nearly the same mask at every threshold
         return []
-    each = (dataclasses.replace(options, threshold=one.threshold, objects=()) for one in candidates)
-    masks = [segmentation.mask(one) for one in each]
+    options = dataclasses.replace(reduce_options(options, result.scale), objects=(), feather=0.0)
+    masks = [segmentation.mask(dataclasses.replace(options, threshold=one.threshold)) for one in candidates]
     # The same part for all, so that they can be compared.
-    part = _with_margin(bounding_box(np.maximum.reduce(masks)), segmentation.size)
-    images = [Image.fromarray(overlay(result.shown.image, mask)).crop(part) for mask in masks]
-    for image in images:
-        image.thumbnail(_THUMBNAIL)
+    x0, y0, x1, y1 = _with_margin(bounding_box(np.maximum.reduce(masks)), segmentation.size)
+    size = size_within((y1 - y0, x1 - x0), _THUMBNAIL)
+    part = reduce_image(image[y0:y1, x0:x1], size)
+    images = [overlay(part, reduce_image(mask[y0:y1, x0:x1], size)) for mask in masks]
     return [
         ThresholdChoice(image, f"{one.name} {one.threshold:.2f}", one.threshold)
         for image, one in zip(images, candidates, strict=True)
     ]
 
 
-def object_at(result: SegmentResult, decision: Decision, x: int, y: int) -> int:
-    """Return the number of the object at a pixel of the image of objects; 0 where there is none."""
-    height, width = result.shown.segmentation.size
-    if not (0 <= x < width and 0 <= y < height):  # on the legend
-        return 0
+def object_at(decision: Decision, across: float, down: float) -> int:
+    """Return the number of the object at a place, given as parts of the image's width and height; 0 for none."""
     numbers = decision.objects.numbers
-    whole_height, whole_width = numbers.shape
-    # The middle of the shown pixel, in pixels of the whole mask.
-    return int(numbers[(2 * y + 1) * whole_height // (2 * height), (2 * x + 1) * whole_width // (2 * width)])
+    height, width = numbers.shape
+    if not (0 <= across < 1 and 0 <= down < 1):
+        return 0
+    return int(numbers[int(down * height), int(across * width)])
+
+
+def masked_share(mask: NDArray[np.uint8]) -> float:
+    """Return the part of the image that a mask selects: from one half on, where the webui repaints."""
+    return float((mask >= HALF).mean())
 
 
 def describe_result(result: SegmentResult, options: MaskOptions, decision: Decision) -> list[str]:
-    """Return lines for the page: each prompt's share and probability, the objects, the method, and notes."""
+    """Return lines for the page: each prompt's share and probability, the objects, the method, and notes.
+
+    They are as many for every mask of a result, so that nothing moves when a slider does.
+    """
     segmentation, count = result.shown.segmentation, len(decision.objects)
-    # The share of what the prompts name, also where the mask is everything else.
-    plain = dataclasses.replace(reduce_options(options, result.scale), invert=False)
+    # The share of what the prompts name, also where the mask is everything else, before it grows.
+    plain = dataclasses.replace(reduce_options(options, result.scale), invert=False, grow=0, feather=0.0)
     lines = [
         f"{one['prompt']}: {one['share']:.1%} of the picture, probability up to {one['highest']:.2f}"
         for one in segmentation.prompt_statistics(plain)
     ]
-    if count > 1 or options.objects:
-        numbers = [str(number) for number in sorted(set(options.objects)) if number <= count]
-        lines.append(f"Objects: {count}; selected: {', '.join(numbers) or ('none' if options.objects else 'all')}")
+    numbers = [str(number) for number in sorted(set(options.objects)) if number <= count]
+    lines.append(f"Objects: {count}; selected: {', '.join(numbers) or ('none' if options.objects else 'all')}")
     if result.shown is not result:
         shown_size, full_size = (
             f"{width} x {height}" for height, width in (segmentation.size, result.segmentation.size)
@@ -137,19 +147,24 @@ def describe_result(result: SegmentResult, options: MaskOptions, decision: Decis
 
 
 def _draw_objects(
-    result: SegmentResult, objects: Objects, probabilities: Sequence[SoftMask], selection: Sequence[int]
-) -> Image.Image:
-    """Draw the numbered objects, each with its most probable prompt.
-
-    `probabilities` are those of the prompts at the shown size.
-    """
-    areas = np.bincount(objects.numbers.ravel(), minlength=1 + len(objects))[1:]
-    reduced = reduce_objects(objects, result.shown.segmentation.size)
-    numbers = reduced.numbers.ravel()
-    sums = [np.bincount(numbers, one.ravel(), minlength=1 + len(objects))[1:] for one in probabilities]
-    prompts = [result.segmentation.prompts[index] for index in np.argmax(sums, axis=0)]
-    labels = [f"{prompt}, {area / objects.numbers.size:.1%}" for prompt, area in zip(prompts, areas, strict=True)]
-    return Image.fromarray(object_map(reduced, labels, result.shown.image, selection=selection))
+    result: SegmentResult, options: MaskOptions, decision: Decision
+) -> tuple[RgbImage, tuple[str, ...]]:
+    """Draw the numbered objects; return their labels, with the most probable prompt of each, too."""
+    objects, segmentation = decision.objects, result.shown.segmentation
+    size = size_within(segmentation.size, _SMALL)
+    reduced, count = reduce_objects(objects, size), 1 + len(objects)
+    prompts = [segmentation.prompts[0]] * len(objects)
+    if len(segmentation) > 1:
+        numbers, maps = reduced.numbers.ravel(), reduce_segmentation(segmentation, size).each_net_probability()
+        sums = [np.bincount(numbers, one.ravel(), minlength=count)[1:] for one in maps]
+        prompts = [segmentation.prompts[index] for index in np.argmax(sums, axis=0)]
+    areas = np.bincount(objects.numbers.ravel(), minlength=count)[1:]
+    labels = tuple(
+        f"{prompt}, {area / objects.numbers.size:.1%}" for prompt, area in zip(prompts, areas, strict=True)
+    )
+    image = reduce_image(result.shown.image, size)
+    drawn = object_map(reduced, labels, image, selection=options.objects, opacity=OPACITY, legend=False)
+    return drawn, labels
 
 
 def _with_margin(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -1,77 +1,133 @@
-"""Connect the panel's events to callbacks.py, with the names of the components that each reads and fills."""
+"""Connect the panel's events to callbacks.py, with the names of the components that each reads and fills.
+
+What needs no server runs in the browser (javascript/ldznet.js): whether what is shown belongs to the picture and
+the words that are there now, and which value of a moving slider is drawn next. Only Segment sends an image: with
+gradio 3, an image among the inputs of an event is uploaded each time.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ldznet.webui import settings_page
 from ldznet.webui.controls import BY_NAME, MASK_CONTROLS
 from ldznet.webui.page.page import Page
-from ldznet.webui.panel.callbacks import Callbacks
+from ldznet.webui.panel.callbacks import AS_IN_TAB, Callbacks
 from ldznet.webui.panel.events import Events
 
 CONTROL_NAMES = tuple(BY_NAME)
 # Masks of other thresholds do not depend on these two controls.
 _WITHOUT_CHOICES = ("threshold", "objects")
+# On what a result depends in addition to the picture. Where a part has changed, the panel says which one.
+_PARTS = {
+    "another picture": (),
+    "other words": ("prompt", "negative_prompt"),
+    "another method": ("method", "head"),
+    "other settings of the search": ("resolution", "timesteps", "seeds", "refine", "average_templates"),
+}
+_SEARCH = tuple(name for names in _PARTS.values() for name in names)
+OUTDATED = "What is shown belongs to {}. Press Segment."
 
-# Components that remember a result, that depend on the options of the mask, and that only Segment fills.
-RESULT = ("key", "given_mask")
-PREVIEW = (
-    "status",
-    "preview",
-    "overlay",
-    "mask_picture",
-    "colors",
-    "objects_picture",
-    "enlarge",
-    "cutout_picture",
+# Components that remember a result, and that only Segment fills.
+RESULT = ("key", "given_mask", "note")
+# What depends on the options of the mask.
+PREVIEW = ("status", "overlay", "mask_picture", "colors", "objects_picture", "cutout_picture", "drawn")
+CHOICES = ("choices",)
+SEGMENTED = (
+    *(*RESULT, "shown", "chosen_in", "head", "objects"),
+    *(*PREVIEW, "preview", "enlarge", "heat", *CHOICES),
 )
-CHOICES = ("choices", "offered")
-SEGMENTED = (*RESULT, "chosen_in", "head", "objects", *PREVIEW, "heat", *CHOICES)
 
 _HIDDEN: dict[str, Any] = {"show_progress": "hidden"}
+# Not through the queue, which opens a connection for each event.
+_AT_ONCE: dict[str, Any] = {**_HIDDEN, "queue": False}
 
 
 def wire(blocks: Any, components: dict[str, Any], page: Page, callbacks: Callbacks) -> None:
     """Wire the panel's components, and those of the page around it, within the Blocks that hold both."""
     events = Events({**page.components, **components})
-    _wire_segment(events, page, callbacks)
+    scripts = Scripts(page)
+    _wire_segment(events, page, callbacks, scripts)
+    _wire_notice(events, page, callbacks, scripts)
     _wire_mask(events, callbacks)
     for name in ("method", "head"):
         inputs = ("status", *CONTROL_NAMES)
         events.on(f"{name}.change", callbacks.explain_choice, inputs, ("status",), **_HIDDEN)
+    for name, switch in AS_IN_TAB.items():
+        events.on(f"{switch}.input", partial(callbacks.use_value, name), (switch,), (name,), **_AT_ONCE)
+        events.on(f"{name}.change", partial(callbacks.show_value, name), (name,), (name, switch), **_AT_ONCE)
     events.on("refresh.click", callbacks.refresh_heads, (), ("head",))
     events.on("unload.click", callbacks.unload, (), ("status",))
-    # Whenever somebody opens the page; not through the queue, which opens a connection for each event.
-    events.on_load(blocks, callbacks.first_values, (*settings_page.OF_CONTROLS, "head"), queue=False, **_HIDDEN)
+    outputs = (*settings_page.OF_CONTROLS, "head", *AS_IN_TAB, *AS_IN_TAB.values())
+    # Whenever somebody opens the page.
+    events.on_load(blocks, callbacks.first_values, tuple(AS_IN_TAB), outputs, **_AT_ONCE)
 
 
-def _wire_segment(events: Events, page: Page, callbacks: Callbacks) -> None:
-    """Wire what runs the network."""
-    request = ("task", "tab", *page.input_names, *CONTROL_NAMES, "chosen_in")
-    script = page.script_before_segment
-    for trigger in ("segment.click", "prompt.submit", "negative_prompt.submit"):
-        events.on(trigger, callbacks.segment, request, SEGMENTED, script=script)
-    if page.generates:
-        send_event = events.on(
-            "send.click", callbacks.send, request, (*page.output_names, *SEGMENTED), script=script
+class Scripts:
+    """The JavaScript of the events: a call of a function in javascript/ldznet.js with what it needs to know."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = json.dumps(
+            {
+                "pictures": page.picture_names,
+                "large": page.large_names,
+                "parts": _PARTS,
+                "outdated": OUTDATED,
+            }
         )
-        events.then(send_event, None, ("status",), (), script=page.script_after_send)
+
+    def call(self, function: str, *more: str) -> Callable[[Sequence[str]], str]:
+        """Return what makes the JavaScript for the names of the inputs."""
+        arguments = "".join(f"{json.dumps(one)}, " for one in more)
+        return lambda names: (
+            f"(...values) => {function}({json.dumps(list(names))}, {self._page}, {arguments}values)"
+        )
+
+
+def _wire_segment(events: Events, page: Page, callbacks: Callbacks, scripts: Scripts) -> None:
+    """Wire what runs the network."""
+    request = ("task", "tab", "asked", *page.input_names, *CONTROL_NAMES, "chosen_in")
+    before = scripts.call("ldznetBeforeSegment")
+    # The page says itself that something runs: gradio's sign would lie over the images.
+    clicks = [
+        events.on(trigger, callbacks.segment, request, SEGMENTED, script=before, **_HIDDEN)
+        for trigger in ("segment.click", "prompt.submit", "negative_prompt.submit")
+    ]
+    if page.generates:
+        outputs = (*page.output_names, *SEGMENTED)
+        send_event = events.on("send.click", callbacks.send, request, outputs, script=before, **_HIDDEN)
+        clicks.append(events.then(send_event, None, ("status",), (), script=page.script_after_send))
+    after = scripts.call("ldznetAfterSegment")
+    for event in clicks:
+        events.then(event, None, _notice_inputs(page), ("outdated", "redraw_request"), script=after)
+
+
+def _notice_inputs(page: Page) -> tuple[str, ...]:
+    """Return what tells whether what is shown is up to date; nothing of it is sent."""
+    pictures = [name for of_tab in page.picture_names for name in of_tab]
+    return (*pictures, *_SEARCH, "shown", "redraw_request")
+
+
+def _wire_notice(events: Events, page: Page, callbacks: Callbacks, scripts: Scripts) -> None:
+    """Wire what marks the result as out of date, and what draws it again while it is not."""
+    inputs, outputs = _notice_inputs(page), ("outdated", "redraw_request")
+    for trigger in (*page.picture_events, *(f"{name}.change" for name in _SEARCH)):
+        events.on(trigger, None, inputs, outputs, script=scripts.call("ldznetNotice", ""), **_HIDDEN)
+    for name in MASK_CONTROLS:
+        kind = "mask" if name in _WITHOUT_CHOICES else "all"
+        events.on(f"{name}.change", None, inputs, outputs, script=scripts.call("ldznetNotice", kind), **_HIDDEN)
+    drawing = (*RESULT, *MASK_CONTROLS, "drawn", "redraw_request")
+    event = events.on("redraw_request.change", callbacks.redraw, drawing, (*PREVIEW, *CHOICES), **_AT_ONCE)
+    events.then(event, None, inputs, outputs, script=scripts.call("ldznetAfterRedraw"), **_HIDDEN)
 
 
 def _wire_mask(events: Events, callbacks: Callbacks) -> None:
-    """Wire what draws another mask of the same result. A click sets a control, whose change does the rest."""
+    """Wire clicks on what is shown. A click sets a control, whose change does the rest."""
     inputs = (*RESULT, *MASK_CONTROLS)
-    for name in MASK_CONTROLS:
-        if name in _WITHOUT_CHOICES:
-            events.on(f"{name}.change", callbacks.redraw, inputs, PREVIEW, **_HIDDEN)
-        else:
-            events.on(f"{name}.change", callbacks.redraw_all, inputs, (*PREVIEW, *CHOICES), **_HIDDEN)
-    events.on("enlarge.click", callbacks.enlarge, inputs, ("status", "overlay"))
-    events.on("cut_out.click", callbacks.cut_out, inputs, ("status", "cutout_picture"))
-    click_event = events.on(
-        "choices.select", callbacks.choose_threshold, ("offered",), ("threshold", "choices"), **_HIDDEN
-    )
-    events.then(click_event, callbacks.show_choices, ("offered",), ("choices",), **_HIDDEN)
+    events.on("enlarge.click", callbacks.enlarge, inputs, ("status", "overlay"), **_HIDDEN)
+    events.on("cut_out.click", callbacks.cut_out, inputs, ("status", "cutout_picture"), **_HIDDEN)
     outputs = ("objects", "chosen_in", "status")
-    events.on("objects_picture.select", callbacks.choose_object, inputs, outputs, **_HIDDEN)
+    events.on("clicked.change", callbacks.choose_object, (*inputs, "clicked"), outputs, **_AT_ONCE)

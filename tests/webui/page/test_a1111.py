@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldznet.webui.page import a1111, forge
 from ldznet.webui.page.a1111 import A1111Page
-from ldznet.webui.page.forge import ForgePage
 
 SCRIPT = Path(__file__).parents[3] / "javascript" / "ldznet.js"
 NODE = shutil.which("node")
-PAGES = [(A1111Page(), a1111.TABS), (ForgePage(), forge.TABS)]
 
 
 def test_it_is_complete_once_with_the_last_component():
@@ -41,34 +38,17 @@ def test_what_is_sent_fills_inpaint_upload_and_the_sliders():
     assert tuple(sent) == A1111Page.output_names
 
 
-def run_script(call, *, tab=0):
+def run_script(call):
     """Return what a script of the page returns, and which tab it has opened."""
     code = f"""
         const opened = [];
         globalThis.document = {{ addEventListener() {{}} }};
-        globalThis.get_tab_index = () => {tab};
         globalThis.switch_to_img2img_tab = tab => opened.push(tab);
         {SCRIPT.read_text()}
         console.log(JSON.stringify([{call}, opened]));
     """
-    done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=60)
     return json.loads(done.stdout)
-
-
-@pytest.mark.skipif(not NODE, reason="Node.js is not installed")
-@pytest.mark.parametrize("tab", range(6))
-@pytest.mark.parametrize(("page", "tabs"), PAGES, ids=["AUTOMATIC1111", "Forge"])
-def test_only_the_images_of_the_open_tab_are_sent(page, tabs, tab):
-    images = [name for names in tabs for name in names]
-    order = ["tab", *reversed(images), "prompt", "task"]  # any order that gradio may choose
-    script = page.script_before_segment(order)
-
-    values, _ = run_script(f"({script})(...{json.dumps([f'value of {name}' for name in order])})", tab=tab)
-
-    sent = dict(zip(order, values, strict=True))
-    assert sent["tab"] == tab
-    assert sent["prompt"] == "value of prompt"
-    assert [name for name in images if sent[name] is not None] == list(tabs[tab])
 
 
 @pytest.mark.skipif(not NODE, reason="Node.js is not installed")
@@ -77,3 +57,20 @@ def test_after_send_the_tab_is_opened_unless_there_is_an_error(status, opened):
     script = A1111Page().script_after_send(["status"])
 
     assert run_script(f"({script})({json.dumps(status)})")[1] == opened
+
+
+def test_files_and_folder_of_batch_are_inputs_where_the_webui_has_them():
+    page, bare = A1111Page(), A1111Page()
+    for name in ("img2img_batch_upload", "img2img_batch_input_dir", "img2img_batch_tab"):
+        page.add(name, object())
+
+    assert page.input_names[-2:] == ("img2img_batch_upload", "img2img_batch_input_dir")
+    assert page.picture_names[5:] == [["img2img_batch_upload"], ["img2img_batch_input_dir"]]
+    assert bare.picture_names[5:] == [[], []]
+    assert (
+        "img2img_batch_tab.select" in page.picture_events,
+        "img2img_batch_tab.select" in bare.picture_events,
+    ) == (
+        True,
+        False,
+    )

@@ -1,6 +1,8 @@
 """What a click and a slider of the panel do, against the stand-in of the webui; and a run that must agree."""
 
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +10,10 @@ import pytest
 from host import infotext as infotext_format
 from host.brightness import SIZE, half
 from PIL import Image
+from webui.panel.conftest import image_of
 
 from ldznet.webui import infotext, preview_scale
 from ldznet.webui.controls import CONTROLS
-from ldznet.webui.panel.preview import ThresholdChoice
 
 
 def dots(*boxes, size=SIZE):
@@ -30,11 +32,12 @@ def painted(*box):
 ONE = dots((8, 8, 56, 56))
 TWO = dots((8, 8, 56, 56), (88, 16, 120, 48))
 OTHER_TWO = dots((8, 8, 40, 40), (64, 8, 120, 56))
-INPAINT, SKETCH, BATCH = 2, 3, 5  # tabs
+INPAINT, SKETCH, BATCH, FOLDER = 2, 3, 5, 6  # tabs
 
 
 def at(mask, x, y):
-    return np.asarray(mask)[y, x] > 127
+    """Return whether a pixel is selected, in an image or in a figure of the panel."""
+    return np.asarray(image_of(mask) if isinstance(mask, str) else mask)[y, x] > 127
 
 
 def test_segment_uses_the_settings_as_they_are_when_the_queue_is_free(panel, session, webui, monkeypatch):
@@ -128,24 +131,31 @@ def test_a_click_on_an_object_chooses_it_in_what_is_shown_and_a_second_click_dro
     panel.segment(TWO)
     panel.values["chosen_in"] = ""
 
-    first = panel.do("choose_object", [100, 30])
-    second = panel.do("choose_object", [100, 30])
+    panel.values["clicked"] = f"{100.5 / SIZE[0]} {30.5 / SIZE[1]} 1"
+    first, second = panel.do("choose_object"), panel.do("choose_object")
 
     assert first == {"objects": "2", "chosen_in": panel.values["key"]}
     assert second["objects"] == ""
 
 
+def test_an_object_is_chosen_by_its_number_below_the_image_too(panel):
+    panel.segment(TWO)
+    panel.values["clicked"] = "#2 0 1"
+
+    assert panel.do("choose_object")["objects"] == "2"
+    assert 'data-number="2" aria-pressed="true"' in panel.redraw()["objects_picture"]
+    assert 'data-number="1" aria-pressed="false"' in panel.values["objects_picture"]
+
+
 # --- results that are not kept ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("event", "click"), [("redraw", ()), ("redraw_all", ()), ("enlarge", ()), ("choose_object", ([1, 1],))]
-)
-def test_a_slider_whose_result_is_no_longer_kept_says_what_to_do(panel, session, event, click):
+@pytest.mark.parametrize("event", ["redraw", "enlarge", "cut_out", "choose_object"])
+def test_a_slider_whose_result_is_no_longer_kept_says_what_to_do(panel, session, event):
     panel.segment(TWO)
     session.unload()
 
-    answer = panel.do(event, *click)
+    answer = panel.do(event)
 
     assert list(answer) == ["status"]
     assert "Press Segment again" in answer["status"]
@@ -170,7 +180,7 @@ def test_a_mask_with_nothing_left_in_it_is_an_error_and_not_sent(panel, changes,
 
     assert "ldznet-error" in answer["status"]
     assert "the other options leave nothing of it" in answer["status"]
-    assert not answer["mask_picture"].getbbox()
+    assert not image_of(answer["mask_picture"]).getbbox()
     assert "img_inpaint_mask" not in sent
 
 
@@ -178,7 +188,7 @@ def test_send_fills_inpaint_upload_and_the_size(panel):
     sent = panel.segment(TWO, event="send")
 
     assert sent["img_inpaint_base"].tobytes() == TWO.tobytes()
-    assert sent["img_inpaint_mask"].tobytes() == sent["mask_picture"].tobytes()
+    assert sent["img_inpaint_mask"].tobytes() == image_of(sent["mask_picture"]).tobytes()
     assert (sent["img2img_width"], sent["img2img_height"]) == SIZE
 
 
@@ -194,17 +204,26 @@ def test_after_a_refusal_the_sliders_act_on_what_is_still_shown(panel, session):
 
 
 def test_a_slider_before_anything_was_segmented_changes_nothing(panel):
-    assert panel.do("redraw") == panel.do("redraw_all") == {}
+    assert panel.do("redraw") == {}
+
+
+def test_a_value_that_changes_nothing_draws_nothing(panel):
+    panel.segment(half())
+
+    assert panel.do("redraw") == {}
+    panel.values["grow"] = 1
+    assert "overlay" in panel.do("redraw")
+    assert panel.do("redraw") == {}
 
 
 def test_a_slider_draws_only_what_the_mask_changes(panel):
     panel.segment(half())
 
-    moved, redrawn = panel.do("redraw"), panel.do("redraw_all")
+    moved, redrawn = panel.redraw("mask"), panel.redraw("all")
 
     assert {"overlay", "mask_picture", "status"} <= moved.keys()
     assert not {"heat", "choices"} & moved.keys()
-    assert redrawn.keys() - moved.keys() == {"choices", "offered"}
+    assert redrawn.keys() - moved.keys() == {"choices"}
 
 
 def test_a_value_that_no_control_allows_is_named(panel):
@@ -214,18 +233,72 @@ def test_a_value_that_no_control_allows_is_named(panel):
     assert "Threshold is 7" in panel.do("redraw")["status"]
 
 
-# --- thresholds to choose from ---------------------------------------------------------------------------
+# --- the sentence below the prompt -----------------------------------------------------------------------
 
 
-def test_a_click_on_a_threshold_empties_the_gallery_so_that_a_second_click_is_reported_too(panel):
-    captions = {"tight 0.60": 0.6, "loose 0.20": 0.2}
-    panel.values["offered"] = [ThresholdChoice(half(), caption, level) for caption, level in captions.items()]
+def told_share(answer):
+    """Return the share that the first sentence tells."""
+    return float(re.search(r"Mask: ([\d.]+)% of the picture will be repainted", answer["status"]).group(1)) / 100
 
-    answer = panel.do("choose_threshold", 1)
-    again = panel.do("show_choices")
 
-    assert (answer["threshold"], answer["choices"]["value"]) == (0.2, [])
-    assert [caption for _, caption in again["choices"]["value"]] == ["tight 0.60", "loose 0.20"]
+@pytest.mark.parametrize(
+    ("brush", "share"), [("replace", 0.5), ("add", 0.75), ("subtract", 0.25), ("intersect", 0.25)]
+)
+def test_the_sentence_tells_the_share_of_the_mask_that_is_painted(panel, brush, share):
+    strokes = painted(0, 0, SIZE[0] // 4, SIZE[1])
+    strokes.paste(255, (3 * SIZE[0] // 4, 0, *SIZE))
+    panel.values["brush"] = brush
+
+    answer = panel.segment({"image": half(), "mask": strokes}, tab=INPAINT)
+
+    assert told_share(answer) == pytest.approx(share, abs=0.02)
+
+
+def test_the_sentence_tells_the_share_after_growth_and_feather(panel):
+    panel.segment(half())
+
+    panel.values["grow"] = 16
+    assert told_share(panel.redraw()) == pytest.approx(80 / 128, abs=0.02)
+    panel.values["feather"] = 5.0
+    assert told_share(panel.redraw()) == pytest.approx(80 / 128, abs=0.02)
+
+
+def test_the_status_has_as_many_lines_for_every_mask_of_a_result(panel):
+    panel.segment(TWO)
+    counts = []
+    for threshold in (0.1, 0.5, 1.0):
+        panel.values |= {"threshold": threshold, "smallest_area": 1500 if threshold == 1.0 else 0}
+        counts.append(panel.redraw()["status"].count("</div>"))
+
+    assert counts[0] == counts[1] == counts[2]
+
+
+# --- the images ------------------------------------------------------------------------------------------
+
+
+def test_the_mask_arrives_exactly_and_photographs_as_jpeg(panel):
+    answer = panel.segment(half())
+
+    assert set(np.unique(np.asarray(image_of(answer["mask_picture"])))) == {0, 255}
+    assert "data:image/png" in answer["mask_picture"]
+    for name in ("overlay", "heat", "objects_picture"):
+        assert "data:image/jpeg" in answer[name]
+
+
+def test_no_text_of_a_prompt_becomes_part_of_the_page(panel):
+    panel.values["prompt"] = "<b onclick=x>bright | dark"
+
+    answer = panel.segment(half())
+
+    assert "<b onclick" not in answer["colors"] + answer["objects_picture"] + answer["status"]
+    assert "&lt;b onclick=x&gt;bright" in answer["colors"]
+
+
+def test_the_legend_names_all_of_ten_prompts(panel):
+    names = [f"bright thing number {number}" for number in range(10)]
+    panel.values["prompt"] = " | ".join(names)
+
+    assert all(f"</b>{name}</li>" in panel.segment(half())["colors"] for name in names)
 
 
 # --- the open tab ----------------------------------------------------------------------------------------
@@ -235,10 +308,38 @@ def test_without_an_image_in_the_open_tab_it_says_what_to_do(panel):
     assert "Put one into the open tab" in panel.segment(None)["status"]
 
 
-def test_the_tab_batch_has_no_image_to_show(panel):
-    panel.values["tab"] = BATCH
+def uploaded(tmp_path, *images):
+    """Return images as gradio gives uploaded files: under names of its own, and with those of the user."""
+    files = []
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"upload{number}.png")
+        files.append(SimpleNamespace(name=str(tmp_path / f"upload{number}.png"), orig_name=f"photo{number}.png"))
+    return files
 
-    assert "The tab Batch shows no picture" in panel.do("segment")["status"]
+
+def test_in_batch_the_first_file_is_shown_and_named(panel, tmp_path):
+    answer = panel.segment(uploaded(tmp_path, TWO, ONE), tab=BATCH)
+
+    assert "The first of 2 files: photo0.png" in answer["status"]
+    assert at(answer["mask_picture"], 100, 30)
+    assert "photo0.png" in panel.redraw()["status"]
+
+
+def test_in_batch_the_first_file_of_a_folder_is_shown_and_named(panel, tmp_path, monkeypatch, session):
+    uploaded(tmp_path, ONE)
+    monkeypatch.setattr(session.app, "batch_files", lambda folder: sorted(Path(folder).iterdir()), raising=False)
+
+    answer = panel.segment(str(tmp_path), tab=FOLDER)
+
+    assert "The only file: upload0.png" in answer["status"]
+    assert (at(answer["mask_picture"], 30, 30), at(answer["mask_picture"], 100, 30)) == (True, False)
+
+
+@pytest.mark.parametrize(("tab", "where"), [(BATCH, "the tab Batch"), (FOLDER, "the input directory")])
+def test_batch_without_files_says_so(panel, session, monkeypatch, tab, where):
+    monkeypatch.setattr(session.app, "batch_files", lambda _folder: [], raising=False)
+
+    assert f"There is no picture in {where}" in panel.segment(None, tab=tab)["status"]
 
 
 def test_the_strokes_of_inpaint_sketch_are_its_mask(panel):
@@ -299,6 +400,30 @@ def test_the_page_opens_with_the_values_of_the_settings(panel, webui):
     assert answer["head"]["choices"][0] == "automatic"
 
 
+# --- as set in the tab -----------------------------------------------------------------------------------
+
+
+def test_a_slider_that_the_tab_has_too_is_hidden_until_it_is_wanted(panel):
+    for name, first in (("padding", 32), ("mask_blur", 4)):
+        opened = panel.callbacks.show_value(name, panel.values)
+        panel.values[f"{name}_of_tab"] = False
+        wanted = panel.callbacks.use_value(name, panel.values)
+        panel.values[f"{name}_of_tab"] = True
+        given_up = panel.callbacks.use_value(name, panel.values)
+
+        assert (opened[name]["visible"], opened[f"{name}_of_tab"]) == (False, True)
+        assert (wanted[name]["visible"], wanted[name]["value"]) == (True, first)
+        assert (given_up[name]["visible"], given_up[name]["value"]) == (False, -1)
+
+
+def test_a_value_that_parameters_bring_shows_its_slider(panel):
+    panel.values["mask_blur"] = 0
+
+    answer = panel.callbacks.show_value("mask_blur", panel.values)
+
+    assert (answer["mask_blur"]["visible"], answer["mask_blur_of_tab"]) == (True, False)
+
+
 # --- large images ----------------------------------------------------------------------------------------
 
 
@@ -309,17 +434,17 @@ def test_the_page_shows_both_sizes_and_offers_the_whole_overlay(panel, monkeypat
 
     assert "The mask is 384 x 192 pixels; the rest is shown at 128 x 64." in answer["status"]
     assert answer["enlarge"]["visible"] is True
-    assert panel.do("enlarge")["overlay"].size == (384, 192)
+    assert image_of(panel.do("enlarge")["overlay"]).size == (384, 192)
     assert panel.segment(half())["enlarge"]["visible"] is False
 
 
 def test_the_cutout_has_the_mask_as_its_alpha_until_another_mask_is_shown(panel):
     panel.segment(ONE)
 
-    answer = panel.do("cut_out")["cutout_picture"]
+    image = image_of(panel.do("cut_out")["cutout_picture"])
 
-    assert (answer["value"].mode, answer["value"].size, answer["visible"]) == ("RGBA", SIZE, True)
-    assert answer["value"].getchannel("A").tobytes() == panel.values["mask_picture"].tobytes()
-    assert panel.do("redraw")["cutout_picture"]["visible"] is False
+    assert (image.mode, image.size) == ("RGBA", SIZE)
+    assert image.getchannel("A").tobytes() == image_of(panel.values["mask_picture"]).tobytes()
+    assert panel.redraw()["cutout_picture"] == ""
     panel.values["smallest_area"] = SIZE[0] * SIZE[1]
     assert "Nothing to inpaint" in panel.do("cut_out")["status"]

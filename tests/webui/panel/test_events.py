@@ -39,18 +39,6 @@ def test_an_empty_answer_leaves_everything_as_it_is(blocks):
     assert function_of(blocks)({}) == {text: gr.update(), number: gr.update()}
 
 
-def test_a_click_comes_with_its_place(blocks):
-    image, number = gr.Image(), gr.Number()
-    events = Events({"image": image, "number": number})
-    events.on("image.select", lambda _values, place: {"number": place[0]}, (), ("number",))
-
-    class Click:
-        index = (3, 4)
-
-    assert function_of(blocks)({}, Click) == {number: 3}
-    assert blocks.get_config_file()["dependencies"][0]["collects_event_data"] is True
-
-
 def test_javascript_gets_the_names_of_its_values_in_the_order_of_the_values(blocks):
     last, first, button = gr.Textbox(), gr.State(), gr.Button()
     more = gr.Number()

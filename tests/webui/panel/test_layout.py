@@ -12,7 +12,7 @@ from ldznet.webui.page import a1111, current_page, forge
 from ldznet.webui.panel import layout
 from ldznet.webui.webui_kind import WebuiKind
 
-IMAGES = {name: gr.Image for tab in a1111.TABS for name in tab}
+IMAGES = {name: gr.Image for tab in a1111.TABS for name in tab} | {"img2img_batch_upload": gr.Files}
 SLIDERS = dict.fromkeys(("img2img_mask_blur", "img2img_mask_alpha", "img2img_width", "img2img_height"), gr.Slider)
 
 

@@ -48,8 +48,9 @@ def describe(result, **options):
     return preview.describe_result(result, options, decide(result.segmentation, options))
 
 
-def object_at(result, x, y):
-    return preview.object_at(result, decide(result.segmentation, MaskOptions()), x, y)
+def object_at(result, x, y, size=SIZE):
+    """Return the number of the object at a pixel of an image of this size."""
+    return preview.object_at(decide(result.segmentation, MaskOptions()), (x + 0.5) / size[0], (y + 0.5) / size[1])
 
 
 def test_the_same_request_runs_once_and_sliders_run_nothing(find, session, method):
@@ -61,7 +62,7 @@ def test_the_same_request_runs_once_and_sliders_run_nothing(find, session, metho
     assert again is result
     assert session.kept_result(result.key) is result
     assert method.calls == calls
-    assert all(shown.mask.size == shown.overlay.size == SIZE for shown in previews)
+    assert all(shown.mask.shape == shown.overlay.shape[:2] == SIZE[::-1] for shown in previews)
     assert all(shown.colors is not None for shown in previews)
 
 
@@ -69,14 +70,14 @@ def test_the_heat_map_is_of_all_prompts(find):
     one, both = (find(half(), prompt) for prompt in ("bright", "bright | dark"))
 
     assert show(one).colors is None
-    assert preview.draw_probability(one).getpixel((120, 30)) != preview.draw_probability(both).getpixel((120, 30))
+    assert (preview.draw_probability(one)[30, 120] != preview.draw_probability(both)[30, 120]).any()
 
 
 def test_the_status_says_what_was_found_and_how(find):
     lines = describe(find(half()))
 
     assert lines[0].startswith("bright: ")
-    assert lines[1] == "Method: brightness, of a test"
+    assert lines[1:] == ["Objects: 1; selected: all", "Method: brightness, of a test"]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +88,13 @@ def test_the_size_fits_the_webuis_sliders(size, expected):
     assert fitting_size(size) == expected
 
 
-def test_the_preview_has_a_numbered_image_where_there_are_several_objects(find):
+def test_the_preview_numbers_the_objects_and_names_their_shares(find):
     one, two = find(half()), find(TWO)
 
-    assert show(one).objects is None
-    assert show(two).objects.width >= SIZE[0]
+    assert show(one).object_labels == ("bright, 50.0%",)
+    assert show(two).object_labels == ("bright, 28.1%", "bright, 12.5%")
+    assert show(two).objects.shape == (*SIZE[::-1], 3)
+    assert show(find(TWO, "unicorn")).object_labels == ()
     assert describe(two)[1] == "Objects: 2; selected: all"
     assert describe(two, objects=(2, 9))[1] == "Objects: 2; selected: 2"
     assert describe(two, objects=(9,))[1] == "Objects: 2; selected: none"
@@ -116,13 +119,13 @@ def test_masks_to_choose_from_show_the_same_part_with_their_thresholds(find):
     assert all(choice.caption.endswith(f" {choice.threshold:.2f}") for choice in choices)
     shares = [steps.segmentation.mask(MaskOptions(threshold=choice.threshold)).sum() for choice in choices]
     assert shares == pytest.approx([24**2, 44**2, 60**2], rel=0.15)
-    assert len({choice.image.size for choice in choices}) == 1
-    assert choices[0].image.width < SIZE[0]
+    assert len({choice.image.shape for choice in choices}) == 1
+    assert choices[0].image.shape[1] < SIZE[0]
     assert preview.draw_threshold_choices(plain, MaskOptions()) == []
 
 
 def test_inverted_prompts_that_find_nothing_show_an_empty_mask(find):
-    assert not show(find(half(), "unicorn"), invert=True).mask.getbbox()
+    assert not show(find(half(), "unicorn"), invert=True).mask.any()
 
 
 # --- large pictures --------------------------------------------------------------------------------------
@@ -146,34 +149,32 @@ def large(find, small_window):
 def test_a_large_picture_is_shown_reduced_and_masked_at_its_own_size(large):
     look = show(large)
 
-    assert look.mask.size == (384, 192)
-    assert look.overlay.size == (128, 64)
-    assert look.objects.crop((0, 0, 128, 64)).getbbox() == (0, 0, 128, 64)
-    assert look.objects.height < 192
-    assert preview.draw_whole_overlay(large, decide(large.segmentation, MaskOptions())).size == (384, 192)
+    assert look.mask.shape == (192, 384)
+    assert look.overlay.shape == look.objects.shape == (64, 128, 3)
+    assert preview.draw_whole_overlay(large, decide(large.segmentation, MaskOptions())).shape == (192, 384, 3)
 
 
 def test_a_reduced_overlay_shows_what_the_mask_has(large):
     look = show(large)
 
-    tinted = np.asarray(look.overlay).astype(int)
-    selected = np.asarray(look.mask.resize((128, 64), Image.Resampling.BOX)) > 127
+    tinted = look.overlay.astype(int)
+    selected = np.asarray(Image.fromarray(look.mask).resize((128, 64), Image.Resampling.BOX)) > 127
     inside = np.abs(tinted - np.array([242, 128, 192])).max(axis=-1) < 8  # white, half magenta
     assert (inside & selected).sum() > 0.8 * selected.sum()
     assert not (inside & ~selected).any()
 
 
 def test_in_a_reduced_picture_a_click_finds_the_same_object(large):
-    places = [(28, 30), (98, 26), (65, 20), (60, 70)]  # the last is on the legend
+    places = [(28, 30), (98, 26), (65, 20), (60, 70)]  # the last is below the image
 
-    assert [object_at(large, x, y) for x, y in places] == [1, 2, 0, 0]
+    assert [object_at(large, x, y, (128, 64)) for x, y in places] == [1, 2, 0, 0]
     numbers = large.segmentation.objects(MaskOptions()).numbers
     assert (numbers[90, 84], numbers[78, 294]) == (1, 2)
 
 
-def test_the_status_of_a_reduced_picture_tells_the_share_of_the_whole(large):
-    options = {"grow": 6, "smallest_area": 1000}
-    line = describe(large, **options)[0]
+def test_the_status_of_a_reduced_picture_tells_the_share_of_the_whole_before_it_grows(large):
+    options = {"smallest_area": 1000}
+    line = describe(large, grow=6, feather=3.0, **options)[0]
 
     exact = large.segmentation.prompt_statistics(MaskOptions(**options))[0]["share"]
     assert float(line.split()[1].rstrip("%")) / 100 == pytest.approx(exact, abs=0.01)
