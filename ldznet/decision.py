@@ -47,6 +47,7 @@ class Decision:
     reason: Reason | None  # None if there is something to inpaint
     only_given: bool  # the prompts select nothing, so that the mask is the given one alone
     before_objects: Mask  # (H, W), the mask in which objects are numbered
+    options: MaskOptions  # with the threshold that was used
 
     @cached_property
     def objects(self) -> Objects:
@@ -68,6 +69,7 @@ def decide(
     they should be subtracted is not inpainted as a whole: the prompts name what to keep, which would otherwise be
     repainted only because it was not found. `blur` is what the webui does to the mask before it repaints.
     """
+    options = result.settle(options)
     before_objects = result.mask_before_objects(options)
     objects = find_objects(before_objects) if options.objects else None
     selection = before_objects if objects is None else objects.select(options.objects)
@@ -91,7 +93,7 @@ def decide(
         reason = Reason.NOTHING_TO_SUBTRACT if options.brush == "subtract" and has_given else Reason.NOT_FOUND
     if reason is not None or mask is None:
         mask = np.zeros(result.size, np.float32)
-    decision = Decision(mask, reason, only_given and reason is None, before_objects)
+    decision = Decision(mask, reason, only_given and reason is None, before_objects, options)
     if objects is not None:
         decision.__dict__["objects"] = objects  # `cached_property` keeps it there
     return decision
@@ -113,4 +115,4 @@ def cut_out(image: NDArray[np.uint8], mask: SoftMask) -> NDArray[np.uint8]:
 def _is_found(result: Segmentation, options: MaskOptions) -> bool:
     """Return whether a prompt reaches the threshold anywhere."""
     highest = max(result.highest_probabilities(), default=0.0)
-    return bool(0 < highest >= np.float32(options.threshold))
+    return bool(0 < highest >= np.float32(options.level))

@@ -15,6 +15,7 @@ from typing import Any
 from ldznet.errors import OptionError
 
 MOST_OBJECTS = 99  # objects that get a number in a mask
+STANDARD_THRESHOLD = 0.5  # where nothing better was measured
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -29,14 +30,21 @@ class Option:
     high: float | None = None
     step: float | None = None  # of a slider; other values in the range are fine too
     choices: tuple[str, ...] = ()
-    kind: type | None = None  # type of the items of a tuple that may be empty
+    kind: type | None = None  # type of the items of a tuple that may be empty, or of a value that may be None
 
     @property
     def item_kind(self) -> Any:
         """Return the type of the value; of a tuple, the type of its items."""
-        if not isinstance(self.default, tuple):
-            return type(self.default)
-        return self.kind or type(self.default[0])
+        if isinstance(self.default, tuple):
+            return self.kind or type(self.default[0])
+        return self.kind if self.default is None else type(self.default)
+
+    @property
+    def default_text(self) -> str:
+        """Return the default as errors name it; None stands for a value that is found automatically."""
+        if self.default is None:
+            return "automatic"
+        return "none" if self.default == () else repr(self.default)
 
 
 def option(default: Any, help: str, **limits: Any) -> Any:
@@ -60,7 +68,9 @@ def check_value(option: Option, value: Any, name: str) -> Any:
     Raises:
         OptionError: the value cannot be used.
     """
-    default = repr(option.default) if option.default != () else "none"
+    if value is None and option.default is None:
+        return None
+    default = option.default_text
     if not isinstance(option.default, tuple):
         return _check_item(option, value, name, default)
     if not isinstance(value, tuple) or not (value or option.kind):
@@ -127,8 +137,13 @@ def require_options(value: object, kind: type[Options]) -> None:
 class MaskOptions(Options):
     """Options by which probabilities become a mask. The steps run in the order of the fields."""
 
-    threshold: float = option(
-        0.5, "probability from which a pixel belongs to the mask", low=0.0, high=1.0, step=0.01
+    threshold: float | None = option(
+        None,
+        "probability from which a pixel belongs to the mask; automatic: as suits the head or method",
+        low=0.0,
+        high=1.0,
+        step=0.01,
+        kind=float,
     )
     combine: str = option(
         "union",
@@ -156,6 +171,11 @@ class MaskOptions(Options):
     feather: float = option(
         0.0, "softness of the edge: sigma of a Gaussian blur, in pixels", low=0.0, high=256.0, step=0.5
     )
+
+    @property
+    def level(self) -> float:
+        """Return the threshold, or the standard one where no method has settled it."""
+        return STANDARD_THRESHOLD if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from ldznet.masks.morphology import area, bounding_box
 from ldznet.masks.objects import Objects, find_objects
 from ldznet.masks.pipeline import make_mask, mask_before_objects, subtract_negatives
 from ldznet.masks.threshold_suggestions import Candidate, find_candidates
+from ldznet.methods.method import SuitedThreshold
 from ldznet.options import MaskOptions, require_options
 
 
@@ -40,6 +41,7 @@ class Segmentation:
     record: dict[str, Any]  # everything that is needed to repeat the result
     notes: tuple[str, ...]  # what a user should know, such as a prompt that was cut
     patches: tuple[tuple[RefinedPatch, ...], ...] = ()  # per map, if it was refined
+    threshold: SuitedThreshold = field(default_factory=SuitedThreshold)  # for masks whose options name none
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -79,6 +81,18 @@ class Segmentation:
             stack[index] = probability
         return stack
 
+    def settle(self, options: MaskOptions | None = None) -> MaskOptions:
+        """Return the options with a threshold: their own, or the one that suits the method."""
+        options = MaskOptions() if options is None else options
+        require_options(options, MaskOptions)
+        if options.threshold is not None:
+            return options
+        return dataclasses.replace(options, threshold=self.threshold.value)
+
+    def threshold_reason(self, options: MaskOptions) -> str:
+        """Return where the threshold of masks with these options comes from."""
+        return self.threshold.reason if options.threshold is None else "asked for"
+
     def mask(
         self,
         options: MaskOptions | None = None,
@@ -91,7 +105,7 @@ class Segmentation:
         `given_mask` (H, W) is painted or uploaded (see MaskOptions.brush). Objects are numbered in the mask of
         all prompts; the mask of `only` one prompt ignores them.
         """
-        options = _mask_options(options)
+        options = self.settle(options)
         if only is None:
             return make_mask(iter(self), options, negatives=self._negatives_or_none(), given_mask=given_mask)
         # Objects have numbers in the mask of all prompts only.
@@ -101,7 +115,7 @@ class Segmentation:
 
     def each_mask(self, options: MaskOptions | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield the mask of each prompt alone; negative prompts are enlarged and joined only once."""
-        options = dataclasses.replace(_mask_options(options), objects=())
+        options = dataclasses.replace(self.settle(options), objects=())
         return (make_mask([probability], options) for probability in self.each_net_probability())
 
     def objects(self, options: MaskOptions | None = None) -> Objects:
@@ -110,7 +124,7 @@ class Segmentation:
 
     def mask_before_objects(self, options: MaskOptions | None = None) -> NDArray[np.bool_]:
         """Return the mask of all prompts, (H, W) bool, before objects are chosen in it and before it grows."""
-        return mask_before_objects(iter(self), _mask_options(options), negatives=self._negatives_or_none())
+        return mask_before_objects(iter(self), self.settle(options), negatives=self._negatives_or_none())
 
     def object_statistics(self, objects: Objects, selection: Sequence[int] = ()) -> list[dict[str, Any]]:
         """Return the number, area in pixels, box, most probable prompt and its mean probability of each object.
@@ -145,7 +159,7 @@ class Segmentation:
         difference.
         """
         # The later steps of a mask do not move the threshold, so only `combine` matters here.
-        combine = _mask_options(options).combine
+        combine = self.settle(options).combine
         maps = itertools.islice(self.each_net_probability(), 1 if combine == "difference" else None)
         return find_candidates(functools.reduce(np.minimum if combine == "intersection" else np.maximum, maps))
 
@@ -188,9 +202,3 @@ class Segmentation:
 def _require_index(index: object) -> None:
     if isinstance(index, bool) or not isinstance(index, int | np.integer):
         raise OptionError(f"index is {index!r}, but it must be a whole number: the place of a prompt, from 0.")
-
-
-def _mask_options(options: MaskOptions | None) -> MaskOptions:
-    options = MaskOptions() if options is None else options
-    require_options(options, MaskOptions)
-    return options

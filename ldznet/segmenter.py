@@ -165,7 +165,8 @@ class Segmenter:
             notes += tuple(filter(None, [words.note(self.host.info.name, texts)]))
         for note in notes:
             log.warning(note)
-        return Segmentation(positive, negative, (image.height, image.width), maps, record, notes, patches)
+        size, threshold = (image.height, image.width), self.method.defaults.threshold
+        return Segmentation(positive, negative, size, maps, record, notes, patches, threshold)
 
     def _with_defaults(self, options: SegmentOptions) -> SegmentOptions:
         """Fill options that are left open with what suits the method."""

@@ -18,6 +18,7 @@ from ldznet.decision import Reason, decide
 from ldznet.errors import LdznetError
 from ldznet.images.given_mask import read_given_mask
 from ldznet.methods.choose import MethodChoice
+from ldznet.methods.method import Defaults, SuitedThreshold
 from ldznet.webui import results
 from ldznet.webui.api import answers
 from ldznet.webui.controls import CONTROLS, read_panel_settings
@@ -40,6 +41,8 @@ def upper(kind="L"):
 # name -> prompt, options, given mask, and the share of the left and the right half, or the reason
 ROWS = {
     "found": ("bright", {}, None, LEFT),
+    "found at the threshold of the method": ("dim", {}, None, LEFT),
+    "not found at a threshold that is asked for": ("dim", {"threshold": 0.5}, None, Reason.NOT_FOUND),
     "inverted": ("bright", {"invert": True}, None, RIGHT),
     "feathered": ("bright", {"feather": 2.0}, None, LEFT),
     "one object": ("bright", {"objects": (1,)}, None, LEFT),
@@ -57,6 +60,20 @@ ROWS = {
     "nothing found to subtract": ("unicorn", {"brush": "subtract"}, upper(), Reason.NOTHING_TO_SUBTRACT),
     "nothing found to intersect": ("unicorn", {"brush": "intersect"}, upper(), Reason.NOT_FOUND),
 }
+
+
+@pytest.fixture(autouse=True)
+def suited_threshold(monkeypatch):
+    """Let the method have a threshold that suits it; it is the default of all fronts."""
+    defaults = Defaults(resolution=64, threshold=SuitedThreshold(0.3, "measured for this test"))
+    monkeypatch.setattr(Brightness, "defaults", defaults)
+
+
+def threshold_of(row):
+    """Return the threshold that all fronts should report, and where it comes from."""
+    return (
+        (row.options["threshold"], "asked for") if "threshold" in row.options else (0.3, "measured for this test")
+    )
 
 
 @pytest.fixture(params=ROWS.values(), ids=ROWS)
@@ -104,6 +121,7 @@ def test_a_run_of_img2img_agrees(row, webui):
     p = Processing(webui.model, [half()], image_mask=row.given_mask)
     args = [{"prompt": row.prompt, "mask_blur": 0, **controls_of(row.options)}]
 
+    level, reason = threshold_of(row)
     if row.decision.reason is not None:
         with pytest.raises(LdznetError) as stopped:
             Run(webui.hooks).once(p, args)
@@ -112,6 +130,9 @@ def test_a_run_of_img2img_agrees(row, webui):
     else:
         Run(webui.hooks).once(p, args)
         np.testing.assert_array_equal(np.asarray(p.read["image_mask"]), row.levels)
+        found = p.extra_generation_params["LD-ZNet found"]
+        assert (found["threshold"], found["threshold_reason"]) == (level, reason)
+    assert p.extra_generation_params["LD-ZNet threshold"] == str(level)
 
 
 def test_the_route_agrees(row, webui):
@@ -123,7 +144,8 @@ def test_the_route_agrees(row, webui):
         answer = client.post("/ldznet/segment", json=body).json()
 
     np.testing.assert_array_equal(np.asarray(picture(answer["mask"])), row.levels)
-    assert answer["nothing_found"] == answers.explain(row.result, row.settings.mask, row.decision)
+    assert answer["nothing_found"] == answers.explain(row.result, row.decision)
+    assert (answer["threshold"], answer["threshold_reason"]) == threshold_of(row)
     assert (answer["nothing_found"] is None) == (row.decision.reason is None and not row.decision.only_given)
 
 
@@ -147,6 +169,7 @@ def test_the_command_line_agrees(row, host, tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.asarray(mask), row.levels)
     report = json.loads((tmp_path / "masks" / "photo.json").read_text())
     assert report["empty_reason"] == (row.decision.reason and row.decision.reason.value)
+    assert (report["mask_options"]["threshold"], report["threshold_reason"]) == threshold_of(row)
 
 
 def clicked(session, page, images, row):
@@ -154,7 +177,8 @@ def clicked(session, page, images, row):
     from ldznet.webui.panel.callbacks import Callbacks
 
     values = {control.name: control.default for control in CONTROLS}
-    values |= {"prompt": row.prompt, **controls_of(row.options)}
+    values |= {"prompt": row.prompt, "automatic_threshold": "threshold" not in row.options}
+    values |= controls_of(row.options)
     values |= {"task": "", "tab": 4, "chosen_in": "", "key": "", "given_mask": None, "offered": [], "status": ""}
     return Callbacks(session, page).segment(values | images)
 
@@ -165,6 +189,9 @@ def require_same(answer, row):
         assert html.escape(text_for_people(row)) in answer["status"]
     else:
         assert "Nothing to inpaint" not in answer["status"]
+        level, reason = threshold_of(row)
+        assert f"Threshold: {level:.2f}, {reason}" in answer["status"]
+    assert answer.get("threshold", 0.5) == (0.5 if "threshold" in row.options else 0.3)  # of the slider
 
 
 def test_the_panel_agrees(row, webui):

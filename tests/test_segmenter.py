@@ -11,7 +11,15 @@ from PIL import Image
 
 from ldznet import result
 from ldznet import segmenter as module
-from ldznet.errors import HeadError, HostError, ImageError, OptionError, OutOfMemoryError, PromptError
+from ldznet.errors import (
+    CheckpointError,
+    HeadError,
+    HostError,
+    ImageError,
+    OptionError,
+    OutOfMemoryError,
+    PromptError,
+)
 from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.host import Context
@@ -195,6 +203,29 @@ def test_a_heads_file_says_at_which_resolution_it_works(tmp_path, host, method):
     assert found.record["network_size"] == [64, 128]
     assert torch.equal(found.maps, run(Segmenter(host, method)).maps)
     assert len(found.record["head"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "reason"),
+    [({}, 0.5, "never measured for this head"), ({"threshold": 0.18}, 0.18, "measured for this head")],
+)
+def test_a_heads_file_says_which_threshold_suits_it(tmp_path, host, method, source, value, reason):
+    save_head(method.head, tmp_path / "h.safetensors", source=source)
+    found = run(Segmenter(host, LearnedHead.load(tmp_path / "h.safetensors")))
+
+    assert (found.threshold.value, found.threshold.reason) == (value, reason)
+    assert found.settle(MaskOptions(grow=3)) == MaskOptions(grow=3, threshold=value)
+    assert found.settle(MaskOptions(threshold=0.3)) == MaskOptions(threshold=0.3)
+    # On the same probabilities, without a threshold or with that one, masks are the same.
+    np.testing.assert_array_equal(found.mask(), found.mask(MaskOptions(threshold=value)))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, "0.5", True, [0.5]])
+def test_a_heads_file_with_an_impossible_threshold_is_refused(tmp_path, method, value):
+    save_head(method.head, tmp_path / "h.safetensors", source={"threshold": value})
+
+    with pytest.raises(CheckpointError, match="threshold"):
+        LearnedHead.load(tmp_path / "h.safetensors")
 
 
 # --- the released randomness ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ldznet.errors import OptionError
 from ldznet.methods.load import EMBEDDED
 from ldznet.methods.registry import AUTO, METHOD_HELP, METHOD_NAMES, method_entry
-from ldznet.options import Options, options_of
+from ldznet.options import Option, Options, options_of
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +38,37 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Options], title: str
         if isinstance(default, bool):
             group.add_argument(flag, action="store_true", default=None if unset else False, help=text)
             continue
-        several = isinstance(default, tuple)
+        several, is_automatic = isinstance(default, tuple), default is None
         # A range up to 2**63 would tell a reader nothing.
         span = f", {option.low:g} to {option.high:g}" if option.high is not None and option.high < 10**6 else ""
-        default_text = ",".join(map(str, default)) if several else str(default)
+        default_text = ",".join(map(str, default)) if several else "auto" if is_automatic else str(default)
         letter = {int: "N", float: "X", str: "TEXT"}[option.item_kind]
         group.add_argument(
             flag,
             # argparse reads the type only; the range is checked by `read_options`, with our own error.
-            type=_list_of(option.item_kind) if several else option.item_kind,
+            type=_reader(option),
             default=None if unset else default,
             choices=option.choices or None,
             metavar=None if option.choices else f"{letter},..." if several else letter,
             help=f"{text} (default: {default_text}{span})" if default_text else text,
         )
+
+
+def _reader(option: Option) -> Callable[[str], Any]:
+    """Return a function that reads the value of a flag."""
+    if isinstance(option.default, tuple):
+        return _list_of(option.item_kind)
+    return _automatic_or(option.item_kind) if option.default is None else option.item_kind
+
+
+def _automatic_or(kind: type) -> Callable[[str], Any]:
+    """Return a function that reads a value, or None from "auto"."""
+
+    def read(text: str) -> Any:
+        return None if text in ("auto", "automatic") else kind(text)
+
+    read.__name__ = f"{kind.__name__} or auto"
+    return read
 
 
 def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:

@@ -78,8 +78,9 @@ class ResultFiles:
     ) -> None:
         from ldznet.decision import decide
 
-        self._image, self._result, self._options, self._save = image, result, options, save
         self.decision = decide(result, options, given_mask)
+        options = self.decision.options
+        self._image, self._result, self._options, self._save = image, result, options, save
         self._objects = self.decision.objects
         self._candidates = result.candidates(options) if "candidates" in save else []
         reason = self.decision.reason
@@ -158,7 +159,7 @@ class ResultFiles:
             return object_map(self._objects, labels, pixels, selection=self._options.objects)
         # One at a time, since each map is as large as the image.
         maps = map(result.net_probability, range(len(result)))
-        return color_map(maps, result.prompts, pixels, background=self._options.threshold).image
+        return color_map(maps, result.prompts, pixels, background=self._options.level).image
 
 
 def _write_npz(path: Path, result: Segmentation) -> None:

@@ -133,7 +133,8 @@ class SegmentRun:
                 # The order is that in which people read a report; `publish` puts version and files around it.
                 "notes": [*result.notes, *([text] if text else [])],
                 **result.record,
-                "mask_options": dataclasses.asdict(settings.mask),
+                "mask_options": dataclasses.asdict(files.decision.options),
+                "threshold_reason": result.threshold_reason(settings.mask),
                 "brush_mask": file.record if file else None,
                 **origin,
                 "key": work.key,

@@ -48,6 +48,17 @@ def save_head(
     return write_head(Path(path), head.config, source, state, state.__getitem__, dtype, overwrite)
 
 
+def write_threshold(path: str | os.PathLike[str], threshold: float) -> str:
+    """Write the threshold that suits a head into the header of its file; return the new SHA-256.
+
+    Raises:
+        CheckpointError: the file is not a head file, is damaged, or cannot be written.
+    """
+    head = load_head(path)
+    source = {**read_head_info(path).source, "threshold": threshold}
+    return save_head(head, path, source=source, dtype=next(head.parameters()).dtype, overwrite=True)
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 

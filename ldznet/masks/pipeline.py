@@ -54,7 +54,7 @@ def mask_before_objects(probabilities: Maps, options: MaskOptions, *, negatives:
     negative = _strongest(negatives)
     # Generators from here to the fold: one map is in memory at a time.
     net = (_subtract(probability, negative) for probability in each_probability(probabilities))
-    mask = _COMBINE[options.combine](threshold(probability, options.threshold) for probability in net)
+    mask = _COMBINE[options.combine](threshold(probability, options.level) for probability in net)
     mask = drop_small(mask, options.smallest_area)
     if options.largest_only:
         mask = largest_component(mask)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ldznet.errors import OptionError
 from ldznet.hosts.attention_probes import levels_of
 from ldznet.hosts.host import HostInfo
-from ldznet.methods.method import Defaults
+from ldznet.methods.method import Defaults, SuitedThreshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +97,21 @@ PUBLISHED = Defaults(
     resolution=512,
     timesteps=(100,),
     template="a photograph of a {} and other objects and background",
+    # `halfway` puts the published threshold, 0.45 of the map's range, at a probability of 0.5.
+    threshold=SuitedThreshold(0.5, "published for this method"),
 )
 
 # For small models: the result of `evaluate ablation --greedy` on the embedded one.
 # Its pixels attend to the padding: a text encoder that reads from left to right has read all of the sentence
 # there, and a UNet that was trained on little finds a thing in the many places of the padding rather than in the
 # one place of its word.
-SMALL = Defaults(resolution=128, timesteps=(50,), template="{}")
+# The threshold is what `evaluate scenes --method attention` prints.
+SMALL = Defaults(
+    resolution=128,
+    timesteps=(50,),
+    template="{}",
+    threshold=SuitedThreshold(0.44, "measured for small models"),
+)
 _SMALL_OPTIONS: Mapping[str, Any] = {
     "distractors": (),
     "tokens": "padding",

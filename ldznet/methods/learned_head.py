@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ from ldznet.heads.network import Head, HeadConfig, Kind, paper_pool_grids
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Host, HostInfo, require_fit
-from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
-from ldznet.options import SegmentOptions
+from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs, SuitedThreshold
+from ldznet.options import MaskOptions, SegmentOptions
 
 
 class LearnedHead:
@@ -33,8 +34,9 @@ class LearnedHead:
 
     def __init__(self, head: Head, *, defaults: Defaults | None = None, origin: str = "") -> None:
         self.head = head.eval().requires_grad_(False)
-        self._defaults = defaults or Defaults()  # the paper's
+        self._defaults = defaults or Defaults(threshold=_suited_threshold({}))  # the paper's
         self._origin = origin  # the SHA-256 of its file, or another text that identifies it
+        self.path: Path | None = None  # its file, if it has one
         self._running = threading.Lock()  # weights that rest in half precision are widened in place while they run
         self._visits: tuple[torch.device, Callable[[], None]] | None = None
 
@@ -57,7 +59,9 @@ class LearnedHead:
         # Loaded in the narrow type at once: the wide weights never are in memory as a whole.
         if storage is not None and dtype is not None and storage != dtype:
             store_narrow(head, storage, dtype)
-        return cls(head, defaults=_trained_with(info.source), origin=info.sha256)
+        method = cls(head, defaults=_trained_with(info.source), origin=info.sha256)
+        method.path = info.path
+        return method
 
     @property
     def name(self) -> str:
@@ -161,6 +165,7 @@ def _trained_with(source: Mapping[str, Any]) -> Defaults:
             timesteps=tuple(source.get("timesteps", ())),
             template=source.get("template", ""),
         )
+        threshold = _suited_threshold(source)
     except (OptionError, TypeError) as error:
         raise CheckpointError(
             f"The head file says that it was trained in an impossible way ({error}). It was damaged or written "
@@ -171,7 +176,20 @@ def _trained_with(source: Mapping[str, Any]) -> Defaults:
         options.resolution or paper.resolution,
         options.timesteps or paper.timesteps,
         options.template or paper.template,
+        threshold,
     )
+
+
+def _suited_threshold(source: Mapping[str, Any]) -> SuitedThreshold:
+    """Return the threshold that was measured for a head; heads of before have none.
+
+    Raises:
+        OptionError: the value is no threshold.
+    """
+    value = MaskOptions(threshold=source.get("threshold")).threshold
+    if value is None:
+        return SuitedThreshold(reason="never measured for this head")
+    return SuitedThreshold(value, "measured for this head")
 
 
 def random_head(unet: UNetConfig, kind: Kind = "ld-znet", *, seed: int = 0) -> LearnedHead:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ldznet.hosts.host import Context, Host, HostInfo
+from ldznet.options import STANDARD_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,21 @@ class RandomInputs:
 
 
 @dataclass(frozen=True)
+class SuitedThreshold:
+    """The threshold that suits a method, and where it comes from."""
+
+    value: float = STANDARD_THRESHOLD
+    reason: str = "never measured for this method"
+
+
+@dataclass(frozen=True)
 class Defaults:
     """The values that suit a method best, where the user gives no others."""
 
     resolution: int = 384  # the side, in pixels, of the square whose area suits it best
     timesteps: tuple[int, ...] = (400,)
     template: str = "a photo of a {}."
+    threshold: SuitedThreshold = SuitedThreshold()
 
 
 class Method(Protocol):

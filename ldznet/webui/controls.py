@@ -14,12 +14,20 @@ from typing import Any, Literal
 
 from ldznet.errors import OptionError
 from ldznet.methods.registry import METHOD_NAMES
-from ldznet.options import MaskOptions, Option, SegmentOptions, check_value, options_of
+from ldznet.options import (
+    STANDARD_THRESHOLD,
+    MaskOptions,
+    Option,
+    SegmentOptions,
+    check_value,
+    options_of,
+)
 
 ControlKind = Literal["switch", "text", "slider", "number", "choice"]
 
 TITLE = "LD-ZNet segment"
 AUTOMATIC = "automatic"
+AUTOMATIC_THRESHOLD = "automatic_threshold"  # the switch that stands for an option without a threshold
 AS_IN_THE_TAB = "as set in the tab"
 ON_NOTHING = ("stop", "empty mask", "without inpainting")
 FILLS = ("fill", "original", "latent noise", "latent nothing")  # in the order of the webui's numbers
@@ -96,7 +104,13 @@ CONTROLS: tuple[Control, ...] = (
         basic=True,
     ),
     Control("head", "Head", "choice", AUTOMATIC, "a trained file in models/ldznet", basic=True),
-    _of_option("threshold", "Threshold", basic=True),
+    _of_option(
+        "threshold",
+        "Threshold",
+        basic=True,
+        default=STANDARD_THRESHOLD,
+        help="probability from which a pixel belongs to the mask",
+    ),
     _of_option("grow", "Grow or shrink (px)", basic=True),
     _of_option("feather", "Feather (px)", basic=True),
     _of_option("invert", "Invert"),
@@ -126,9 +140,17 @@ CONTROLS: tuple[Control, ...] = (
     _of_numbers(
         "objects", "Objects", "", "by number, 1 is the largest; several: 1 3; none: all; in Batch: of each file"
     ),
+    Control(
+        AUTOMATIC_THRESHOLD,
+        "Automatic threshold",
+        "switch",
+        True,
+        "the threshold that suits the head or method; a program that gives a threshold switches it off",
+        basic=True,
+    ),
 )
 BY_NAME: Mapping[str, Control] = {control.name: control for control in CONTROLS}
-MASK_CONTROLS = tuple(name for name in BY_NAME if name in _MASK_OPTIONS)
+MASK_CONTROLS = tuple(name for name in BY_NAME if name in _MASK_OPTIONS or name == AUTOMATIC_THRESHOLD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +191,8 @@ def read_values(args: Sequence[Any], defaults: Mapping[str, Any] | None = None) 
     defaults = defaults or {}
     # The API fills up with None what a request leaves out.
     values = {name: value for name, value in _by_name(args, defaults).items() if value is not None}
-    values = {**defaults, **values}
+    # Who gives a threshold wants it.
+    values = {AUTOMATIC_THRESHOLD: "threshold" not in values, **defaults, **values}
     return {name: control.read(values.get(name)) for name, control in BY_NAME.items()}
 
 
@@ -264,7 +287,9 @@ def _switched_on(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _mask_options(values: Mapping[str, Any]) -> MaskOptions:
     """Return the options of the mask from checked values, by name."""
-    options = {name: values[name] for name in MASK_CONTROLS}
+    options = {name: values[name] for name in MASK_CONTROLS if name != AUTOMATIC_THRESHOLD}
+    if values[AUTOMATIC_THRESHOLD]:
+        options["threshold"] = None
     return MaskOptions(**{**options, "objects": _read_numbers("objects", values["objects"])})
 
 

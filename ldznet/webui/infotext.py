@@ -1,6 +1,7 @@
 """Write the panel's settings into the text below an image ("LD-ZNet threshold: 0.3"), and read them back.
 
-Only values that differ from the control's default are written. The webui quotes a value with a comma, a colon or
+Only values that differ from the control's default are written, and always the threshold that was used; an image
+without one, of before thresholds were automatic, had 0.5. The webui quotes a value with a comma, a colon or
 a new line in it (infotext_utils.py:57). A value that the webui would not read back as it was, such as a text in
 quotes or 3x4, is written as a JSON list of one text.
 """
@@ -15,14 +16,15 @@ from functools import partial
 from typing import Any
 
 from ldznet.errors import LdznetError, OptionError
-from ldznet.webui.controls import BY_NAME, CONTROLS, Control, read_value
+from ldznet.webui.controls import AUTOMATIC_THRESHOLD, BY_NAME, CONTROLS, Control, read_value
 from ldznet.webui.settings_page import TEMPLATE_KEY
 
 log = logging.getLogger(__name__)
 
 PREFIX = "LD-ZNet "
 FOUND = "LD-ZNet found"  # the report for programs; it is not in the text
-_WRITTEN = tuple(control for control in CONTROLS if control.name != "enabled")  # any of our keys says "enabled"
+# Any of our keys says "enabled", and the threshold that was used is written in place of "automatic".
+_WRITTEN = tuple(control for control in CONTROLS if control.name not in ("enabled", AUTOMATIC_THRESHOLD))
 
 
 class ReportForPrograms(dict[str, Any]):
@@ -42,15 +44,24 @@ def key(name: str) -> str:
 
 
 def to_parameters(values: Mapping[str, Any], template: str = "") -> dict[str, str]:
-    """Return the parameters for the text below an image, from the checked values of all controls."""
+    """Return the parameters for the text below an image, from the checked values of all controls.
+
+    An automatic threshold is known only later: `set_threshold` writes it.
+    """
     texts = {
         key(control.name): _encode(control, values[control.name])
         for control in _WRITTEN
         if values[control.name] != control.default
     }
+    set_threshold(texts, values["threshold"])
     if template:
         texts[TEMPLATE_KEY] = _as_list(template) if template[0] in '"[' else template
     return texts
+
+
+def set_threshold(params: dict[str, Any], threshold: float) -> None:
+    """Write the threshold that was used."""
+    params[key("threshold")] = str(threshold)
 
 
 def clear(params: dict[str, Any]) -> None:
@@ -78,6 +89,8 @@ def read_back(name: str, params: Mapping[str, Any]) -> Any:
         return is_ours(params)
     if not is_ours(params):
         return None
+    if name == AUTOMATIC_THRESHOLD:
+        return False  # the image has a threshold of its own
     try:
         return _parameter_value(BY_NAME[name], params)
     except OptionError as why:

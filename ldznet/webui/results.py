@@ -56,7 +56,7 @@ class SegmentResult:
 
 def explain_reason(result: SegmentResult, options: MaskOptions, reason: Reason) -> str:
     """Return why there is nothing to inpaint, and what to do about it, for people at the page."""
-    levels = list_highest(result)
+    levels, options = list_highest(result), result.segmentation.settle(options)
     if reason is Reason.FAINT:
         return (
             f'Nothing to inpaint: {levels}, but "Mask mode" and mask blur of the webui leave nothing of the mask. '
@@ -67,7 +67,7 @@ def explain_reason(result: SegmentResult, options: MaskOptions, reason: Reason) 
             f"Nothing to inpaint: {levels} and would be masked, but the other options leave nothing of it. Look "
             "at how prompts are combined, smallest area, objects, shrink, feather, and the painted mask."
         )
-    why = f"{levels}, and the threshold is {options.threshold:.2f}"
+    why = f"{levels}, and the threshold is {options.level:.2f}"
     if reason is Reason.NOTHING_TO_SUBTRACT:
         return (
             f"Nothing to inpaint: {why}, so that nothing can be subtracted from the painted mask. Lower the "
@@ -78,8 +78,14 @@ def explain_reason(result: SegmentResult, options: MaskOptions, reason: Reason) 
 
 def explain_only_given(result: SegmentResult, options: MaskOptions) -> str:
     """Return a note for a mask that is the painted one alone, because the prompts add nothing to it."""
-    levels = list_highest(result)
-    return f"{levels}, and the threshold is {options.threshold:.2f}: only what is painted is masked."
+    levels, options = list_highest(result), result.segmentation.settle(options)
+    return f"{levels}, and the threshold is {options.level:.2f}: only what is painted is masked."
+
+
+def explain_threshold(result: SegmentResult, options: MaskOptions) -> str:
+    """Return the threshold in use, and where it comes from."""
+    segmentation = result.segmentation
+    return f"Threshold: {segmentation.settle(options).level:.2f}, {segmentation.threshold_reason(options)}"
 
 
 def list_highest(result: SegmentResult) -> str:
@@ -114,6 +120,8 @@ def report(result: SegmentResult, options: MaskOptions, decision: Decision) -> d
     return {
         "method": result.method_reason,
         "size": [width, height],
+        "threshold": decision.options.level,
+        "threshold_reason": result.segmentation.threshold_reason(options),
         # Inverted, each prompt would be described by all that it is not.
         "prompts": result.segmentation.prompt_statistics(dataclasses.replace(options, invert=False)),
         "objects": result.segmentation.object_statistics(decision.objects, options.objects),

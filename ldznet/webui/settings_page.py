@@ -185,6 +185,8 @@ class SettingsPage:
         # A change is checked as a whole, since the numbers in a text are read only with the settings.
         for name, value in (changes or {}).items():
             values[name] = controls.read_value(name, value)
+            if name == "threshold":
+                values[controls.AUTOMATIC_THRESHOLD] = False
         settings = controls.settings_of(values, template=self.template())
         # A plot over our controls means that the panel is on, whatever its switch says.
         return values, dataclasses.replace(settings, enabled=settings.enabled or bool(changes))

@@ -22,7 +22,7 @@ from ldznet.errors import CheckpointError
 from ldznet.files import temporary_name
 from ldznet.heads import pickled, writer
 from ldznet.heads.convert import convert
-from ldznet.heads.head_file import load_head, read_head_info, save_head, verify_digest
+from ldznet.heads.head_file import load_head, read_head_info, save_head, verify_digest, write_threshold
 from ldznet.heads.model_kinds import model_kind
 from ldznet.heads.weight_files import open_tensors
 
@@ -970,3 +970,17 @@ def test_a_configuration_with_one_wrong_value_is_a_clear_error(tmp_path, convert
 
     with pytest.raises(CheckpointError, match="configuration cannot be read"):
         read_head_info(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_threshold_is_written_into_the_header_of_a_head_and_changes_nothing_else(tmp_path, small_heads, dtype):
+    path, before = tmp_path / "x.safetensors", {"resolution": 128, "template": "{}"}
+    digest = save_head(small_heads["raw"], path, source=before, dtype=dtype)
+    weights = load_head(path).state_dict()
+
+    assert write_threshold(path, 0.18) == read_head_info(path).sha256 != digest
+
+    assert read_head_info(path).source == {**before, "threshold": 0.18}
+    assert all(torch.equal(weights[name], one) for name, one in load_head(path).state_dict().items())
+    assert load_head(path).state_dict().keys() == weights.keys()
+    assert next(load_head(path).parameters()).dtype == dtype

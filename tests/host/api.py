@@ -21,7 +21,8 @@ from host.process import Processing, Run
 from ldznet.webui import infotext
 from ldznet.webui.api import routes
 from ldznet.webui.api.guard import authorize
-from ldznet.webui.controls import CONTROLS
+from ldznet.webui.controls import AUTOMATIC_THRESHOLD, CONTROLS
+from ldznet.webui.settings_page import OF_CONTROLS
 
 
 class Img2Img(BaseModel):
@@ -57,7 +58,10 @@ def application(webui, *, api_auth=None, with_api=True):
     def img2img(body: Img2Img):
         from modules.call_queue import queue_lock
 
-        args, override = [*(control.default for control in CONTROLS), ""], {}
+        # The API's defaults come from components without a value where a request says what is meant.
+        left_open = (*OF_CONTROLS, "threshold", AUTOMATIC_THRESHOLD)
+        args = [*(None if control.name in left_open else control.default for control in CONTROLS), ""]
+        override = {}
         if body.infotext:
             args[:-1] = pictures.by_api(fields, body.infotext)
             named = pictures.read(body.infotext).get("LD-ZNet template")

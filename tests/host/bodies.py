@@ -31,7 +31,7 @@ def bad_bodies(count, seed=0):
             body[chance.choice(names)] = chance.choice(wrong_anywhere)
             if body["image"] == good["image"] and body["prompt"] == good["prompt"] and len(body) == 2:
                 del body["prompt"]
-            if body.get("mask", 0) is None:
+            if None in (body.get("mask", 0), body.get("threshold", 0)):  # these two may be null
                 del body["image"]
             yield json.dumps(body).encode()
         elif kind == 1:

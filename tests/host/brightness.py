@@ -12,7 +12,10 @@ SIZE = (128, 64)  # width, height
 
 
 class Brightness:
-    """A method that finds "bright" where the image is bright, "dark" where it is dark, and nothing else."""
+    """A method that finds "bright" where the image is bright, "dark" where it is dark, and nothing else.
+
+    It finds "dim" where the image is bright, with four tenths of the probability.
+    """
 
     name, defaults, record, needs_all_prompts = "brightness", Defaults(resolution=64), {}, False
 
@@ -25,7 +28,7 @@ class Brightness:
     def probability(self, host, picture, prompts, draw):
         self.calls += 1
         bright = ((picture.pixels.mean(dim=1) + 1) / 2).clamp(0, 1)[0]
-        found = {"bright": bright, "dark": 1 - bright}
+        found = {"bright": bright, "dark": 1 - bright, "dim": 0.4 * bright}
         return torch.stack([found.get(phrase, torch.zeros_like(bright)) for phrase in prompts.phrases])
 
 

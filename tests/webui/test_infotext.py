@@ -22,6 +22,7 @@ OTHERS = {
     "method": "difference",
     "head": 'my "best", head.safetensors',
     "threshold": 0.07,
+    "automatic_threshold": False,
     "grow": -3,
     "invert": True,
     "seeds": "",
@@ -42,20 +43,31 @@ def fields():
     return infotext.fields(components)
 
 
-def test_only_what_is_not_default_is_written():
+def test_only_what_is_not_default_is_written_and_always_the_threshold():
     assert texts(enabled=True, prompt="bucket", threshold=0.25, invert=True, on_nothing="empty mask") == {
         "LD-ZNet prompt": "bucket",
         "LD-ZNet threshold": "0.25",
         "LD-ZNet invert": "True",
         "LD-ZNet on nothing": "empty mask",
     }
+    assert texts(enabled=True, prompt="bucket") == {"LD-ZNet prompt": "bucket", "LD-ZNet threshold": "0.5"}
+
+
+def test_a_threshold_of_an_image_is_no_longer_automatic_and_an_old_image_without_one_had_a_half(fields):
+    names = list(DEFAULTS)
+    for written, expected in (({"LD-ZNet threshold": "0.17"}, 0.17), ({}, 0.5)):
+        pasted = host.paste(fields, host.write({"LD-ZNet prompt": "bucket", **written}))
+
+        assert pasted[names.index("threshold")] == expected
+        assert pasted[names.index("automatic_threshold")] is False
 
 
 def test_plain_words_are_written_as_they_are():
     assert host.write(texts(prompt="bucket | red hat", negative_prompt="a, b")).endswith(
-        'LD-ZNet prompt: bucket | red hat, LD-ZNet negative prompt: "a, b", Version: v1.10.1'
+        'LD-ZNet prompt: bucket | red hat, LD-ZNet negative prompt: "a, b", LD-ZNet threshold: 0.5, '
+        "Version: v1.10.1"
     )
-    assert texts(prompt="two\nlines") == {"LD-ZNet prompt": "two\nlines"}
+    assert texts(prompt="two\nlines") == {"LD-ZNet prompt": "two\nlines", "LD-ZNet threshold": "0.5"}
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -72,7 +84,7 @@ def test_any_words_come_back_as_they_were(fields, words):
 @pytest.mark.parametrize("start", range(0, 300, 100))
 def test_random_settings_come_back_on_the_page_and_over_the_api(fields, start):
     for number in range(start, start + 100):
-        values = some_values(number)
+        values = some_values(number) | {"automatic_threshold": False}
         text = host.write(infotext.to_parameters(values))
 
         assert read_values(host.paste(fields, text)) == values, number

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ldznet.methods.method import Method
     from ldznet.research.datasets.samples import Samples
     from ldznet.research.evaluation.runner import Part, Scores
+    from ldznet.research.metrics.counts import Curve
 
 STUDY_NAMES = ("features", "ablation", "refine", "steps", "samples")
 _BLOCK = 64  # samples that are measured before the counts are written
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  python -m ldznet evaluate scenes\n"
         "  python -m ldznet evaluate scenes --method attention --looks cartoon,sketch\n"
+        "  python -m ldznet evaluate scenes --head runs/tiny/last.safetensors --write-threshold\n"
         "  python -m ldznet evaluate phrasecut --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
         "  python -m ldznet evaluate aigi --data AIGI/ --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
         "  python -m ldznet evaluate my_images/ --checkpoint sd15.safetensors\n"
@@ -89,6 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", "-o", type=Path, metavar="FOLDER", help="also write a report and sheets of images there"
     )
+    parser.add_argument(
+        "--write-threshold",
+        action="store_true",
+        help="write the best threshold into the head file, for masks whose threshold is automatic. Scenes are "
+        "then those of a training's validation, in the hands that a head is trained on, not those that are "
+        "measured without this flag",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
     parser.add_argument(
@@ -125,7 +134,9 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.scenes < 1 or (parsed.limit is not None and parsed.limit < 1):
         raise OptionError("--scenes and --limit must be at least 1.")
     place = find_dataset(parsed.data, parsed.folder, ("scenes", *STUDY_NAMES))
+    from ldznet.heads.head_file import write_threshold
     from ldznet.research.evaluation.report import as_json, scores_table
+    from ldznet.research.metrics.clipseg_metrics import ClipSegMetrics
 
     # Checked before the model is loaded, which takes longer.
     process = process_of_launch()
@@ -139,13 +150,14 @@ def run(parsed: argparse.Namespace) -> int:
         from ldznet.research.evaluation.clipseg import ClipSeg
 
         choice = MethodChoice(ClipSeg.load(parsed.clipseg, device=host.device), "a baseline")
+    head = _head_to_write(choice.method) if parsed.write_threshold else None
     # Studies print their own results and need no dataset.
     if parsed.data in STUDY_NAMES:
         from ldznet.research.cli.studies import STUDIES
 
         return STUDIES[parsed.data](parsed, host, choice.method)
     record = record_of(parsed, host, choice)
-    numbers, left_out = dict[str, dict[str, float]](), list[str]()
+    numbers, left_out, whole = dict[str, dict[str, float]](), list[str](), ClipSegMetrics(named=False)
     # Only one dataset has published rows, and it is measured alone.
     published, note = tuple[PublishedRow, ...](), ""
     for dataset in _datasets(parsed, choice.method, place):
@@ -153,26 +165,59 @@ def run(parsed: argparse.Namespace) -> int:
         if scores is None:
             continue  # another process writes the report
         numbers[dataset.name] = scores.numbers()
+        whole.merge(scores.clipseg)
         left_out += _left_out(parsed, dataset, scores)
         if dataset.table:
             published, note = comparable_rows(dataset.table, len(scores.clipseg))
     if process[0]:
         return 0
-    pairs = parsed.data == "scenes" and parsed.world == "icons" and parsed.pairs > 0
+    pairs = parsed.data == "scenes" and parsed.world == "icons" and parsed.pairs > 0 and head is None
     if pairs:
         from ldznet.research.evaluation.pairs import pairs_table
 
         _measure_pairs(parsed, host, choice.method, numbers)
+    curve = whole.result().miou if len(whole) else None  # None where all that was asked for is absent
+    best = None if curve is None else curve.best_threshold
+    if head is not None and best is not None:
+        write_threshold(head, best)
     if parsed.json:
-        print(as_json({"record": record, "numbers": numbers, "left_out": left_out}))
+        print(as_json({"record": record, "numbers": numbers, "threshold": best, "left_out": left_out}))
         return 0
     print(f"{choice.method.name} ({choice.reason}), {record['model']}; percent\n")
     print(scores_table(numbers, published))
     if pairs:
         print(f"\n{pairs_table(numbers)}")
-    for text in (*([note] if note else []), *left_out):
+    for text in (
+        *([] if curve is None else [_threshold_text(choice.method, curve, head)]),
+        *([note] if note else []),
+        *left_out,
+    ):
         print(f"\n{text}")
     return 0
+
+
+def _head_to_write(method: Method) -> Path:
+    """Return the head file to write a threshold into.
+
+    Raises:
+        OptionError: no head file runs.
+    """
+    path = getattr(method, "path", None)
+    if path is None:
+        raise OptionError(
+            f"--write-threshold writes into a head file, but {method.name} runs without one. Give --head, or "
+            "leave the flag out: the best threshold is printed without it too."
+        )
+    return Path(path)
+
+
+def _threshold_text(method: Method, curve: Curve, head: Path | None) -> str:
+    """Return the best threshold for all that was measured, and the one that the method has now."""
+    best = f"{curve.best_threshold:.2f} is the best threshold for all of it, with a mIoU of {100 * curve.best:.1f}"
+    if head is not None:
+        return f"{best}; it is written into {head}."
+    suited = method.defaults.threshold
+    return f"{best}; {suited.value:.2f} is used now ({suited.reason})."
 
 
 def _measure_pairs(
@@ -221,21 +266,29 @@ def _datasets(parsed: argparse.Namespace, method: Method, path: Path | None) -> 
     from ldznet.research.datasets.aigi import Aigi
     from ldznet.research.datasets.phrasecut import PhraseCut
     from ldznet.research.scenes.samples import SceneSamples
+    from ldznet.research.scenes.world import TRAIN_SEEDS
 
+    # Scenes of a validation have seeds and names of their own.
+    start, suffix = (TRAIN_SEEDS // 2, "-validation") if parsed.write_threshold else (0, "")
     if path is None and parsed.world == "icons":
         from ldznet.research.scenes.icon_samples import IconSamples
         from ldznet.research.scenes.icons import IconWorld
 
         world, size = IconWorld.read(parsed.art), method.defaults.resolution
         return [
-            _Dataset(artist, IconSamples(world, (artist,), parsed.scenes, size=size))
-            for artist in chosen_artists(parsed, world, tuple(world.hands))
+            _Dataset(artist + suffix, IconSamples(world, (artist,), parsed.scenes, start=start, size=size))
+            for artist in chosen_artists(
+                parsed, world, world.trained_on if parsed.write_threshold else tuple(world.hands)
+            )
         ]
     if path is None:
         from ldznet.research.cli.studies import chosen_looks
 
         size = method.defaults.resolution
-        return [_Dataset(look, SceneSamples(look, parsed.scenes, size=size)) for look in chosen_looks(parsed)]
+        return [
+            _Dataset(look + suffix, SceneSamples(look, parsed.scenes, start=start, size=size))
+            for look in chosen_looks(parsed)
+        ]
     if parsed.data == "phrasecut" or is_phrasecut(inner_phrasecut(path)):
         folder = inner_phrasecut(path)
         samples = PhraseCut(folder, parsed.split, on_problem=parsed.on_problem, both_masks=True)

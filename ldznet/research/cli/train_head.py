@@ -238,7 +238,7 @@ def _validation(
         if scores.report.counts != reported.counts:  # at the first time, or when a file has become unreadable
             reported.merge(scores.report)
             say(f"left out of the validations:\n{scores.report}")
-        numbers = scores.numbers()
-        return {name: numbers[name] for name in ("miou", "fgiou", "ap", "empty_0.5") if name in numbers}
+        numbers, names = scores.numbers(), ("miou", "miou_threshold", "fgiou", "ap", "empty_0.5")
+        return {name: numbers[name] for name in names if name in numbers}
 
     return validate

@@ -111,6 +111,7 @@ class Trainer:
         self.epoch_loss = [0.0, 0.0]  # sum and steps of this epoch
         self.plateau = {"factor": 1.0, "best": float("inf"), "bad": 0.0}
         self.best = -1.0  # the largest mIoU of a validation
+        self.threshold: float | None = None  # with which the last validation had its mIoU
         self._resume()
         self.report.merge(samples.report)
 
@@ -286,6 +287,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             sheet = self.folder / "pictures" / f"step-{self.step:07d}.jpg"
             numbers = self.validate(self.method(), sheet)
+            self.threshold = numbers.get("miou_threshold", self.threshold)
             self.metrics.add({"step": self.step, **numbers}, self.step)
             self.metrics.add_image(sheet, self.step)
             say(f"step {self.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
@@ -321,6 +323,7 @@ class Trainer:
                 "epoch_loss": self.epoch_loss,
                 "plateau": self.plateau,
                 "best": self.best,
+                "threshold": self.threshold,
                 "report": json.dumps(self.report.state_dict()),
             }
             save_state(state, self.folder / "state.pt")
@@ -353,6 +356,7 @@ class Trainer:
             "resolution": defaults.resolution,
             "timesteps": list(defaults.timesteps),
             "template": defaults.template,
+            "threshold": self.threshold,
             "options": dataclasses.asdict(self.options),
         }
         save_head(self.average, self.folder / f"{name}.safetensors", source=source, overwrite=True)
@@ -375,6 +379,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.metrics.rows, self.best = state["step"], state["rows"], state["best"]
         self.logged = state.get("logged", [])  # older states have none
+        self.threshold = state.get("threshold")
         self.epoch_loss, self.plateau = state["epoch_loss"], state["plateau"]
         self.report = Report.from_state(json.loads(state["report"]), _MOST_NAMES)
 

@@ -36,13 +36,15 @@ def make_answer(
     # "ld-znet, one.safetensors fits ...": see Session.
     method, _, reason = result.method_reason.partition(", ")
     return SegmentAnswer(
+        threshold=decision.options.level,
+        threshold_reason=segmentation.threshold_reason(options),
         width=segmentation.size[1],
         height=segmentation.size[0],
         area=area(mask >= 0.5),  # a soft edge counts from its middle
         mask=encode(mask_image(mask)) if request.return_mask else None,
         overlay=encode(overlay(result.image, mask)) if request.return_overlay else None,
         cutout=encode(cut_out(result.image, mask)) if request.return_cutout else None,
-        colors=_draw_colors(result, options) if request.return_colors else None,
+        colors=_draw_colors(result, decision.options) if request.return_colors else None,
         prompts=_prompt_answers(request, options, segmentation),
         objects=[ObjectAnswer(**one) for one in segmentation.object_statistics(decision.objects, options.objects)],
         object_numbers=encode(decision.objects.numbers) if request.return_objects else None,
@@ -54,14 +56,14 @@ def make_answer(
         method=method,
         reason=reason,
         notes=list(segmentation.notes),
-        nothing_found=explain(result, options, decision),
+        nothing_found=explain(result, decision),
         # The caller fills them in, since this function's own time belongs to them.
         seconds=Seconds(waited=0, encode=0, segment=0, masks=0, total=0),
         record=segmentation.record,
     )
 
 
-def explain(result: SegmentResult, options: MaskOptions, decision: Decision) -> str | None:
+def explain(result: SegmentResult, decision: Decision) -> str | None:
     """Return why the prompts select nothing, and what to do, in terms of the request."""
     if decision.reason is None and not decision.only_given:
         return None
@@ -71,7 +73,7 @@ def explain(result: SegmentResult, options: MaskOptions, decision: Decision) -> 
             f"{levels}, which is enough, but the other options leave nothing of it. Look at combine, "
             "smallest_area, objects, grow, feather, invert, brush and mask."
         )
-    why = f"{levels}, and threshold is {options.threshold:.2f}"
+    why = f"{levels}, and threshold is {decision.options.level:.2f}"
     if decision.only_given:
         return f"{why}: the answer is the given mask alone. Lower threshold, or use another prompt."
     if decision.reason is Reason.NOTHING_TO_SUBTRACT:
@@ -121,4 +123,4 @@ def _draw_colors(result: SegmentResult, options: MaskOptions) -> str | None:
     if len(segmentation) < 2:  # one prompt would give one colour, which is the overlay
         return None
     maps = segmentation.each_net_probability()
-    return encode(color_map(maps, segmentation.prompts, result.image, background=options.threshold).image)
+    return encode(color_map(maps, segmentation.prompts, result.image, background=options.level).image)

@@ -61,6 +61,8 @@ def _field(control: Control) -> tuple[Any, Any]:
     schema: dict[str, Any] = {"description": ": ".join(filter(None, (control.label, control.help)))}
     if control.name in _EXAMPLES:
         schema["examples"] = _EXAMPLES[control.name]
+    if control.name == "threshold":  # left out or null, it is automatic
+        return _type(control) | None, Field(None, **schema)
     return _type(control), Field(... if control.name == "prompt" else control.default, **schema)
 
 
@@ -199,6 +201,10 @@ class SegmentAnswer(_Described):
     width: int = Field(..., examples=[512])
     height: int = Field(..., examples=[512])
     area: int = Field(..., description="pixels of the mask", examples=[20480])
+    threshold: float = Field(..., description="the one that was used", examples=[0.4])
+    threshold_reason: str = Field(
+        ..., description="asked for, or where an automatic one comes from", examples=["measured for this head"]
+    )
     mask: str | None = Field(None, description="PNG in base64, as large as the image; white is selected")
     overlay: str | None = Field(None, description="PNG in base64")
     cutout: str | None = Field(None, description="PNG with alpha in base64; by return_cutout")

@@ -87,6 +87,8 @@ class Callbacks:
         options, answer = settings.mask, self._converted_head(settings)
         if options.objects and not results.numbers_apply(result, values["chosen_in"]):
             options, answer["objects"] = dataclasses.replace(options, objects=()), ""
+        if options.threshold is None:
+            answer["threshold"] = result.segmentation.threshold.value
         decision = decide(result.segmentation, options, given_mask)
         answer |= {"key": result.key, "chosen_in": result.key, "given_mask": given_mask, "note": note}
         # JavaScript notes what was asked, and learns by this what is shown now.
@@ -136,9 +138,16 @@ class Callbacks:
         if not values["key"]:  # nothing has been segmented yet
             return {}
         result, options, decision = self._decide(values)
-        if values["drawn"] == (result.key, options):  # a value that this panel has set itself
-            return {}
+        suited, drawn = result.segmentation.threshold.value, values["drawn"]
+        if drawn == (result.key, options) and values["threshold"] in (suited, options.threshold):
+            return {}  # a value that this panel has set itself
+        if options.threshold is None and values["threshold"] != suited and drawn and drawn[1].threshold is None:
+            # The slider was moved, and the switch follows; this event does not know of it yet.
+            options = dataclasses.replace(options, threshold=values["threshold"])
+            decision = decide(result.segmentation, options, values["given_mask"])
         answer = self._show(result, options, decision, values["note"])
+        if options.threshold is None:
+            answer["threshold"] = suited
         is_all = values["redraw_request"].endswith("all")
         return answer | self._show_choices(result, options) if is_all else answer
 
@@ -186,7 +195,7 @@ class Callbacks:
     # --- what is shown -------------------------------------------------------------------------------
 
     def _show(self, result: SegmentResult, options: MaskOptions, decision: Decision, note: str) -> Answer:
-        images = preview.draw_preview(result, options, decision)
+        images = preview.draw_preview(result, decision.options, decision)
         share = preview.masked_share(images.mask)
         text = f"Mask: {share:.1%} of the picture" + (" will be repainted." if self._page.generates else ".")
         if decision.reason is not None:
@@ -195,10 +204,10 @@ class Callbacks:
             notes = [results.explain_only_given(result, options)] if decision.only_given else []
             notes += [_FAINT] if 0 < images.mask.max() < HALF else []
             first = lines([" ".join([text, *notes])])
-        more = [note] if note else []
+        more = [results.explain_threshold(result, options), *([note] if note else [])]
         colors = images.colors
         return {
-            "status": of_result(first, [*more, *preview.describe_result(result, options, decision)]),
+            "status": of_result(first, [*more, *preview.describe_result(result, decision.options, decision)]),
             "overlay": _overlay_figure(images.overlay),
             # "picture", since elem_ids are known to style sheets and to other extensions.
             "mask_picture": figures.figure(

@@ -15,7 +15,7 @@ from gradio.context import Context  # type: ignore[import-not-found,import-untyp
 
 from ldznet.webui import settings_page
 from ldznet.webui.app import App
-from ldznet.webui.controls import AS_IN_THE_TAB, BY_NAME, CONTROLS, TITLE, Control
+from ldznet.webui.controls import AS_IN_THE_TAB, AUTOMATIC_THRESHOLD, BY_NAME, CONTROLS, TITLE, Control
 from ldznet.webui.page.gradio_versions import out_of_view
 from ldznet.webui.page.page import Page
 from ldznet.webui.panel.callbacks import AS_IN_TAB, Callbacks
@@ -44,11 +44,11 @@ def build(session: Session, page: Page, elem_id: Callable[[str], str]) -> list[A
 
 
 def _leave_open(components: dict[str, Any]) -> None:
-    """Give controls that have a setting no value, in the throw-away Blocks from which the API takes its defaults.
+    """Give some controls no value, in the throw-away Blocks from which the API takes its defaults.
 
-    What the settings page says is then read when a request comes.
+    What the settings page says is then read when a request comes, and a threshold is one that the request gives.
     """
-    for name in settings_page.OF_CONTROLS:
+    for name in (*settings_page.OF_CONTROLS, "threshold", AUTOMATIC_THRESHOLD):
         components[name].value = None
 
 
@@ -73,7 +73,7 @@ class _Layout:
             self._add_prompt()
             # Above all that may change its height, so that no slider moves away from the pointer.
             with self._app.form_row():
-                self._add_controls("threshold", "grow", "feather")
+                self._add_controls("threshold", AUTOMATIC_THRESHOLD, "grow", "feather")
             with self._page.result_column():
                 self._add_result()
             with self._app.form_row():
@@ -184,8 +184,10 @@ class _Layout:
             value = self._settings_page.first_value(name)
             more = {**_arguments(control, more), "value": value, "label": control.label, **more}
             self._add(name, _KINDS[control.kind], **more)
-            # ui-config.json would keep the first value for ever, whatever the settings page says.
-            self._components[name].do_not_save_to_config = name in settings_page.OF_CONTROLS
+            # ui-config.json would keep the first value for ever, whatever the settings page says, and against an
+            # automatic threshold.
+            is_kept = name not in (*settings_page.OF_CONTROLS, AUTOMATIC_THRESHOLD)
+            self._components[name].do_not_save_to_config = not is_kept
 
 
 _KINDS: dict[str, Callable[..., Any]] = {

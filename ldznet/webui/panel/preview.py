@@ -61,7 +61,7 @@ def draw_preview(result: SegmentResult, options: MaskOptions, decision: Decision
     colors = None
     if len(segmentation) > 1:
         maps, labels = segmentation.each_net_probability(), segmentation.prompts
-        colors = color_map(maps, labels, image, background=options.threshold, opacity=OPACITY, legend=False).image
+        colors = color_map(maps, labels, image, background=options.level, opacity=OPACITY, legend=False).image
     return Preview(
         to_levels(decision.mask),
         overlay(image, reduce_image(decision.mask, segmentation.size)),

@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any
 
 from ldznet.webui import settings_page
-from ldznet.webui.controls import BY_NAME, MASK_CONTROLS
+from ldznet.webui.controls import AUTOMATIC_THRESHOLD, BY_NAME, MASK_CONTROLS
 from ldznet.webui.page.page import Page
 from ldznet.webui.panel.callbacks import AS_IN_TAB, Callbacks
 from ldznet.webui.panel.events import Events
 
 CONTROL_NAMES = tuple(BY_NAME)
-# Masks of other thresholds do not depend on these two controls.
-_WITHOUT_CHOICES = ("threshold", "objects")
+# Masks of other thresholds do not depend on these controls.
+_WITHOUT_CHOICES = ("threshold", AUTOMATIC_THRESHOLD, "objects")
 # On what a result depends in addition to the picture. Where a part has changed, the panel says which one.
 _PARTS = {
     "another picture": (),
@@ -37,7 +37,7 @@ RESULT = ("key", "given_mask", "note")
 PREVIEW = ("status", "overlay", "mask_picture", "colors", "objects_picture", "cutout_picture", "drawn")
 CHOICES = ("choices",)
 SEGMENTED = (
-    *(*RESULT, "shown", "chosen_in", "head", "objects"),
+    *(*RESULT, "shown", "chosen_in", "head", "objects", "threshold"),
     *(*PREVIEW, "preview", "enlarge", "heat", *CHOICES),
 )
 
@@ -116,11 +116,14 @@ def _wire_notice(events: Events, page: Page, callbacks: Callbacks, scripts: Scri
     inputs, outputs = _notice_inputs(page), ("outdated", "redraw_request")
     for trigger in (*page.picture_events, *(f"{name}.change" for name in _SEARCH)):
         events.on(trigger, None, inputs, outputs, script=scripts.call("ldznetNotice", ""), **_HIDDEN)
+    # Who moves the slider takes over; in the browser alone, so that a run that begins right after it knows of it.
+    events.on("threshold.input", None, (), (AUTOMATIC_THRESHOLD,), script=lambda _: "() => false", **_HIDDEN)
     for name in MASK_CONTROLS:
         kind = "mask" if name in _WITHOUT_CHOICES else "all"
         events.on(f"{name}.change", None, inputs, outputs, script=scripts.call("ldznetNotice", kind), **_HIDDEN)
     drawing = (*RESULT, *MASK_CONTROLS, "drawn", "redraw_request")
-    event = events.on("redraw_request.change", callbacks.redraw, drawing, (*PREVIEW, *CHOICES), **_AT_ONCE)
+    redrawn = ("threshold", *PREVIEW, *CHOICES)
+    event = events.on("redraw_request.change", callbacks.redraw, drawing, redrawn, **_AT_ONCE)
     events.then(event, None, inputs, outputs, script=scripts.call("ldznetAfterRedraw"), **_HIDDEN)
 
 

@@ -120,6 +120,7 @@ class RunHooks:
         p.extra_generation_params[infotext.FOUND] = infotext.ReportForPrograms(
             results.report(result, options, decision)
         )
+        infotext.set_threshold(p.extra_generation_params, decision.options.level)
         if options != settings.mask:
             del p.extra_generation_params[infotext.key("objects")]
             _warn(p, results.explain_dropped_numbers(settings.mask.objects))

@@ -11,7 +11,9 @@ from stand_in_art import stand_in_world
 from stand_ins import write_folder
 
 from ldznet.__main__ import main
+from ldznet.heads.head_file import read_head_info, save_head
 from ldznet.hosts.diffusers.random_weights import random_host
+from ldznet.methods.learned_head import random_head
 from ldznet.research.datasets.polygons import rasterize_pillow
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.evaluation.pairs import is_right
@@ -165,6 +167,28 @@ def test_scenes_of_icons_are_measured_by_artist_and_in_pairs(tmp_path, capsys, m
     numbers = json.loads(capsys.readouterr().out)["numbers"]["noto"]
     assert {f"pair_{kind}" for kind in PAIR_KINDS} <= set(numbers)
     assert all(numbers[f"pair_{kind}"] in (0, 25, 50, 75, 100) for kind in PAIR_KINDS)
+
+
+def test_the_best_threshold_is_printed_and_written_into_the_head_that_it_was_measured_for(tmp_path, capsys):
+    host = random_host()
+    write_folder(tmp_path / "model", host)
+    save_head(random_head(host.info.unet, "znet").head, tmp_path / "z.safetensors", source={"resolution": 64})
+    command = ["evaluate", "scenes", "--scenes", "1", "--looks", "photo", "--quiet", "--device", "cpu"]
+    command += ["--checkpoint", str(tmp_path / "model")]
+
+    assert main([*command, "--head", str(tmp_path / "z.safetensors")]) == 0
+    assert "0.50 is used now (never measured for this head)" in capsys.readouterr().out
+    assert "threshold" not in read_head_info(tmp_path / "z.safetensors").source
+
+    assert main([*command, "--head", str(tmp_path / "z.safetensors"), "--write-threshold", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["numbers"]) == ["photo-validation"]  # not the scenes that are measured otherwise
+    assert report["threshold"] == report["numbers"]["photo-validation"]["miou_threshold"]
+    written = read_head_info(tmp_path / "z.safetensors").source
+    assert written == {"resolution": 64, "threshold": report["threshold"]}
+
+    assert main([*command, "--method", "attention", "--write-threshold"]) == 2
+    assert "--write-threshold writes into a head file, but attention runs without one" in capsys.readouterr().err
 
 
 def test_the_right_one_of_two_is_the_one_with_the_higher_mean():

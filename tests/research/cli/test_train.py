@@ -94,10 +94,15 @@ def test_a_trained_head_records_its_training_and_is_chosen_for_its_model(checkpo
     info = read_head_info(tmp_path / "run" / "last.safetensors")
     assert info.source["step"] == 4
     assert info.source["options"]["negatives"] == 0.2
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert info.source["threshold"] == float(last["miou_threshold"])  # of the validation
     host = DiffusersHost.load(checkpoint)
     method = choose_method("auto", host.info, find_heads([tmp_path / "run"])).method
     assert method.defaults.resolution == 64
     assert method.defaults.timesteps == (150,)
+    assert method.defaults.threshold.value == info.source["threshold"]
+    assert method.defaults.threshold.reason == "measured for this head"
     assert method.defaults.template == "{}"
 
 

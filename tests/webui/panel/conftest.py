@@ -32,8 +32,9 @@ class Panel:
         self.values |= {"padding_of_tab": True, "mask_blur_of_tab": True}
         self.values |= {a1111.SKETCH_BLUR: 4, a1111.SKETCH_TRANSPARENCY: 0, "status": ""}
 
-    def segment(self, image, *, tab=0, before=None, event="segment"):
-        """Segment an image in a tab; return what the event answers."""
+    def segment(self, image, *, tab=0, before=None, event="segment", **changes):
+        """Segment an image in a tab, after changes of controls; return what the event answers."""
+        self.values |= changes
         inputs = [*(names[0] for names in a1111.TABS[:5]), BATCH_FILES, BATCH_FOLDER]
         self.values |= {name: None for names in a1111.TABS for name in names} | dict.fromkeys(inputs)
         self.values |= {inputs[tab]: image, "tab": tab, a1111.SKETCH_BEFORE: before}

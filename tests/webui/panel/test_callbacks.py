@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from host import infotext as infotext_format
-from host.brightness import SIZE, half
+from host.brightness import SIZE, Brightness, half
 from PIL import Image
 from webui.panel.conftest import image_of
 
+from ldznet.methods.method import Defaults, SuitedThreshold
 from ldznet.webui import infotext, preview_scale
 from ldznet.webui.controls import CONTROLS
 
@@ -56,6 +57,56 @@ def test_segment_uses_the_settings_as_they_are_when_the_queue_is_free(panel, ses
     assert result.segmentation.record["template"] == "a photo of a {}."  # the default
 
 
+# --- the threshold ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suited(monkeypatch):
+    """Let the method have a threshold of its own."""
+    defaults = Defaults(resolution=64, threshold=SuitedThreshold(0.3, "measured for this test"))
+    monkeypatch.setattr(Brightness, "defaults", defaults)
+
+
+@pytest.mark.usefixtures("suited")
+def test_segment_moves_the_slider_to_the_automatic_threshold_and_says_where_it_comes_from(panel):
+    answer = panel.segment(half(), prompt="dim")
+
+    assert answer["threshold"] == 0.3
+    assert "Threshold: 0.30, measured for this test" in answer["status"]
+    assert at(image_of(answer["mask_picture"]), 20, 20)
+    assert panel.do("redraw") == {}  # what the slider's own change would draw is drawn
+
+
+@pytest.mark.usefixtures("suited")
+def test_a_slider_that_is_moved_takes_over_before_the_switch_follows(panel):
+    panel.segment(half(), prompt="dim")
+    panel.values["threshold"] = 0.39
+
+    assert "Threshold: 0.39, asked for" in panel.do("redraw")["status"]
+
+    panel.values["automatic_threshold"] = False  # by JavaScript
+    assert panel.do("redraw") == {}
+    panel.values["threshold"] = 0.6
+    assert "the threshold is 0.60" in panel.do("redraw")["status"]
+
+
+@pytest.mark.usefixtures("suited")
+def test_automatic_that_is_switched_on_again_moves_the_slider_back(panel):
+    panel.values |= {"threshold": 0.6, "automatic_threshold": False}
+    assert "threshold" not in panel.segment(half(), prompt="dim")
+    panel.values["automatic_threshold"] = True
+
+    answer = panel.do("redraw")
+
+    assert answer["threshold"] == 0.3
+    assert at(image_of(answer["mask_picture"]), 20, 20)
+    assert panel.do("redraw") == {}
+
+
+def test_a_method_that_was_never_measured_says_so(panel):
+    assert "Threshold: 0.50, never measured for this method" in panel.segment(half())["status"]
+
+
 # --- numbers of objects belong to the result that they were chosen in ------------------------------------
 
 
@@ -90,9 +141,10 @@ def test_numbers_that_are_read_from_an_image_belong_to_nothing_that_was_shown():
     fields = infotext.fields([*components, SimpleNamespace(value="what was shown before")])
     ours = infotext_format.write({"LD-ZNet prompt": "bright", "LD-ZNet objects": "2"})
 
-    *_, objects, chosen_in = infotext_format.paste(fields, ours)
+    values = infotext_format.paste(fields, ours)
 
-    assert (objects, chosen_in) == ("2", "")
+    assert values[[control.name for control in CONTROLS].index("objects")] == "2"
+    assert values[-1] == ""  # the page's own, which says where the numbers were chosen
     assert infotext_format.paste(fields, infotext_format.write({}))[-1] == "what was shown before"
 
 

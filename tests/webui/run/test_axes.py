@@ -136,7 +136,7 @@ def test_a_timestep_and_a_method_of_an_axis_reach_the_network(options, run, p, m
 def test_the_text_below_a_cell_is_the_cells_own(options, run, p):
     plot(run, p, [{"prompt": "bright"}], (options["Threshold"], ["0.3", "0.5"]))
 
-    assert "LD-ZNet threshold" not in p.extra_generation_params  # 0.5 is the default
+    assert p.extra_generation_params["LD-ZNet threshold"] == "0.5"  # of the last cell
     assert p.extra_generation_params["LD-ZNet prompt"] == "bright"
 
 

@@ -38,6 +38,7 @@ def test_the_defaults_of_the_controls_are_the_defaults_of_the_options():
     settings = read_panel_settings([control.default for control in CONTROLS])
 
     assert settings == read_panel_settings([])
+    assert settings.mask.threshold is None  # automatic
     assert (settings.mask, settings.segment) == (MaskOptions(), SegmentOptions())
     assert (settings.fill, settings.only_masked, settings.padding, settings.mask_blur) == (None,) * 4
     assert not settings.enabled
@@ -48,7 +49,8 @@ def test_each_option_of_a_mask_has_its_control_and_its_range():
         control = BY_NAME[field.name]
         if field.name == "objects":  # several numbers in a text; out of range is refused below
             continue
-        assert control.default == field.default
+        # A slider has no place for "automatic", which is a switch of its own.
+        assert control.default == (0.5 if field.name == "threshold" else field.default)
         assert (control.low, control.high) == (field.metadata["low"], field.metadata["high"])
         assert control.choices == field.metadata["choices"]
 
@@ -80,6 +82,7 @@ OTHERS = {
     "refine": True,
     "average_templates": True,
     "objects": "1, 3",
+    "automatic_threshold": False,
 }
 
 
@@ -99,6 +102,24 @@ def test_every_control_reaches_the_settings_by_place_and_by_name():
     assert (by_place.fill, by_place.only_masked, by_place.padding, by_place.mask_blur) == (3, True, 0, 0)
     assert (by_place.method, by_place.head) == ("attention", "one.safetensors")
     assert (by_place.on_nothing, by_place.append) == ("empty mask", True)
+
+
+@pytest.mark.parametrize(
+    ("given", "threshold"),
+    [
+        ([], None),
+        ([{"prompt": "bucket"}], None),
+        ([{"prompt": "bucket", "threshold": None}], None),
+        ([{"prompt": "bucket", "threshold": 0.5}], 0.5),
+        ([True, "bucket", "", "auto", "automatic"], None),
+        ([True, "bucket", "", "auto", "automatic", 0.5], 0.5),
+        # As the page sends it: the slider shows the value in use.
+        ([{"prompt": "bucket", "threshold": 0.17, "automatic_threshold": True}], None),
+        ([{"prompt": "bucket", "threshold": 0.17, "automatic_threshold": False}], 0.17),
+    ],
+)
+def test_a_threshold_is_automatic_unless_one_is_given(given, threshold):
+    assert read_panel_settings(given).mask.threshold == threshold
 
 
 def test_the_order_of_the_arguments_stays():
