@@ -196,13 +196,12 @@ def require_same(answer, row):
 
 def test_the_panel_agrees(row, webui):
     pytest.importorskip("gradio")
-    from ldznet.webui.page import tab_inputs
-    from ldznet.webui.page.a1111 import A1111Page
+    from ldznet.webui.page import a1111, tab_inputs
 
-    images = dict.fromkeys((*tab_inputs.IMAGES, *tab_inputs.SKETCH_INPUTS))
-    images |= dict(zip(tab_inputs.TABS[tab_inputs.UPLOAD_TAB], (half(), row.given_mask), strict=True))
+    images = dict.fromkeys(a1111.A1111Page.input_names)
+    images |= dict(zip(a1111.TABS[tab_inputs.UPLOAD_TAB], (half(), row.given_mask), strict=True))
 
-    require_same(clicked(webui.session, A1111Page(), images, row), row)
+    require_same(clicked(webui.session, a1111.A1111Page(), images, row), row)
 
 
 def test_the_page_of_serve_agrees(row, host, tmp_path):
