@@ -179,12 +179,14 @@ def clicked(session, page, images, row):
     values = {control.name: control.default for control in CONTROLS}
     values |= {"prompt": row.prompt, "automatic_threshold": "threshold" not in row.options}
     values |= controls_of(row.options)
-    values |= {"task": "", "tab": 4, "chosen_in": "", "key": "", "given_mask": None, "offered": [], "status": ""}
+    values |= {"task": "", "tab": 4, "asked": "1", "chosen_in": "", "key": "", "given_mask": None, "status": ""}
     return Callbacks(session, page).segment(values | images)
 
 
 def require_same(answer, row):
-    np.testing.assert_array_equal(np.asarray(answer["mask_picture"]), row.levels)
+    from webui.panel.conftest import image_of
+
+    np.testing.assert_array_equal(np.asarray(image_of(answer["mask_picture"])), row.levels)
     if row.decision.reason is not None:
         assert html.escape(text_for_people(row)) in answer["status"]
     else:
@@ -198,10 +200,11 @@ def test_the_panel_agrees(row, webui):
     pytest.importorskip("gradio")
     from ldznet.webui.page import a1111, tab_inputs
 
-    images = dict.fromkeys(a1111.A1111Page.input_names)
+    page = a1111.A1111Page()
+    images = dict.fromkeys(page.input_names)
     images |= dict(zip(a1111.TABS[tab_inputs.UPLOAD_TAB], (half(), row.given_mask), strict=True))
 
-    require_same(clicked(webui.session, a1111.A1111Page(), images, row), row)
+    require_same(clicked(webui.session, page, images, row), row)
 
 
 def test_the_page_of_serve_agrees(row, host, tmp_path):

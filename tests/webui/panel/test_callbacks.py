@@ -73,7 +73,7 @@ def test_segment_moves_the_slider_to_the_automatic_threshold_and_says_where_it_c
 
     assert answer["threshold"] == 0.3
     assert "Threshold: 0.30, measured for this test" in answer["status"]
-    assert at(image_of(answer["mask_picture"]), 20, 20)
+    assert at(answer["mask_picture"], 20, 20)
     assert panel.do("redraw") == {}  # what the slider's own change would draw is drawn
 
 
@@ -99,7 +99,7 @@ def test_automatic_that_is_switched_on_again_moves_the_slider_back(panel):
     answer = panel.do("redraw")
 
     assert answer["threshold"] == 0.3
-    assert at(image_of(answer["mask_picture"]), 20, 20)
+    assert at(answer["mask_picture"], 20, 20)
     assert panel.do("redraw") == {}
 
 
