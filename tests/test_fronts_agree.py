@@ -215,7 +215,7 @@ def test_the_page_of_serve_agrees(row, host, tmp_path):
     session = Session(standalone_page.StandaloneApp(host, tmp_path), lambda model: model)
     images = {standalone_page.IMAGE: half(), standalone_page.MASK: row.given_mask}
 
-    require_same(clicked(session, standalone_page.StandalonePage({}), images, row), row)
+    require_same(clicked(session, standalone_page.StandalonePage({}, None), images, row), row)
 
 
 def test_a_mask_that_the_webuis_blur_leaves_nothing_of_stops_a_run_only(webui, method):
