@@ -43,10 +43,10 @@ def _is_class_body(code):
 def segment():
     """Run `segment` on an example image."""
     from ldznet.__main__ import main
+    from tests.embedded_scenes import README_IMAGE, README_PROMPT
 
-    photo = ROOT / "docs" / "pictures" / "triangle.jpg"
     with tempfile.TemporaryDirectory() as folder:
-        assert main(["segment", str(photo), "triangle", "--out", folder, "--quiet"]) == 0
+        assert main(["segment", str(README_IMAGE), README_PROMPT, "--out", folder, "--quiet"]) == 0
 
 
 def make_click():

@@ -14,11 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from embedded_scenes import LOW_THRESHOLD, LOWEST_THRESHOLD, PHRASE, SCENE, SECOND_PHRASE, THRESHOLD, image_of
 from PIL import Image
 
 from ldznet.__main__ import main
 from ldznet.cli import serve
-from ldznet.research.scenes.scenes import make_scene
 
 ROOT = Path(__file__).parents[2]
 SIZE = (192, 128)  # width, height
@@ -136,7 +136,7 @@ def address(browser):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     path = tmp_path_factory.mktemp("scene") / "scene.png"
-    Image.fromarray(make_scene(1, size=SIZE[::-1]).image).save(path)
+    image_of(SCENE, SIZE).save(path)
     return path
 
 
@@ -186,12 +186,12 @@ def pixels(url):
 
 
 def test_a_prompt_gives_a_mask_and_the_threshold_changes_it_without_the_model(page):
-    set_threshold(page, 0.2)
-    segment(page, "orange circle")
+    set_threshold(page, THRESHOLD)
+    segment(page, PHRASE)
     first = image_url(page, "mask_picture")
     mask = pixels(first)
 
-    set_threshold(page, 0.1)
+    set_threshold(page, LOW_THRESHOLD)
     lower = pixels(image_url(page, "mask_picture", unlike=first))
 
     assert mask.shape == lower.shape == SIZE[::-1]
@@ -199,18 +199,18 @@ def test_a_prompt_gives_a_mask_and_the_threshold_changes_it_without_the_model(pa
     assert 0.005 < (mask > 127).mean() < (lower > 127).mean() < 0.9
     status = page.locator("#ldznet_status").inner_text()
     assert status.startswith("Mask: ")
-    assert "orange circle: " in status
+    assert f"{PHRASE}: " in status
     assert "ld-znet.safetensors fits tiny.safetensors" in status
 
 
 def test_enter_after_several_prompts_gives_a_colour_map(page):
-    set_threshold(page, 0.1)
-    segment(page, "orange circle | purple circle", by_key=True)
+    set_threshold(page, LOW_THRESHOLD)
+    segment(page, f"{PHRASE} | {SECOND_PHRASE}", by_key=True)
 
     assert pixels(image_url(page, "colors")).ndim == 3
 
 
-def segment_share(page, prompt="circle", level=0.05):
+def segment_share(page, prompt=PHRASE, level=LOWEST_THRESHOLD):
     """Segment, wait for the whole preview, and return the share of the mask."""
     set_threshold(page, level)
     segment(page, prompt)
@@ -238,7 +238,7 @@ def test_a_click_chooses_one_of_several_thresholds(page):
         moved = image_url(page, "mask_picture", unlike=before)
         level = page.locator("#ldznet_threshold input[type=number]").input_value()
         assert float(level) == float(captions[0].split()[-1])
-        set_threshold(page, 0.05)
+        set_threshold(page, LOWEST_THRESHOLD)
         image_url(page, "mask_picture", unlike=moved)
 
     names = [caption.split()[0] for caption in captions]
@@ -283,7 +283,7 @@ def test_another_prompt_selects_all_objects_again(page):
     box.fill("2")
     before = image_url(page, "mask_picture", unlike=whole)
 
-    segment(page, "star")
+    segment(page, SECOND_PHRASE)
 
     image_url(page, "mask_picture", unlike=before)
     page.wait_for_function(
@@ -293,7 +293,7 @@ def test_another_prompt_selects_all_objects_again(page):
 
 def test_keys_segment_and_move_the_threshold(page):
     set_threshold(page, 0.2)
-    page.locator("#ldznet_prompt textarea").fill("circle")
+    page.locator("#ldznet_prompt textarea").fill(PHRASE)
     left_out = page.locator("#ldznet_negative_prompt textarea")
     left_out.fill("unicorn")
     left_out.press("Enter")
@@ -313,17 +313,17 @@ def test_keys_segment_and_move_the_threshold(page):
 
 def test_other_words_or_another_picture_mark_what_is_shown_and_no_slider_moves_it(page, scene):
     set_threshold(page, 0.2)
-    segment(page, "orange circle")
+    segment(page, PHRASE)
     first = image_url(page, "mask_picture")
     note = page.locator("#ldznet_outdated .ldznet-note")
 
-    page.locator("#ldznet_prompt textarea").fill("star")
+    page.locator("#ldznet_prompt textarea").fill(SECOND_PHRASE)
     note.wait_for()
     said = note.inner_text()
-    set_threshold(page, 0.1)
+    set_threshold(page, LOW_THRESHOLD)
     page.wait_for_timeout(2000)
     unmoved = image_url(page, "mask_picture")
-    page.locator("#ldznet_prompt textarea").fill("orange circle")
+    page.locator("#ldznet_prompt textarea").fill(PHRASE)
     image_url(page, "mask_picture", unlike=first)
     is_gone = not note.count()
     page.locator("#img_inpaint_base button[aria-label='Clear'], #img_inpaint_base button[title='Clear']").click()
@@ -335,7 +335,7 @@ def test_other_words_or_another_picture_mark_what_is_shown_and_no_slider_moves_i
 
 
 def test_a_click_opens_an_image_at_its_full_size_and_a_link_downloads_it(page):
-    segment(page, "orange circle")
+    segment(page, PHRASE)
     shown = image_url(page, "mask_picture")
     page.locator("#ldznet_mask_picture .ldznet-open").click()
     size = page.locator("dialog.ldznet-window img").evaluate("image => [image.width, image.height]")
@@ -350,8 +350,8 @@ def test_a_click_opens_an_image_at_its_full_size_and_a_link_downloads_it(page):
 
 
 def test_nothing_moves_while_the_threshold_does(page):
-    set_threshold(page, 0.05)
-    segment(page, "circle")
+    set_threshold(page, LOWEST_THRESHOLD)
+    segment(page, PHRASE)
     image_url(page, "mask_picture")
     places = []
     for level in (0.05, 0.2, 0.4, 1):
@@ -374,7 +374,7 @@ def test_nothing_moves_while_the_threshold_does(page):
 @pytest.mark.parametrize("width", [1400, 390])
 def test_every_label_can_be_read_and_picture_and_result_are_side_by_side_where_there_is_room(page, width):
     page.set_viewport_size({"width": width, "height": 900})
-    segment(page, "orange circle")
+    segment(page, PHRASE)
     image_url(page, "mask_picture")
     page.get_by_role("button", name="Advanced").click()
     for part in ("mask", "search"):

@@ -270,7 +270,7 @@ try {
   await shot('panel-7-several-part', ours('enabled'));
 
   // A threshold of those to choose from, clicked twice.
-  await page.locator(`${ours('prompt')} textarea`).fill('circle');
+  await page.locator(`${ours('prompt')} textarea`).fill(PHRASE);
   await setNumber(ours('threshold'), 0.05);
   await segmented();
   await page.waitForTimeout(2000);

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from embedded_scenes import PHRASE, SCENE, THRESHOLD, image_of
 from PIL import Image
 from running import EMBEDDED, ROOT, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
 from safetensors.torch import load_file, save_file
 
-from ldznet.research.scenes.scenes import make_scene
-
-PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}
+MASKED = {"prompt": PHRASE, "threshold": THRESHOLD, "append": True}
 MODEL = "control_v11p_sd15_inpaint_tiny"
 UNET, CONTROL = "model.diffusion_model.", "control_model."
 HINT = ((16, 3), (16, 16), (32, 16), (32, 32), (96, 32), (96, 96), (256, 96), (64, 256))
@@ -62,7 +61,7 @@ def client(tmp_path_factory):
     script.write_text((ROOT / "tests" / "host" / "controlnet.py").read_text())
     write_controlnet(data / "models" / "ControlNet" / f"{MODEL}.safetensors")
     start(data, "--skip-install")
-    client = Client(Image.fromarray(make_scene(1, size=SIZE[::-1]).image))
+    client = Client(image_of(SCENE, SIZE))
     client.run()  # the first run of a webui starts from other random states than all later ones
     yield client
     stop()
@@ -77,14 +76,14 @@ def unit(client):
 @pytest.fixture(scope="module")
 def alone(client):
     """Return the image of a run without us, and image and mask of one with us; both without ControlNet."""
-    status, found = client.run(PHRASE)
+    status, found = client.run(MASKED)
     assert status == 200
     return decoded(client.run()[1]["images"][0]), *map(decoded, found["images"][:2])
 
 
 def mask_of_the_route(client):
     ask("unload", {}, at="ldznet")  # else the same question would not be asked again
-    body = {"image": encoded(client.scene), "prompt": PHRASE["prompt"], "threshold": PHRASE["threshold"]}
+    body = {"image": encoded(client.scene), "prompt": MASKED["prompt"], "threshold": MASKED["threshold"]}
     return decoded(ask("segment", body, at="ldznet")[1]["mask"])
 
 
@@ -95,7 +94,7 @@ def test_our_hook_comes_before_those_that_look_for_a_mask(client):
 
 
 def test_controlnet_is_shown_our_mask(client, unit, alone):
-    status, found = client.run(PHRASE, others=unit)
+    status, found = client.run(MASKED, others=unit)
 
     assert status == 200
     *_, shown = (Image.open(io.BytesIO(b64decode(image))) for image in found["images"])

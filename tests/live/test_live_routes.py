@@ -9,11 +9,11 @@ import urllib.error
 import urllib.request
 
 import pytest
+from embedded_scenes import PHRASE, README_IMAGE, README_PROMPT, SCENE, THRESHOLD, image_of
 from host.bodies import ROUTES, asked_as_the_schema_says, bad_bodies
 from PIL import Image
 from running import LOG, NEEDS_A_WEBUI, PORT, ROOT, SIZE, decoded, encoded, make_data_folder, start, stop
 
-from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
 
 ADDRESS, PAIR = f"http://127.0.0.1:{PORT}", "ann:secret"
@@ -38,7 +38,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def scene():
-    return Image.fromarray(make_scene(1, size=SIZE[::-1]).image)
+    return image_of(SCENE, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def server(tmp_path_factory):
 
 
 def test_a_prompt_gives_a_mask_by_the_embedded_head(server, scene):
-    request = {"image": encoded(scene), "prompt": "orange circle", "threshold": 0.15, "return_overlay": True}
+    request = {"image": encoded(scene), "prompt": PHRASE, "threshold": THRESHOLD, "return_overlay": True}
 
     answer = server.ask("POST", "/ldznet/segment", request)
 
@@ -62,7 +62,7 @@ def test_a_prompt_gives_a_mask_by_the_embedded_head(server, scene):
 
 
 def test_what_is_loaded_is_reported_and_unloaded(server, scene):
-    server.ask("POST", "/ldznet/segment", {"image": encoded(scene), "prompt": "orange circle"})
+    server.ask("POST", "/ldznet/segment", {"image": encoded(scene), "prompt": PHRASE})
 
     heads, loaded = server.ask("GET", "/ldznet/heads"), server.ask("GET", "/ldznet/status")
     unloaded = server.ask("POST", "/ldznet/unload")
@@ -150,17 +150,17 @@ def test_the_examples_of_curl_and_webuiapi_work(server, tmp_path):
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     (curl,) = (block for block in re.findall(r"```bash\n(.*?)```", text, re.S) if "curl" in block)
     (client,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "import webuiapi" in block)
-    Image.open(ROOT / "docs" / "pictures" / "triangle.jpg").save(tmp_path / "photo.jpg")
+    Image.open(README_IMAGE).save(tmp_path / "photo.jpg")
     curl = curl.replace("curl -sf", f"curl -sf -u {PAIR}").replace("python -c", f"{sys.executable} -c")
     client = client.replace("port=7860", f'port={PORT}, username="ann", password="secret"')
     client = client.replace('"a green star"', '"a green star", steps=2, width=128, height=128')
 
     for command in (["bash", "-e", "-c", curl.replace("7860", PORT)], [sys.executable, "-c", client]):
-        command[-1] = command[-1].replace("bucket", "triangle")
+        command[-1] = command[-1].replace("bucket", README_PROMPT)
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
 
     with Image.open(tmp_path / "mask.png") as mask:
         assert mask.getbbox()
     assert (tmp_path / "star.png").exists()
-    assert done.stdout.startswith("triangle ")
+    assert done.stdout.startswith(f"{README_PROMPT} ")

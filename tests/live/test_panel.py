@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from embedded_scenes import LOW_THRESHOLD, OTHER, PHRASE, SCENE, SECOND_PHRASE, THIRD, THRESHOLD, image_of
 from PIL import Image
 from running import (
     GIVEN,
@@ -28,19 +29,18 @@ from running import (
     stop,
 )
 
-from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
 
 PLAYWRIGHT = WEBUI / "browser" / "node_modules" / "playwright-core" / "index.mjs"
 SOFT_INPAINTING = {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}
-PHRASE = {
-    "prompt": "orange circle",
+MASKED = {
+    "prompt": PHRASE,
     "negative_prompt": "",
     "method": "auto",
     "head": "automatic",
-    "threshold": 0.15,
+    "threshold": THRESHOLD,
 }
-NOTHING = PHRASE | {"threshold": 1.0, "grow": -512}
+NOTHING = MASKED | {"threshold": 1.0, "grow": -512}
 
 pytestmark = NEEDS_ANY_WEBUI
 WITH_FILES = pytest.mark.skipif("WEBUI_URL" in os.environ, reason="the files of the webui are not at hand")
@@ -49,9 +49,10 @@ WITH_FILES = pytest.mark.skipif("WEBUI_URL" in os.environ, reason="the files of 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    paths = [folder / f"scene{seed}.png" for seed in (1, 3, 5)]
-    for seed, path in zip((1, 3, 5), paths, strict=True):
-        Image.fromarray(make_scene(seed, size=SIZE[::-1]).image).save(path)
+    names = (SCENE, OTHER, THIRD)
+    paths = [folder / f"{name}.png" for name in names]
+    for name, path in zip(names, paths, strict=True):
+        image_of(name, SIZE).save(path)
     return paths
 
 
@@ -93,7 +94,7 @@ def test_script_info_lists_every_control_with_its_range(client):
 
 
 def test_only_what_is_masked_is_repainted(client):
-    status, found = client.run(PHRASE | {"append": True})
+    status, found = client.run(MASKED | {"append": True})
 
     assert status == 200
     outside, inside, share = client.outside(found)
@@ -102,17 +103,17 @@ def test_only_what_is_masked_is_repainted(client):
 
 
 def test_arguments_by_place_and_by_name_give_the_same(client):
-    by_place, by_name = client.run(True, *PHRASE.values()), client.run(PHRASE)
+    by_place, by_name = client.run(True, *MASKED.values()), client.run(MASKED)
 
     assert by_place[1]["images"] == by_name[1]["images"]
 
 
 def test_a_run_without_us_is_the_same_before_and_after(client):
     before = client.run()[1]["images"]
-    client.run(PHRASE)
+    client.run(MASKED)
 
     assert client.run()[1]["images"] == before
-    assert client.run(False, "orange circle")[1]["images"] == before
+    assert client.run(False, PHRASE)[1]["images"] == before
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,8 @@ def test_a_run_without_us_is_the_same_before_and_after(client):
     [
         ([NOTHING], "Nothing to inpaint"),
         ([True, ""], "There is no prompt"),
-        ([True, "orange circle", "", "magic"], "Method is 'magic'"),
-        ([{"prompt": "orange circle", "head": "two.safetensors"}], "There is no head 'two.safetensors'"),
+        ([True, PHRASE, "", "magic"], "Method is 'magic'"),
+        ([{"prompt": PHRASE, "head": "two.safetensors"}], "There is no head 'two.safetensors'"),
     ],
 )
 def test_a_run_that_cannot_be_masked_is_refused_and_paints_nothing(client, given, said):
@@ -139,13 +140,13 @@ def test_an_empty_mask_leaves_the_picture_as_it_is(client, whole):
 
 
 def test_soft_inpainting_sees_the_mask(client):
-    _, found = client.run(PHRASE, others={"Soft inpainting": SOFT_INPAINTING})
+    _, found = client.run(MASKED, others={"Soft inpainting": SOFT_INPAINTING})
 
     assert json.loads(found["info"])["extra_generation_params"]["Soft inpainting enabled"] is True
 
 
 def test_batch_count_and_size_share_the_mask(client):
-    _, found = client.run(PHRASE | {"append": True}, batch_size=2, n_iter=2)
+    _, found = client.run(MASKED | {"append": True}, batch_size=2, n_iter=2)
 
     *pictures, mask, _ = (decoded(image) for image in found["images"])
     assert len(pictures) in (4, 5)  # the grid, by the webui's settings
@@ -156,24 +157,24 @@ def test_batch_count_and_size_share_the_mask(client):
 @pytest.mark.parametrize("fill", ["fill", "original", "latent noise", "latent nothing"])
 @pytest.mark.parametrize("area", ["whole picture", "only masked"])
 def test_every_fill_and_area_paints_inside_only(client, fill, area):
-    _, found = client.run(PHRASE | {"append": True, "fill": fill, "area": area})
+    _, found = client.run(MASKED | {"append": True, "fill": fill, "area": area})
 
     assert client.outside(found)[0] == 0
 
 
 @WITH_FILES
 def test_other_extensions_see_the_mask(client):
-    _, found = client.run(PHRASE)
+    _, found = client.run(MASKED)
 
     seen = json.loads(found["info"])["extra_generation_params"]
     assert (seen["Seen by ControlNet"], seen["Seen by ADetailer"]) == ("True", "True")
 
 
 def test_the_script_loopback_keeps_the_mask_of_the_first_loop(client):
-    _, once = client.run(PHRASE | {"append": True})
+    _, once = client.run(MASKED | {"append": True})
     mask = decoded(once["images"][1])[..., 0]
 
-    _, found = client.run(PHRASE, script_name="Loopback", script_args=[3, 0.9, "Linear", "None"])
+    _, found = client.run(MASKED, script_name="Loopback", script_args=[3, 0.9, "Linear", "None"])
 
     loops = [decoded(image) for image in found["images"][-3:]]
     assert [np.abs(loop - client.pixels)[mask == 0].max() for loop in loops] == [0, 0, 0]
@@ -183,7 +184,7 @@ def test_the_script_loopback_keeps_the_mask_of_the_first_loop(client):
 def test_a_large_picture_is_masked_at_its_size(client, scenes):
     large = Client(client.scene.resize((2048, 1368), Image.Resampling.BICUBIC))
 
-    _, found = large.run(PHRASE | {"append": True, "area": "only masked"})
+    _, found = large.run(MASKED | {"append": True, "area": "only masked"})
 
     assert decoded(found["images"][0]).shape == (1368, 2048, 3)
     outside, inside, share = large.outside(found)
@@ -195,8 +196,8 @@ def test_a_large_picture_is_masked_at_its_size(client, scenes):
 def test_an_inpainting_checkpoint_is_masked_by_attention(client):
     nine = {"override_settings": {"sd_model_checkpoint": "nine.safetensors"}}
 
-    status, found = client.run(PHRASE | {"append": True, "threshold": 0.5}, **nine)
-    refused, why = client.run(PHRASE | {"method": "head"}, **nine)
+    status, found = client.run(MASKED | {"append": True, "threshold": 0.5}, **nine)
+    refused, why = client.run(MASKED | {"method": "head"}, **nine)
 
     assert (status, client.outside(found)[0]) == (200, 0)
     assert refused == 422
@@ -212,10 +213,10 @@ def seen(log, scenes):
     settings = {
         "URL": URL,
         "SCENES": ",".join(map(str, scenes)),
-        "PHRASE": os.environ.get("PHRASE", "orange circle"),
-        "PHRASES": os.environ.get("PHRASES", "orange circle | purple circle"),
-        "FIRST_THRESHOLD": "0.2",
-        "THRESHOLD": "0.1",
+        "PHRASE": os.environ.get("PHRASE", PHRASE),
+        "PHRASES": os.environ.get("PHRASES", f"{PHRASE} | {SECOND_PHRASE}"),
+        "FIRST_THRESHOLD": str(THRESHOLD),
+        "THRESHOLD": str(LOW_THRESHOLD),
         "WIDTH": str(SIZE[0]),
         "HEIGHT": str(SIZE[1]),
         "LOG": "" if GIVEN else str(LOG),
@@ -238,7 +239,7 @@ def test_the_page_has_no_errors(seen):
 
 def test_segment_shows_the_mask_and_says_what_was_found(seen):
     assert seen["withoutPrompt"].startswith("There is no prompt")
-    assert seen["status"].startswith("orange circle: ")
+    assert seen["status"].startswith(f"{PHRASE}: ")
     assert "fits tiny.safetensors" in seen["status"]  # though the run before had another checkpoint
     assert 0.005 < seen["share"] < 0.9
 
@@ -321,7 +322,7 @@ def test_in_batch_each_file_is_as_it_was_outside_its_own_mask(seen):
 
 
 def test_in_batch_each_file_has_the_mask_that_it_has_alone(seen, scenes):
-    asked = [{"image": encoded(Image.open(path)), "prompt": "orange circle", "threshold": 0.1} for path in scenes]
+    asked = [{"image": encoded(Image.open(path)), "prompt": PHRASE, "threshold": LOW_THRESHOLD} for path in scenes]
     alone = [ask("segment", one, at="ldznet")[1]["prompts"][0]["share"] for one in asked]
     assert len({round(share, 6) for share in alone}) == 3  # or one mask for all would not be noticed
     assert seen["batchMasks"] == pytest.approx(alone, abs=1e-6)
@@ -329,12 +330,12 @@ def test_in_batch_each_file_has_the_mask_that_it_has_alone(seen, scenes):
 
 def test_a_pictures_parameters_switch_the_panel_off_or_on(seen):
     foreign, ours = seen["pasted"]
-    assert (foreign[0], foreign[1]) == (False, "orange circle")
+    assert (foreign[0], foreign[1]) == (False, PHRASE)
     assert ours == [True, "a drop", "0.35"]
 
 
 def test_reload_ui_leaves_a_panel_that_works(seen):
-    assert seen["reloaded"].startswith("orange circle: ")
+    assert seen["reloaded"].startswith(f"{PHRASE}: ")
 
 
 @WITH_FILES

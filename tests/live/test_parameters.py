@@ -8,11 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from embedded_scenes import SCENE, image_of
 from host.control_values import some_values
-from PIL import Image
-from running import NEEDS_ANY_WEBUI, URL, WEBUI, Client, make_data_folder, start, stop
+from running import NEEDS_ANY_WEBUI, SIZE, URL, WEBUI, Client, make_data_folder, start, stop
 
-from ldznet.research.scenes.scenes import make_scene
 from ldznet.webui.controls import CONTROLS
 
 PLAYWRIGHT = WEBUI / "browser" / "node_modules" / "playwright-core" / "index.mjs"
@@ -28,7 +27,7 @@ WORDS = (
 # What would take long, or a file that is not there; and the picture comes out whatever is found.
 SET = {"head": "automatic", "resolution": 64, "refine": False, "on_nothing": "empty mask"}
 
-CLIENT = Client(Image.fromarray(make_scene(1, size=(128, 192)).image))
+CLIENT = Client(image_of(SCENE, SIZE))
 
 pytestmark = NEEDS_ANY_WEBUI
 

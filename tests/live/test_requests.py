@@ -19,18 +19,27 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from embedded_scenes import (
+    ABSENT,
+    LOW_THRESHOLD,
+    OTHER,
+    OTHER_PHRASE,
+    PHRASE,
+    SCENE,
+    SECOND_PHRASE,
+    image_of,
+    numbered_image,
+)
 from host.bodies import bad_bodies
-from PIL import Image
-from running import NEEDS_A_WEBUI, WEBUI, Client, ask, encoded, make_data_folder, start, stop
+from running import NEEDS_A_WEBUI, SIZE, WEBUI, Client, ask, encoded, make_data_folder, start, stop
 
 from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.learned_head import random_head
 from ldznet.methods.load import EMBEDDED
-from ldznet.research.scenes.scenes import make_scene
 
 SOAK = int(os.environ.get("SOAK", "200"))
-WORDS = ("orange circle", "purple circle | orange circle", "star", "a unicorn in the rain")
+WORDS = (PHRASE, f"{SECOND_PHRASE} | {PHRASE}", "star", "a unicorn in the rain")
 FAULTS = """
 import torch
 from modules import script_callbacks, scripts, shared
@@ -68,11 +77,7 @@ class Fault(scripts.Script):
 pytestmark = NEEDS_A_WEBUI
 
 
-def scene(number, size=(128, 192)):
-    return Image.fromarray(make_scene(number, size=size).image)
-
-
-def segment(image, prompt="orange circle", **more):
+def segment(image, prompt=PHRASE, **more):
     return ask("segment", {"image": encoded(image), "prompt": prompt, **more}, at="ldznet")
 
 
@@ -93,7 +98,7 @@ def heads(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(heads):
-    client = Client(scene(1))
+    client = Client(image_of(SCENE, SIZE))
     client.run()
     return client
 
@@ -102,8 +107,8 @@ def client(heads):
 
 
 def test_two_clients_at_once_get_what_each_gets_alone(client):
-    asked = [(scene(1), "orange circle"), (scene(3, (160, 128)), "purple circle")]
-    options = {"threshold": 0.1, "return_probabilities": True}
+    asked = [(image_of(SCENE, SIZE), PHRASE), (image_of(OTHER, (128, 160)), OTHER_PHRASE)]
+    options = {"threshold": LOW_THRESHOLD, "return_probabilities": True}
     alone, together, waited = [[], []], [[], []], []
     for number, (image, prompt) in enumerate(asked):
         ask("unload", b"", at="ldznet")
@@ -138,7 +143,7 @@ def told(answer):
 @pytest.mark.parametrize("press", ["interrupt", "skip"])
 @pytest.mark.parametrize("how", ["segment", "img2img"])
 def test_interrupt_and_skip_end_a_segmentation_and_the_next_one_works(client, press, how):
-    prompt, many, answers = "orange circle", list(range(100, 900, 4)), []
+    prompt, many, answers = PHRASE, list(range(100, 900, 4)), []
     work = {
         "segment": lambda: segment(client.scene, prompt, timesteps=many),
         "img2img": lambda: client.run({"prompt": prompt, "timesteps": " ".join(map(str, many))}),
@@ -155,11 +160,11 @@ def test_interrupt_and_skip_end_a_segmentation_and_the_next_one_works(client, pr
     worker.join()
     (status, found), took = answers[0], time.monotonic() - begin
 
-    assert text == "LD-ZNet segment: orange circle"
+    assert text == f"LD-ZNet segment: {PHRASE}"
     assert (status, took < 30) == (409, True)
     assert "interrupted" in found["detail"]
-    assert segment(client.scene, prompt, threshold=0.1)[1]["area"] > 0
-    assert client.run({"prompt": prompt, "threshold": 0.1})[0] == 200
+    assert segment(client.scene, prompt, threshold=LOW_THRESHOLD)[1]["area"] > 0
+    assert client.run({"prompt": prompt, "threshold": LOW_THRESHOLD})[0] == 200
 
 
 # --- while something is broken ---------------------------------------------------------------------------
@@ -176,7 +181,7 @@ def broken(heads):
     wider = dataclasses.replace(info.unet, context_width=2 * info.unet.context_width)
     save_head(random_head(wider).head, heads / "other.safetensors", source={})
     save_head(random_head(info.unet).head, heads / "gone.safetensors", source={})
-    assert segment(scene(1), head="gone.safetensors")[0] == 200
+    assert segment(image_of(SCENE, SIZE), head="gone.safetensors")[0] == 200
     (heads / "gone.safetensors").unlink()
 
 
@@ -189,12 +194,12 @@ def broken(heads):
     ],
 )
 def test_a_head_that_cannot_be_used_is_reported_and_nothing_is_painted(client, broken, head, said):
-    route, run = segment(client.scene, head=head), client.run({"prompt": "orange circle", "head": head})
+    route, run = segment(client.scene, head=head), client.run({"prompt": PHRASE, "head": head})
 
     assert (route[0], run[0]) == (422, 422)
     assert said in route[1]["detail"]
     assert said in run[1]["detail"]
-    assert segment(client.scene, threshold=0.1)[1]["area"] > 0
+    assert segment(client.scene, threshold=LOW_THRESHOLD)[1]["area"] > 0
 
 
 @pytest.mark.parametrize(
@@ -205,22 +210,22 @@ def test_a_head_that_cannot_be_used_is_reported_and_nothing_is_painted(client, b
     ],
 )
 def test_a_fault_in_the_middle_is_reported_and_the_next_run_works(client, kind, expected, said):
-    before = client.run({"prompt": "orange circle", "threshold": 0.1})[1]["images"]
+    before = client.run({"prompt": PHRASE, "threshold": LOW_THRESHOLD})[1]["images"]
     ask("unload", b"", at="ldznet")
     ask(kind, b"", at="faults")
     try:
-        route, run = segment(client.scene), client.run({"prompt": "orange circle", "threshold": 0.1})
+        route, run = segment(client.scene), client.run({"prompt": PHRASE, "threshold": LOW_THRESHOLD})
     finally:
         ask("none", b"", at="faults")
 
     assert (route[0], run[0]) == (expected, expected)
     assert said in route[1]["detail"]
     assert said in run[1]["detail"]
-    assert client.run({"prompt": "orange circle", "threshold": 0.1})[1]["images"] == before
+    assert client.run({"prompt": PHRASE, "threshold": LOW_THRESHOLD})[1]["images"] == before
 
 
 def test_an_exception_in_another_extensions_hook_leaves_ours_as_it_is(client):
-    args = {"prompt": "orange circle", "threshold": 0.1, "append": True}
+    args = {"prompt": PHRASE, "threshold": LOW_THRESHOLD, "append": True}
     before = client.run(args)[1]["images"]
     ask("hook", b"", at="faults")
     try:
@@ -244,7 +249,7 @@ def small_disk(client, tmp_path):
 
 
 def test_a_full_disk_is_reported_and_the_picture_stays(client, small_disk):
-    args = {"prompt": "orange circle", "threshold": 0.1}
+    args = {"prompt": PHRASE, "threshold": LOW_THRESHOLD}
     picture = client.run(args)[1]["images"][0]
     # Room for the picture and the mask, and too little for an overlay.
     pages = 2 + math.ceil(len(base64.b64decode(picture)) / 4096)
@@ -283,7 +288,7 @@ def test_what_the_webui_would_leave_out_of_our_arguments_is_refused(client):
 
 
 def test_settings_act_with_the_next_run(client):
-    args = {"prompt": "orange circle", "threshold": 0.1}
+    args = {"prompt": PHRASE, "threshold": LOW_THRESHOLD}
     changed = {"ldznet_append": True, "ldznet_rest": "unloaded", "ldznet_average_templates": True}
     try:
         before = client.run(args)[1]
@@ -306,7 +311,7 @@ def test_a_plot_has_a_cell_for_each_threshold_and_word(client):
     scripts = ask("script-info")[1]
     axes = next(one for one in scripts if one["name"] == "x/y/z plot" and one["is_img2img"])["args"][0]["choices"]
     place = {axis: axes.index(f"[LD-ZNet] {axis}") for axis in ("Threshold", "What to select")}
-    plot = [place["Threshold"], "0.05, 0.2", [], place["What to select"], "star, orange circle", [], 0, "", []]
+    plot = [place["Threshold"], "0.05, 0.2", [], place["What to select"], f"star, {PHRASE}", [], 0, "", []]
     plot += [True, True, False, False, False, False, False, 0, False]
 
     status, found = client.run(
@@ -317,25 +322,25 @@ def test_a_plot_has_a_cell_for_each_threshold_and_word(client):
         re.findall(r"LD-ZNet (?:prompt|threshold): ([^,]+)", one) for one in json.loads(found["info"])["infotexts"]
     ]
     assert (status, len(found["images"])) == (200, 5)
-    assert sorted(cells[1:]) == [[word, level] for word in ("orange circle", "star") for level in ("0.05", "0.2")]
+    assert sorted(cells[1:]) == [[word, level] for word in (PHRASE, "star") for level in ("0.05", "0.2")]
 
 
 def test_runs_work_after_a_checkpoint_was_switched_or_unloaded(client):
-    before = segment(client.scene, threshold=0.1)[1]["mask"]
+    before = segment(client.scene, threshold=LOW_THRESHOLD)[1]["mask"]
     ask("options", {"sd_model_checkpoint": "nine.safetensors"})
     other = segment(client.scene)
     ask("options", {"sd_model_checkpoint": "tiny.safetensors"})
     ask("unload-checkpoint", b"")
-    unloaded = segment(client.scene, threshold=0.1)
+    unloaded = segment(client.scene, threshold=LOW_THRESHOLD)
     ask("reload-checkpoint", b"")
 
     assert other[1]["method"] == "attention"  # no head fits a model with 9 channels
     assert (unloaded[0], unloaded[1]["mask"]) == (200, before)
-    assert segment(client.scene, threshold=0.1)[1]["mask"] == before
+    assert segment(client.scene, threshold=LOW_THRESHOLD)[1]["mask"] == before
 
 
 def test_attention_leaves_the_mask_of_what_is_nowhere_in_the_picture_empty(client):
-    status, found = segment(client.scene, prompt="orange circle | green star", method="attention")
+    status, found = segment(client.scene, prompt=f"{PHRASE} | {ABSENT}", method="attention")
     there, absent = found["prompts"]
 
     assert (status, found["method"]) == (200, "attention")
@@ -355,7 +360,7 @@ def resident():
 def some_request(draw, number, client, bad):
     """Send some request; return its kind and its status."""
     size = tuple(draw.choice((96, 128, 200, 333, 512)) for _ in range(2))
-    image, prompt = scene(draw.randrange(1000), size), draw.choice(WORDS)
+    image, prompt = numbered_image(draw.randrange(1000), size), draw.choice(WORDS)
     args = {"prompt": prompt, "threshold": draw.random() / 4, "seeds": str(draw.randrange(5))}
     args |= {"method": draw.choice(("auto", "auto", "attention", "difference")), "refine": draw.random() < 0.2}
     kind = draw.choices(
@@ -395,4 +400,4 @@ def test_many_mixed_requests_leave_memory_flat_and_the_server_serving(client):
     assert {status for _, status in counts} <= {200, 400, 409, 422}
     assert quarters[3] < 1.05 * quarters[2]
     ask("options", {"sd_model_checkpoint": "tiny.safetensors"})
-    assert segment(client.scene, threshold=0.1)[1]["area"] > 0
+    assert segment(client.scene, threshold=LOW_THRESHOLD)[1]["area"] > 0

@@ -4,12 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
-from running import NEEDS_A_WEBUI, Client, decoded, make_data_folder, start, stop
+from embedded_scenes import PHRASE, SCENE, THRESHOLD, image_of
+from running import NEEDS_A_WEBUI, SIZE, Client, decoded, make_data_folder, start, stop
 
-from ldznet.research.scenes.scenes import make_scene
-
-PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}
+MASKED = {"prompt": PHRASE, "threshold": THRESHOLD, "append": True}
 
 WITHOUT_US = "--no-half --disable-extra-extensions"
 WAYS = ("--no-half", "--no-half --medvram", "--no-half --lowvram", "--precision half", WITHOUT_US)
@@ -22,12 +20,12 @@ def answers(tmp_path_factory):
     """Return by flags a run without us, and the same run with us: image, mask and overlay."""
     data = tmp_path_factory.mktemp("data")
     make_data_folder(data)
-    client, found = Client(Image.fromarray(make_scene(1, size=(128, 192)).image)), {}
+    client, found = Client(image_of(SCENE, SIZE)), {}
     for flags in WAYS:
         start(data, *flags.split())
         try:
             client.run()  # the first run of a webui starts from other random states than all later ones
-            plain, ours = client.run(), client.run(PHRASE) if flags != WITHOUT_US else (200, None)
+            plain, ours = client.run(), client.run(MASKED) if flags != WITHOUT_US else (200, None)
         finally:
             stop()
         assert (plain[0], ours[0]) == (200, 200), (plain, ours)

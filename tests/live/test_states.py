@@ -9,14 +9,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from embedded_scenes import PHRASE, SCENE, THRESHOLD, image_of
 from running import NEEDS_A_WEBUI, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
 from safetensors.torch import load_file, save_file
 
 from ldznet.methods.load import EMBEDDED
-from ldznet.research.scenes.scenes import make_scene
 
-PHRASE = {"prompt": "orange circle", "threshold": 0.15, "append": True}
+MASKED = {"prompt": PHRASE, "threshold": THRESHOLD, "append": True}
 OTHER_UNET = """
 import torch
 from modules import script_callbacks, sd_unet
@@ -39,7 +38,7 @@ pytestmark = NEEDS_A_WEBUI
 
 @pytest.fixture(scope="module")
 def scene():
-    return Image.fromarray(make_scene(1, size=SIZE[::-1]).image)
+    return image_of(SCENE, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def client(data, scene):
 @pytest.fixture(scope="module")
 def plain(client):
     """Return an image without us, and image and mask with us."""
-    status, found = client.run(PHRASE)
+    status, found = client.run(MASKED)
     assert status == 200
     return decoded(client.run()[1]["images"][0]), *map(decoded, found["images"][:2])
 
@@ -98,8 +97,8 @@ def test_a_run_with_another_checkpoint_of_its_own_is_masked_by_that_one(client, 
     other = {"override_settings": {"sd_model_checkpoint": "other.safetensors"}}
     forget()
 
-    _, found = client.run(PHRASE, **other)
-    _, next_one = client.run(PHRASE)
+    _, found = client.run(MASKED, **other)
+    _, next_one = client.run(MASKED)
 
     assert "fits other.safetensors" in method(found)
     assert "fits tiny.safetensors" in method(next_one)
@@ -109,10 +108,10 @@ def test_a_run_with_another_checkpoint_of_its_own_is_masked_by_that_one(client, 
 def test_a_checkpoint_that_was_switched_is_used_by_the_next_run(client, plain):
     options(sd_model_checkpoint="other.safetensors")
     try:
-        _, found = client.run(PHRASE)
+        _, found = client.run(MASKED)
     finally:
         options(sd_model_checkpoint="tiny.safetensors")
-    _, back = client.run(PHRASE)
+    _, back = client.run(MASKED)
 
     assert "fits other.safetensors" in method(found)
     assert "fits tiny.safetensors" in method(back)
@@ -122,10 +121,10 @@ def test_a_checkpoint_that_was_switched_is_used_by_the_next_run(client, plain):
 def test_an_unloaded_checkpoint_does_not_matter(client, scene, plain):
     forget()
     assert ask("unload-checkpoint", {})[0] == 200
-    body = {"image": encoded(scene), "prompt": "orange circle", "threshold": 0.15}
+    body = {"image": encoded(scene), "prompt": PHRASE, "threshold": THRESHOLD}
     status, answer = ask("segment", body, at="ldznet")
     assert ask("unload-checkpoint", {})[0] == 200
-    _, found = client.run(PHRASE)
+    _, found = client.run(MASKED)
 
     assert status == 200
     assert np.array_equal(decoded(answer["mask"]), plain[2])
@@ -138,7 +137,7 @@ def test_a_unet_of_another_engine_is_passed_by_and_still_there_afterwards(client
         client.run()
         zeros = decoded(client.run()[1]["images"][0])
         forget()
-        _, found = client.run(PHRASE)
+        _, found = client.run(MASKED)
         after = decoded(client.run()[1]["images"][0])
     finally:
         options(sd_unet="None")
@@ -151,7 +150,7 @@ def test_a_unet_of_another_engine_is_passed_by_and_still_there_afterwards(client
 
 
 def test_without_inpainting_the_run_is_as_without_us(client, plain):
-    nothing = {"prompt": "orange circle", "threshold": 1.0, "grow": -512, "on_nothing": "without inpainting"}
+    nothing = {"prompt": PHRASE, "threshold": 1.0, "grow": -512, "on_nothing": "without inpainting"}
 
     _, found = client.run(nothing)
 
@@ -166,7 +165,7 @@ def test_a_released_checkpoint_becomes_a_head_once(client, data):
     folder = data / "models" / "ldznet"
     folder.mkdir()
     torch.save({"state_dict": raw | averaged}, folder / "released.ckpt")
-    chosen = PHRASE | {"head": "released.ckpt (to be converted)"}
+    chosen = MASKED | {"head": "released.ckpt (to be converted)"}
 
     _, first = client.run(chosen)
     written = (folder / "released-ema.safetensors").stat().st_mtime_ns

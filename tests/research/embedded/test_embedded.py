@@ -4,12 +4,22 @@ import json
 
 import numpy as np
 import pytest
+from embedded_scenes import (
+    ABSENT,
+    LEAST_OVERLAP,
+    LEAST_RIGHT,
+    PAIRS,
+    README_IMAGE,
+    README_PROMPT,
+    THRESHOLD,
+    image_of,
+    mask_of,
+)
 
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.methods.load import EMBEDDED, MODELS
-from ldznet.research.scenes.scenes import make_scene
 from ldznet.segmenter import Segmenter
 
 
@@ -17,17 +27,6 @@ from ldznet.segmenter import Segmenter
 def segmenter():
     host = DiffusersHost.load(EMBEDDED)
     return Segmenter(host, choose_method("auto", host.info, find_heads([MODELS])).method)
-
-
-def scenes(count, objects):
-    """Scenes with so many things, all of another kind."""
-    found, seed = [], 0
-    while len(found) < count:
-        scene = make_scene(seed, objects=objects)
-        if len({item.kind for item in scene.objects}) == objects:
-            found.append(scene)
-        seed += 1
-    return found
 
 
 def overlap(mask, other):
@@ -40,52 +39,40 @@ def test_auto_takes_the_embedded_head(segmenter):
 
 def test_what_is_there_is_found(segmenter):
     overlaps = []
-    for scene in scenes(12, 1):
-        segmenter.set_image(scene.image)
-        probability = segmenter.segment(scene.objects[0].kind).probability(0)
-        overlaps.append(overlap(probability > 0.3, scene.masks[0]))
+    for name, phrases in PAIRS.items():
+        segmenter.set_image(image_of(name))
+        for phrase, probability in zip(phrases, segmenter.segment(phrases).probabilities(), strict=True):
+            overlaps.append(overlap(probability > THRESHOLD, mask_of(name, phrase)))
 
-    assert np.mean(overlaps) > 0.65
+    assert np.mean(overlaps) > LEAST_OVERLAP
 
 
 def test_another_phrase_gives_another_mask(segmenter):
     right = []
-    for scene in scenes(12, 2):
-        if scene.objects[0].color == scene.objects[1].color:
-            continue
-        segmenter.set_image(scene.image)
-        maps = segmenter.segment([f"{item.color} {item.kind}" for item in scene.objects]).probabilities()
-        for index in (0, 1):
-            mine, others = (maps[index][scene.masks[which]].mean() for which in (index, 1 - index))
-            right.append(mine > others)
+    for name, phrases in PAIRS.items():
+        segmenter.set_image(image_of(name))
+        masks = [mask_of(name, phrase) for phrase in phrases]
+        for index, probability in enumerate(segmenter.segment(phrases).probabilities()):
+            right.append(probability[masks[index]].mean() > probability[masks[1 - index]].mean())
 
-    assert len(right) >= 10
-    assert np.mean(right) > 0.85
+    assert np.mean(right) >= LEAST_RIGHT
 
 
-def test_what_is_not_there_gives_an_empty_mask_more_often_than_what_is(segmenter):
-    empty = {True: [], False: []}
-    for seed in range(24):
-        scene = make_scene(seed)
-        said = scene.phrases(0, 1)
-        segmenter.set_image(scene.image)
-        found = segmenter.segment([phrase.text for phrase in said])
-        for index, phrase in enumerate(said):
-            empty[phrase.kind == "absent"].append(not found.mask(only=index).any())
+def test_what_is_not_there_is_less_probable_anywhere_than_what_is(segmenter):
+    for name, phrases in PAIRS.items():
+        segmenter.set_image(image_of(name))
+        *present, absent = segmenter.segment([*phrases, ABSENT]).probabilities()
 
-    assert np.mean(empty[True]) > 0.2
-    assert np.mean(empty[True]) > np.mean(empty[False])
+        assert absent.max() < 0.5 * min(probability.max() for probability in present)
 
 
 def test_the_first_command_of_the_readme_needs_no_options(tmp_path, capsys):
-    picture = MODELS.parent / "docs" / "pictures" / "triangle.jpg"
-
-    assert main(["segment", str(picture), "triangle", "--out", str(tmp_path)]) == 0
+    assert main(["segment", str(README_IMAGE), README_PROMPT, "--out", str(tmp_path)]) == 0
 
     out, err = capsys.readouterr()
     assert "ld-znet" in err
-    assert "triangle: " in out
+    assert f"{README_PROMPT}: " in out
     assert "nothing" not in out
-    assert (tmp_path / "triangle.overlay.png").exists()
-    report = json.loads((tmp_path / "triangle.json").read_text())
+    assert (tmp_path / f"{README_IMAGE.stem}.overlay.png").exists()
+    report = json.loads((tmp_path / f"{README_IMAGE.stem}.json").read_text())
     assert report["reason"] == "ld-znet.safetensors fits tiny.safetensors"
