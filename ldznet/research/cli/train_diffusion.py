@@ -40,15 +40,18 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
         unpack(parsed.go_on, parsed.out)
     # Files must be complete before other processes read them.
     wait_for_all()
-    steps = parsed.steps or config.unet_steps
     stages = {
         "encoder": (train_encoder, config.encoder_steps),
         "decoder": (train_decoder, config.decoder_steps),
-        "unet": (train_unet, steps),
+        "unet": (train_unet, config.unet_steps),
     }
     names = [parsed.stage] if parsed.stage else ["unet"] if parsed.go_on else list(stages)
     done = True
-    for train, steps in (stages[name] for name in names):
+    for name in names:
+        train, steps = stages[name]
+        # --steps means the stage of --stage, and the UNet where all are trained.
+        if parsed.steps and name == (parsed.stage or "unet"):
+            steps = parsed.steps
         options = RunOptions(
             folder=parsed.out,
             steps=steps,

@@ -123,7 +123,7 @@ def _batches(
     stream = CropStream(
         world,
         start=step * scenes,
-        count=(options.steps - step) * scenes,
+        count=max(0, options.steps - step) * scenes,  # a stage may have been given more steps before
         size=config.size,
         side=config.vae_crop,
         each=each,

@@ -367,12 +367,12 @@ def test_a_stage_of_the_diffusion_model_is_trained_by_itself_and_resumed(tmp_pat
     monkeypatch.setattr(model, "config_of", lambda _world: CONFIG)
     command = ["train", "diffusion", "--world", "icons", "--out", str(tmp_path), "--device", "cpu"]
 
-    assert main([*command, "--stage", "encoder", "--minutes", "0"]) == 3
-    assert main([*command, "--stage", "encoder"]) == 0
+    assert main([*command, "--stage", "encoder", "--steps", "3", "--minutes", "0"]) == 3
+    assert main([*command, "--stage", "encoder", "--steps", "3"]) == 0
     assert main([*command, "--stage", "unet", "--steps", "2"]) == 0
 
     printed = capsys.readouterr().out
-    assert "encoder: resuming at step 1 of 2" in printed
+    assert "encoder: resuming at step 1 of 3" in printed
     assert "unet: done" in printed
     assert not (tmp_path / "decoder.pt").exists()
     assert main([*command, "--steps", "2"]) == 0
