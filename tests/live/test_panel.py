@@ -208,8 +208,8 @@ def test_an_inpainting_checkpoint_is_masked_by_attention(client):
 
 
 @pytest.fixture(scope="module")
-def seen(log, scenes):
-    """Return the report of panel.mjs."""
+def report(log, scenes):
+    """Return the report of panel.mjs: what each of its parts has seen."""
     settings = {
         "URL": URL,
         "SCENES": ",".join(map(str, scenes)),
@@ -229,117 +229,192 @@ def seen(log, scenes):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     print(json.dumps(found, indent=1))
-    assert "failed" not in found, found["failed"]
     return found
 
 
-def test_the_page_has_no_errors(seen):
-    assert seen["errors"] == []
+@pytest.fixture
+def seen(report):
+    """Return a function that gives what one part has seen, so that a part that fails fails its own tests only."""
+
+    def of_part(name):
+        assert "failed" not in report[name], report[name]["failed"]
+        assert report[name]["errors"] == []
+        return report[name]
+
+    return of_part
 
 
 def test_segment_shows_the_mask_and_says_what_was_found(seen):
-    assert seen["withoutPrompt"].startswith("There is no prompt")
-    assert seen["status"].startswith(f"{PHRASE}: ")
-    assert "fits tiny.safetensors" in seen["status"]  # though the run before had another checkpoint
-    assert 0.005 < seen["share"] < 0.9
+    part = seen("segment")
+    assert part["withoutPrompt"].startswith("There is no prompt")
+    sentence, *lines = part["status"].splitlines()
+    assert sentence == f"Mask: {part['share']:.1%} of the picture will be repainted."
+    assert any(line.startswith(f"{PHRASE}: ") for line in lines)
+    assert "fits tiny.safetensors" in part["status"]  # though the run before had another checkpoint
+    assert 0.005 < part["share"] < 0.9
 
 
 def test_the_threshold_acts_live(seen):
-    assert seen["shareLower"] > seen["share"]
-    assert seen["thresholdMs"] < 5000
+    assert seen("segment")["shareLower"] > seen("segment")["share"]
+
+
+def test_mask_and_overlay_can_be_downloaded(seen):
+    assert seen("segment")["downloads"] == [["mask.png", True], ["overlay.jpg", True]]
+
+
+def test_a_click_opens_an_image_at_its_full_size(seen):
+    assert seen("segment")["opened"] == [[*SIZE]] * 3
+
+
+def test_while_a_slider_is_dragged_only_the_newest_value_is_drawn(seen):
+    part = seen("dragged")
+    assert part["isNewest"]
+    assert 1 <= part["drawings"] < 30  # of 40 steps
+
+
+def test_another_picture_other_words_and_another_method_mark_what_is_shown_at_once(seen):
+    notes = seen("outdated")["notes"]
+    said = {name: note for name, (note, _) in notes.items()}
+    of = "What is shown belongs to {}. Press Segment.".format
+    assert said == {
+        "words": of("other words"),
+        "back": "",
+        "method": of("another method"),
+        "tab": of("another picture"),
+        "picture": of("another picture"),
+        "again": "",
+    }
+    assert all(is_right for _, is_right in notes.values())  # no slider moves what is out of date
 
 
 def test_generate_in_the_tab_img2img_paints_inside_only(seen):
-    outside, inside = seen["img2img"]
+    outside, inside = seen("generate")["img2img"]
     assert (outside, inside > 20) == (0, True)
 
 
 def test_send_fills_and_opens_inpaint_upload(seen):
-    assert (seen["tab"], seen["size"]) == (4, [str(side) for side in SIZE])
-    assert seen["sentShare"] == pytest.approx(seen["shareLower"], abs=1e-6)
-    assert seen["ownTabKept"]
+    part = seen("generate")
+    assert (part["tab"], part["size"]) == (4, [str(side) for side in SIZE])
+    shown, sent = part["shares"]
+    assert sent == pytest.approx(shown, abs=1e-6)
+    assert part["ownTabKept"]
 
 
 def test_generate_in_inpaint_upload_paints_inside_only(seen):
-    outside, inside = seen["inpaint"]
+    outside, inside = seen("generate")["inpaint"]
     assert (outside, inside > 20) == (0, True)
 
 
-def test_segment_and_generate_work_in_other_tabs(seen):
-    for name in ("sketch", "inpaint", "inpaint sketch"):
-        assert 0.001 < seen["tabs"][name]["masked"] < 0.999
-        outside, inside = seen["tabs"][name]["repainted"]
-        assert (outside, inside > 5) == (0, True), name
+@pytest.mark.parametrize("tab", ["sketch", "inpaint", "inpaint_sketch"])
+def test_segment_and_generate_work_in_other_tabs(seen, tab):
+    assert 0.001 < seen(tab)["masked"] < 0.999
+    outside, inside = seen(tab)["repainted"]
+    assert (outside, inside > 5) == (0, True)
 
 
 def test_what_is_painted_is_combined_by_the_brush_mode(seen):
-    shares = seen["brush"]
+    part = seen("brush")
+    shares = part["brush"]
     assert 0 < shares["intersect"] < shares["replace"] < shares["add"]
     assert shares["subtract"] == pytest.approx(shares["add"] - shares["replace"])  # painted, and not named
-    outside, inside = seen["brushed"]
+    outside, inside = part["brushed"]
     assert (outside, inside > 5) == (0, True)
-    assert "Error" not in seen["sketched"]
+
+
+def test_strokes_mark_what_is_shown_and_the_sentence_tells_the_share_in_each_brush_mode(seen):
+    part = seen("brush")
+    assert "belongs to another picture" in part["strokes"]
+    assert part["sentences"] == {
+        mode: f"Mask: {share:.1%} of the picture will be repainted." for mode, share in part["brush"].items()
+    }
 
 
 def test_the_strokes_of_inpaint_sketch_are_in_the_preview_and_in_the_run(seen):
-    preview, made = seen["sketchedMasks"]
+    part = seen("strokes")
+    assert "Error" not in part["log"]
+    preview, made = part["masks"]
     assert preview == made
     assert preview["painted"] > 0.01
 
 
+def test_several_prompts_have_a_legend(seen):
+    phrases = os.environ.get("PHRASES", f"{PHRASE} | {SECOND_PHRASE}").split(" | ")
+    assert seen("several")["legend"] == [f"{number}{phrase}" for number, phrase in enumerate(phrases, start=1)]
+
+
+def test_nothing_moves_while_the_threshold_does(seen):
+    first, *others = seen("calm")["places"]
+    assert others == [first] * 3
+
+
+def test_buttons_keep_their_height_and_the_legend_of_ten_prompts_can_be_read(seen):
+    part = seen("calm")
+    assert len(set(part["heights"])) == 1
+    assert [entry["text"].endswith(f"number {at}") for at, entry in enumerate(part["legend"], 1)] == [True] * 10
+    assert all(entry["size"] >= 11 and not entry["isCut"] for entry in part["legend"])
+
+
+def test_no_label_lies_over_an_image_and_the_overlay_is_as_wide_as_the_column(seen):
+    part = seen("calm")
+    assert all(all(is_image) for is_image in part["over"])
+    assert part["wide"] > 0.95
+    assert (part["minus"], part["narrow"]) == (False, [])
+
+
 def test_a_threshold_that_is_clicked_twice_acts_twice(seen):
-    first, second = seen["clickedTwice"]
+    first, second = seen("thresholds")["clickedTwice"]
     assert first == second != "0.05"
 
 
 def test_a_click_selects_an_object(seen):
-    assert seen["clickedObject"] == ["", "1"]  # it was chosen, is not any more, and is again
+    assert seen("objects")["clicked"] == ["", "1"]  # it was chosen, is not any more, and is again
 
 
 def test_keys_move_the_threshold(seen):
-    assert seen["keys"] == "0.35"
+    assert seen("thresholds")["keys"] == "0.35"
 
 
 def test_numbers_of_objects_belong_to_the_picture_that_they_were_chosen_in(seen):
-    same, other, box = seen["numbers"]
+    same, other, box = seen("objects")["numbers"]
     assert "were chosen in another picture" not in same
     assert "Objects 1 were chosen in another picture or with another prompt" in other
     assert box == ""
 
 
-def test_mask_and_overlay_can_be_downloaded(seen):
-    assert [is_what_is_shown for _, is_what_is_shown in seen["downloads"]] == [True, True]
-    assert all(length > 3 * SIZE[0] * SIZE[1] for length, _ in seen["downloads"])
-
-
 def test_nothing_found_is_shown_on_the_page(seen):
-    assert "Nothing to inpaint" in seen["nothing"]
+    assert "Nothing to inpaint" in seen("nothing")["log"]
 
 
 def test_in_batch_each_file_is_as_it_was_outside_its_own_mask(seen):
-    assert (seen["batchPictures"], len(seen["batch"])) == (9, 3)
-    assert all(outside == 0 and inside > 5 for outside, inside in seen["batch"]), seen["batch"]
+    part = seen("batch")
+    assert (part["count"], len(part["compared"])) == (9, 3)
+    assert all(outside == 0 and inside > 5 for outside, inside in part["compared"]), part["compared"]
 
 
-def test_in_batch_each_file_has_the_mask_that_it_has_alone(seen, scenes):
+def test_in_batch_each_file_has_the_mask_that_it_has_alone_and_segment_shows_the_first(seen, scenes):
+    part = seen("batch")
     asked = [{"image": encoded(Image.open(path)), "prompt": PHRASE, "threshold": LOW_THRESHOLD} for path in scenes]
     alone = [ask("segment", one, at="ldznet")[1]["prompts"][0]["share"] for one in asked]
     assert len({round(share, 6) for share in alone}) == 3  # or one mask for all would not be noticed
-    assert seen["batchMasks"] == pytest.approx(alone, abs=1e-6)
+    assert part["masks"] == pytest.approx(alone, abs=1e-6)
+    status, first = part["first"]
+    assert f"The first of 3 files: {scenes[0].name}." in status
+    assert first == pytest.approx(alone[0], abs=1e-6)
 
 
 def test_a_pictures_parameters_switch_the_panel_off_or_on(seen):
-    foreign, ours = seen["pasted"]
+    foreign, ours = seen("parameters")["pasted"]
     assert (foreign[0], foreign[1]) == (False, PHRASE)
     assert ours == [True, "a drop", "0.35"]
 
 
-def test_reload_ui_leaves_a_panel_that_works(seen):
-    assert seen["reloaded"].startswith(f"{PHRASE}: ")
+@pytest.mark.parametrize("part", ["dark", "reload"])
+def test_the_panel_works_in_the_dark_theme_and_after_reload_ui(seen, part):
+    assert f"{PHRASE}: " in seen(part)["status"]
 
 
 @WITH_FILES
-def test_the_log_has_no_error_of_ours(seen, log):
+def test_the_log_has_no_error_of_ours(report, log):
     text = log.read_text()
     assert "Error running" not in text
     assert "Error calling" not in text
