@@ -1,4 +1,4 @@
-"""Draw the scenes under tests/scenes again: python -m tests.draw_scenes [--art FOLDER].
+"""Draw the scenes under models/tiny/scenes again: python -m tests.draw_scenes [--art FOLDER].
 
 A dozen scenes of icons for documents and for tests of the embedded model, so that neither needs the art itself.
 What stands in them is written down here; places, turns and grounds come from the seed. No training has seen them:
@@ -20,7 +20,7 @@ from PIL import Image
 from ldznet.research.scenes.composition import draw_thing, place_and_paint
 from ldznet.research.scenes.icons import IconWorld
 
-FOLDER = Path(__file__).with_name("scenes")
+FOLDER = Path(__file__).parents[1] / "models" / "tiny" / "scenes"
 SIZE = (256, 384)  # height, width: the largest side at which no icon is enlarged much
 _ATTEMPTS = 150
 _PALETTE = (0, 0, 0, 230, 80, 60, 70, 150, 240, 250, 210, 60, 90, 200, 110, 190, 110, 230)
@@ -87,7 +87,7 @@ def write(world, folder):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw the scenes under tests/scenes again.")
+    parser = argparse.ArgumentParser(description="Draw the scenes under models/tiny/scenes again.")
     parser.add_argument("--art", type=Path, metavar="FOLDER", help="folder of the art")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="FOLDER", help="folder to write to")
     parsed = parser.parse_args()

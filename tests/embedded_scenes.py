@@ -1,7 +1,7 @@
 """Scenes that the embedded model is asked about in tests, and words for what is in them.
 
-The images lie under tests/scenes, so no test needs the art. What the tests ask for, and at which threshold, stands
-here alone.
+The images lie under models/tiny/scenes, so no test needs the art. What the tests ask for, and at which threshold,
+stands here alone.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-FOLDER = Path(__file__).with_name("scenes")
+FOLDER = Path(__file__).parents[1] / "models" / "tiny" / "scenes"
 CONTENTS = json.loads((FOLDER / "scenes.json").read_text(encoding="utf-8"))
 NAMES = tuple(CONTENTS)
 
@@ -34,7 +34,7 @@ PAIRS = {
 LEAST_OVERLAP, LEAST_RIGHT = 0.35, 0.75
 
 # The image and the word of the README's first command.
-README_IMAGE = FOLDER.parents[1] / "docs" / "pictures" / "triangle.jpg"
+README_IMAGE = Path(__file__).parents[1] / "docs" / "pictures" / "triangle.jpg"
 README_PROMPT = "triangle"
 
 

@@ -38,6 +38,7 @@ RESERVED = {
         "webui/page/gradio_versions.py",
         "webui/a1111_app.py",
         "webui/settings_page.py",
+        "cli/examples.py",
         "cli/standalone_page.py",
         "scripts/",
     ),

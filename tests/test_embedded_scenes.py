@@ -1,4 +1,4 @@
-"""The scenes under tests/scenes: what scenes.json says of them, and whose art they show."""
+"""The scenes under models/tiny/scenes: what scenes.json says of them, and whose art they show."""
 
 import numpy as np
 import pytest

@@ -62,7 +62,7 @@ def run(parsed: argparse.Namespace) -> int:
     checkpoint = parsed.checkpoint or EMBEDDED
     host = DiffusersHost.load(checkpoint, device=device, dtype=dtype, download=parsed.download)
     app = standalone_page.StandaloneApp(host, MODELS, heads=parsed.heads, precision=parsed.dtype or "auto")
-    page = standalone_page.make_page(app, host.info.name)
+    page = standalone_page.make_page(app, host.info)
     address = standalone_page.open_page(page, parsed.host, parsed.port, browser=not parsed.no_browser)
     printer.result(f"{address}  (Ctrl-C ends it)")
     try:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ldznet.errors import ImageError
-from ldznet.hosts.host import Host
+from ldznet.hosts.host import Host, HostInfo
 from ldznet.images.reading import read_image
 from ldznet.inference.passes import Progress
 from ldznet.webui.app import App
@@ -177,10 +177,12 @@ class StandalonePage:
         """Return None: nothing is sent."""
 
 
-def make_page(app: StandaloneApp, name: str) -> Any:
-    """Return the page as gradio's Blocks: image and mask, and the panel below; `name` is the model's."""
+def make_page(app: StandaloneApp, info: HostInfo) -> Any:
+    """Return the page as gradio's Blocks: image and mask, and the panel below; `info` is the model's."""
     import gradio as gr
 
+    from ldznet.cli.examples import add_examples
+    from ldznet.webui.controls import CONTROLS
     from ldznet.webui.panel import layout
     from ldznet.webui.panel.messages import lines
     from ldznet.webui.session import Session
@@ -188,13 +190,16 @@ def make_page(app: StandaloneApp, name: str) -> Any:
     session = Session(app, lambda host: host)
     # Files that were shown are deleted after a day.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
-        gr.HTML(f"<h2>{TITLE}</h2>{lines([f'Masks from words, by {name}.'])}")
+        gr.HTML(f"<h2>{TITLE}</h2>{lines([f'Masks from words, by {info.name}.'])}")
         with gr.Row(elem_classes=["ldznet-columns"]):
             with gr.Column(min_width=340) as inputs:
                 components = {IMAGE: _image(IMAGE, height=360), MASK: _image(MASK, height=180)}
             result_column = gr.Column(min_width=340)
         with inputs:
-            layout.build(session, StandalonePage(components, result_column), "ldznet_{}".format)
+            controls = layout.build(session, StandalonePage(components, result_column), "ldznet_{}".format)
+        if info.known_words:
+            prompt = controls[[control.name for control in CONTROLS].index("prompt")]
+            add_examples(components[IMAGE], prompt, info.known_words)
     return blocks
 
 
