@@ -18,7 +18,9 @@ const LDZNET_PATIENCE = 30000; // ms after which a drawing is given up
 function ldznetOpenTab(page) {
     if (page.pictures.length === 1) return 0;
     const tab = get_tab_index('mode_img2img'), batch = page.pictures.length - 2;
-    return tab === batch ? batch + get_tab_index('img2img_batch_source') : tab;
+    if (tab !== batch) return tab;
+    // reForge has no tabs in Batch, only the folder.
+    return batch + (document.getElementById('img2img_batch_source') ? get_tab_index('img2img_batch_source') : 1);
 }
 
 function ldznetRequest(names, page, values) {

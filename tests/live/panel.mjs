@@ -1,13 +1,15 @@
 // node panel.mjs: drives the panel in a headless Chromium as a user would; prints what it has seen as JSON: for each
 // part, each with a page of its own, what it has seen or why it failed. PARTS: those to run, all by default.
 // URL, SCENES (comma-separated files), PHRASE, PHRASES (several), FIRST_THRESHOLD, THRESHOLD (a lower one),
-// WIDTH, HEIGHT (the scenes'), LOG (the webui's), SHOTS (a folder for screenshots), CHROMIUM, PLAYWRIGHT (its index.mjs).
+// WIDTH, HEIGHT (the scenes'), LOG (the webui's), SHOTS (a folder for screenshots), CHROMIUM, PLAYWRIGHT (its index.mjs),
+// HOST (a1111, forge, neo or reforge).
 // Nothing waits for a time: what has to come is waited for, however busy the machine is.
 import { readFileSync } from 'node:fs';
 const { chromium } = await import(process.env.PLAYWRIGHT || 'playwright-core');
 const { URL: address, PHRASE, SHOTS } = process.env;
 const scenes = process.env.SCENES.split(',');
 const ours = name => `#script_ldznet_segment_${name}`;
+const isForge = ['forge', 'neo'].includes(process.env.HOST); // canvases instead of images, and gradio 4
 let seen, page, finished; // of the part that runs; what a run of img2img is waited for with
 const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
   '--disable-background-networking', '--disable-component-update'];
@@ -58,8 +60,10 @@ const shot = async (name, part) => {
 const top = () => page.evaluate(() => scrollTo(0, 0));
 const upload = async (id, file) => {
   await page.locator(`${id} input[type=file]`).setInputFiles(file);
-  await page.waitForSelector(`${id} img`);
+  await page.waitForSelector(`${id} img[src]`);
 };
+// A canvas of Forge takes another file at once, an image of gradio only when it is empty.
+const emptied = id => isForge || page.locator(`${id} button`).last().click();
 const source = id => page.locator(`${id} img`).first().getAttribute('src').catch(() => null);
 const pixels = (address, channels = 3) => page.evaluate(async ([address, channels]) => {
   const picture = new Image();
@@ -78,6 +82,7 @@ const share = async id => {
   return data.filter(level => level > 127).length / data.length;
 };
 const status = async () => (await page.locator(ours('status')).last().innerText()).trim();
+const runLog = async () => (await page.locator('#html_log_img2img').last().innerText()).trim();
 async function changes(read, before, limit = 60000) {
   const start = Date.now();
   while (Date.now() - start < limit) {
@@ -142,18 +147,20 @@ async function middle() { // of the mask, where it lies in the picture of object
 }
 const share_of = mask => mask.data.filter(level => level > 127).length / mask.data.length;
 async function generate() {
+  const before = await runLog();
   const done = new Promise((resolve, reject) => {
     finished = resolve;
     setTimeout(() => reject(new Error('the run does not end')), PATIENCE);
   });
+  done.catch(() => null); // gradio 4 has no socket: there the text below the results says how long the run took
   await page.locator('#img2img_generate').click();
-  await done;
+  await (isForge ? changes(runLog, before, PATIENCE) : done);
   finished = null;
   await page.waitForFunction(() => gradioApp().querySelector('#img2img_interrupt').style.display !== 'block');
   await page.waitForTimeout(1500); // the gallery shows its images one after the other
   const addresses = await page.locator('#img2img_gallery .thumbnails img, #img2img_gallery .grid-wrap img').evaluateAll(
     images => images.map(image => image.src));
-  return { log: (await page.locator('#html_log_img2img').last().innerText()).trim(), pictures: [...new Set(addresses)] };
+  return { log: await runLog(), pictures: [...new Set(addresses)] };
 }
 // How much two pictures differ inside and outside of a mask: [largest outside, mean inside].
 function compare(one, other, mask) {
@@ -323,7 +330,7 @@ const parts = {
     notes.tab = [await note(), await unmoved()];
     await page.evaluate(() => switch_to_img2img_tab(0));
     await page.waitForFunction(() => !document.documentElement.hasAttribute('data-ldznet-outdated'));
-    await page.locator('#img2img_image button').last().click();
+    await emptied('#img2img_image');
     await upload('#img2img_image', scenes[1]);
     await page.waitForFunction(() => document.documentElement.hasAttribute('data-ldznet-outdated'));
     notes.picture = [await note(), await unmoved()];
@@ -439,7 +446,7 @@ const parts = {
     await numbers.fill('1');
     await settled();
     seen.numbers = [(await generate()).log];
-    await page.locator('#img2img_image button').last().click();
+    await emptied('#img2img_image');
     await upload('#img2img_image', scenes[1]);
     await page.waitForFunction(() => document.documentElement.hasAttribute('data-ldznet-outdated'));
     seen.numbers.push((await generate()).log);

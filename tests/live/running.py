@@ -1,11 +1,15 @@
-"""Start a real AUTOMATIC1111 for a test, with a copy of this checkout as its extension, and use its API.
+"""Start a real webui for a test, with a copy of this checkout as its extension, and use its API.
 
 WEBUI_DIR is a folder with start.sh and stop.sh, which start and stop a webui on $PORT with what arguments they are
-given; the precision is said here. The webui itself is not touched: its data folder is a temporary one, with the
-embedded model and its head.
+given; the precision is said here. The webui itself is not touched: its data folder is a temporary one. WEBUI_DIR/
+config.json, if there is one, has its first settings, such as built-in extensions that are off.
 
-WEBUI_URL is the address of one that runs already, with --api, this checkout as its extension and the embedded
-model as its checkpoint: the tests of the panel and of parameters take it as it is, and leave out what needs its
+HOST is which webui it is, by its files; WEBUI_HOST says it of one that runs already: a1111, forge, neo or reforge.
+AUTOMATIC1111 gets the embedded model and its head; the others, which refuse small models, get random ones
+(random_model.py), whose masks mean nothing but are the same everywhere.
+
+WEBUI_URL is the address of one that runs already, with --api, this checkout as its extension and that model as its
+checkpoint: the tests of the panel and of parameters take it as it is, and leave out what needs its
 files. What a run saves lies in its output folders.
 """
 
@@ -19,6 +23,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import embedded_scenes
 import numpy as np
 import pytest
 import torch
@@ -45,6 +50,25 @@ EXTENSION = (
     "style.css",
 )
 SIZE = (192, 128)  # width, height
+
+
+def host_in(folder):
+    """Return which webui is installed in a folder, by the files that ldznet/webui/webui_kind.py looks for."""
+    if not (folder / "modules_forge").is_dir():
+        return "a1111"
+    if not (folder / "backend").is_dir():
+        return "reforge"
+    return "forge" if (folder / "modules" / "sd_hijack.py").exists() else "neo"
+
+
+HOST = os.environ.get("WEBUI_HOST") or host_in(WEBUI / "webui")
+# For a smaller and a larger mask of what the tests ask for.
+if HOST == "a1111":
+    THRESHOLD, LOW_THRESHOLD = embedded_scenes.THRESHOLD, embedded_scenes.LOW_THRESHOLD
+else:
+    THRESHOLD, LOW_THRESHOLD = 0.95, 0.6
+MODEL = "tiny.safetensors" if HOST == "a1111" else "rand.safetensors"
+ONLY_A1111 = pytest.mark.skipif(HOST != "a1111", reason="needs the embedded model, or a part of AUTOMATIC1111's")
 
 # What starts a webui of its own, and what takes one that runs already as well.
 NEEDS_A_WEBUI = [
@@ -89,9 +113,14 @@ def make_data_folder(data, *, others=False):
         script = data / "extensions" / path
         script.parent.mkdir(parents=True)
         script.write_text(OTHER.format(kind=kind, name=name))
-    (data / "config.json").write_text(json.dumps({"img2img_editor_height": 300}))
+    given = WEBUI / "config.json"
+    settings = json.loads(given.read_text()) if given.exists() else {}
+    (data / "config.json").write_text(json.dumps(settings | {"img2img_editor_height": 300}))
     folder = data / "checkpoints"
     folder.mkdir()
+    if HOST != "a1111":
+        _link_random_model(data, folder)
+        return folder
     text = EMBEDDED.with_suffix(".yaml").read_text()
     words = next(line for line in text.splitlines() if line.strip().startswith("version:"))
     text = text.replace(words.strip(), f"version: {EMBEDDED.with_suffix('')}")
@@ -99,6 +128,18 @@ def make_data_folder(data, *, others=False):
     (folder / "tiny.yaml").write_text(text)
     _write_inpainting(folder / "nine", text)
     return folder
+
+
+def _link_random_model(data, folder):
+    """Give a webui the random checkpoint, and its head in addition to those of the extension."""
+    import random_model
+
+    random_model.write_random_model()
+    (folder / MODEL).symlink_to(random_model.CHECKPOINT)
+    for source, kind in ((random_model.HEAD, "ldznet"), (random_model.APPROXIMATION, "VAE-approx")):
+        target = data / "models" / kind / source.name
+        target.parent.mkdir(parents=True)
+        target.symlink_to(source)
 
 
 def _write_inpainting(path, text):
@@ -117,10 +158,12 @@ def start(data, *flags):
     """Start a webui, in full precision unless the flags set it. A webui that runs already stays as it is."""
     if GIVEN:
         return
-    if not any(flag in flags for flag in ("--no-half", "--precision")):
+    if HOST == "a1111" and not any(flag in flags for flag in ("--no-half", "--precision")):
         flags = ("--no-half", *flags)
+    if HOST in ("forge", "neo"):  # gradio 4 serves files of known folders only
+        flags = ("--gradio-allowed-path", data, *flags)
     folder = data / "checkpoints"
-    own = ["--data-dir", data, "--ckpt-dir", folder, "--ckpt", folder / "tiny.safetensors", *flags]
+    own = ["--data-dir", data, "--ckpt-dir", folder, "--ckpt", folder / MODEL, *flags]
     done = subprocess.run(
         [WEBUI / "start.sh", *map(str, own)],
         env=os.environ | {"PORT": PORT},

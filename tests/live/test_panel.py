@@ -1,7 +1,8 @@
-"""Test the panel inside a real AUTOMATIC1111: through its API, and in a headless Chromium (panel.mjs).
+"""Test the panel inside a real webui: through its API, and in a headless Chromium (panel.mjs).
 
-WEBUI_DIR or WEBUI_URL as in running.py. For the browser: node, PLAYWRIGHT (playwright-core's index.mjs; by default
-that of WEBUI_DIR/browser) and CHROMIUM (/usr/bin/chromium). SHOTS is a folder for screenshots of each step.
+WEBUI_DIR, WEBUI_URL and WEBUI_HOST as in running.py. For the browser: node, PLAYWRIGHT (playwright-core's
+index.mjs; by default that of WEBUI_DIR/browser) and CHROMIUM (/usr/bin/chromium). SHOTS is a folder for
+screenshots of each step.
 """
 
 import json
@@ -11,13 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded_scenes import LOW_THRESHOLD, OTHER, PHRASE, SCENE, SECOND_PHRASE, THIRD, THRESHOLD, image_of
+from embedded_scenes import OTHER, PHRASE, SCENE, SECOND_PHRASE, THIRD, image_of
 from PIL import Image
 from running import (
     GIVEN,
+    HOST,
     LOG,
+    LOW_THRESHOLD,
+    MODEL,
     NEEDS_ANY_WEBUI,
+    ONLY_A1111,
     SIZE,
+    THRESHOLD,
     URL,
     WEBUI,
     Client,
@@ -193,6 +199,7 @@ def test_a_large_picture_is_masked_at_its_size(client, scenes):
 
 
 @WITH_FILES
+@ONLY_A1111
 def test_an_inpainting_checkpoint_is_masked_by_attention(client):
     nine = {"override_settings": {"sd_model_checkpoint": "nine.safetensors"}}
 
@@ -215,6 +222,7 @@ def report(log, scenes):
         "SCENES": ",".join(map(str, scenes)),
         "PHRASE": os.environ.get("PHRASE", PHRASE),
         "PHRASES": os.environ.get("PHRASES", f"{PHRASE} | {SECOND_PHRASE}"),
+        "HOST": HOST,
         "FIRST_THRESHOLD": str(THRESHOLD),
         "THRESHOLD": str(LOW_THRESHOLD),
         "WIDTH": str(SIZE[0]),
@@ -250,7 +258,7 @@ def test_segment_shows_the_mask_and_says_what_was_found(seen):
     sentence, *lines = part["status"].splitlines()
     assert sentence == f"Mask: {part['share']:.1%} of the picture will be repainted."
     assert any(line.startswith(f"{PHRASE}: ") for line in lines)
-    assert "fits tiny.safetensors" in part["status"]  # though the run before had another checkpoint
+    assert f"fits {MODEL}" in part["status"]  # though the run before had another checkpoint
     assert 0.005 < part["share"] < 0.9
 
 

@@ -52,7 +52,10 @@ def run(steps, *, tab=0, kind=A1111Page):
     }
     functions = ", ".join(f"{name}: {code}" for name, code in calls.items())
     code = f"""
-        globalThis.document = {{ addEventListener() {{}}, documentElement: {{ toggleAttribute() {{}} }} }};
+        globalThis.document = {{
+            addEventListener() {{}}, documentElement: {{ toggleAttribute() {{}} }}, getElementById: () => batchTabs
+        }};
+        let batchTabs = {{}}; // none in reForge
         let tab = {tab}, folder = 0;
         globalThis.get_tab_index = name => name === 'mode_img2img' ? tab : folder;
         {SCRIPT.read_text()}
@@ -88,6 +91,15 @@ def test_only_the_images_of_the_open_tab_are_sent(kind, tab):
     images = [*(name for names in page.tabs for name in names), *BATCH]
     expected = [[BATCH[0]], [BATCH[1]]][tab - 5] if tab >= 5 else list(page.tabs[tab])
     assert [name for name in images if sent[name] is not None] == expected
+
+
+def test_where_batch_has_no_tabs_its_folder_is_open():
+    steps = "batchTabs = null; get_tab_index = name => { if (name !== 'mode_img2img') throw name; return 5; };"
+
+    (values,) = run(f"{steps} results.push(call('before'));")
+
+    sent = dict(zip(names_of(make_page()), values, strict=True))
+    assert (sent["tab"], sent[BATCH[0]], sent[BATCH[1]]) == (6, None, f"value of {BATCH[1]}")
 
 
 def test_before_anything_was_segmented_nothing_is_out_of_date_or_drawn():
