@@ -164,7 +164,7 @@ class MaskOptions(Options):
     grow: int = option(0, "pixels by which the mask grows; negative shrinks it", low=-512, high=512, step=1)
     invert: bool = option(False, "select everything but the mask")
     brush: str = option(
-        "replace",
+        "add",
         "what to do with a painted or uploaded mask: replace it, add to it, subtract from it, intersect with it",
         choices=("replace", "add", "subtract", "intersect"),
     )

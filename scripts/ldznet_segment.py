@@ -31,6 +31,7 @@ else:
     else:
         APP, SESSION = webui_app(), webui_session()  # the same ones after "Reload UI"
         HOOKS = hooks.RunHooks(SESSION, APP)
+        SESSION.head_files.make_folder()
 
 
 class LdznetSegment(scripts.Script):

@@ -15,12 +15,10 @@ from PIL import Image
 from ldznet.__main__ import main
 from ldznet.cli import segment_run
 from ldznet.decision import Reason, decide
-from ldznet.errors import LdznetError
 from ldznet.images.given_mask import read_given_mask
 from ldznet.methods.choose import MethodChoice
 from ldznet.methods.method import Defaults, SuitedThreshold
 from ldznet.webui import results
-from ldznet.webui.api import answers
 from ldznet.webui.controls import CONTROLS, read_panel_settings
 
 WIDTH, HEIGHT = SIZE
@@ -51,7 +49,9 @@ ROWS = {
     "shrunk to nothing": ("bright", {"grow": -512}, None, Reason.OPTIONS),
     "nothing found": ("unicorn", {}, None, Reason.NOT_FOUND),
     "nothing found, inverted": ("unicorn", {"invert": True}, None, Reason.NOT_FOUND),
+    "a given mask and nothing said about it": ("bright", {}, upper(), (1.0, 0.5)),
     "add": ("bright", {"brush": "add"}, upper(), (1.0, 0.5)),
+    "replace": ("bright", {"brush": "replace"}, upper(), LEFT),
     "add to strokes": ("bright", {"brush": "add"}, upper("RGBA"), (1.0, 0.5)),
     "subtract": ("bright", {"brush": "subtract"}, upper(), (0.0, 0.5)),
     "intersect": ("bright", {"brush": "intersect"}, upper(), (0.5, 0.0)),
@@ -123,10 +123,7 @@ def test_a_run_of_img2img_agrees(row, webui):
 
     level, reason = threshold_of(row)
     if row.decision.reason is not None:
-        with pytest.raises(LdznetError) as stopped:
-            Run(webui.hooks).once(p, args)
-        assert str(stopped.value) == f"{text_for_people(row)} Nothing was generated."
-        assert p.image_mask is None
+        assert Run(webui.hooks).stopped(p, args) == f"{text_for_people(row)} Nothing was generated."
     else:
         Run(webui.hooks).once(p, args)
         np.testing.assert_array_equal(np.asarray(p.read["image_mask"]), row.levels)
@@ -144,7 +141,7 @@ def test_the_route_agrees(row, webui):
         answer = client.post("/ldznet/segment", json=body).json()
 
     np.testing.assert_array_equal(np.asarray(picture(answer["mask"])), row.levels)
-    assert answer["nothing_found"] == answers.explain(row.result, row.decision)
+    assert answer["nothing_found"] == results.explain_to_program(row.result, row.decision)
     assert (answer["threshold"], answer["threshold_reason"]) == threshold_of(row)
     assert (answer["nothing_found"] is None) == (row.decision.reason is None and not row.decision.only_given)
 
@@ -226,10 +223,7 @@ def test_a_mask_that_the_webuis_blur_leaves_nothing_of_stops_a_run_only(webui, m
     result = webui.session.segment_image(webui.model, image, read_panel_settings(args))
     p = Processing(webui.model, [image], mask_blur_x=64, mask_blur_y=64)
 
-    with pytest.raises(LdznetError) as stopped:
-        Run(webui.hooks).once(p, args)
+    text = Run(webui.hooks).stopped(p, args)
 
     assert decide(result.segmentation, read_panel_settings(args).mask).reason is None
-    assert str(stopped.value).startswith(
-        results.explain_reason(result, read_panel_settings(args).mask, Reason.FAINT)
-    )
+    assert text.startswith(results.explain_reason(result, read_panel_settings(args).mask, Reason.FAINT))

@@ -76,11 +76,9 @@ def read_settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Setting
     require_model(parsed)
     texts, negatives = check_prompts(_split(prompts), _split(parsed.negative))
     mask = read_options(parsed, MaskOptions)
-    # `replace` is the default and means that there is no given mask; with one it would be ignored.
-    if (parsed.brush_mask is None) != (mask.brush == "replace"):
+    if parsed.brush_mask is None and mask.brush in ("subtract", "intersect"):
         raise OptionError(
-            "--brush-mask and --brush go together: the file of a mask, and whether to add to it, subtract from it "
-            "or intersect with it."
+            f"--brush {mask.brush} needs a mask to work on: give its file with --brush-mask, or leave --brush out."
         )
     return Settings(
         texts,
@@ -95,9 +93,10 @@ def read_settings(parsed: argparse.Namespace, prompts: Sequence[str]) -> Setting
 
 def _split(prompts: Sequence[str]) -> list[str]:
     """Split each text at | into prompts, as the panel does; an empty text stays, so that the check refuses it."""
-    prompts = list(map(_decode, prompts))
-    parts = ([part for part in text.split("|") if part.strip()] or [text.strip("|")] for text in prompts)
-    return [part for several in parts for part in several]
+    from ldznet.inference.prompts import split_prompts
+
+    texts = map(_decode, prompts)
+    return [part for text in texts for part in split_prompts(text) or (text.strip("|"),)]
 
 
 def _decode(text: str) -> str:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ldznet.errors import ImageError
-from ldznet.hosts.host import Host, HostInfo
+from ldznet.hosts.host import Context, Host, HostInfo
 from ldznet.images.reading import read_image
 from ldznet.inference.passes import Progress
 from ldznet.webui.app import App
@@ -51,6 +52,16 @@ class BorrowedHost:
         """Do nothing: no run changes the model, so that nothing has to be put back."""
         yield
 
+    def encode_image(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Encode an image, unless the user has cancelled the work."""
+        self.before_pass()
+        return self._host.encode_image(image, noise)
+
+    def predict_noise(self, noisy_latent: Tensor, timesteps: Tensor, context: Context) -> Tensor:
+        """Run the UNet, unless the user has cancelled the work."""
+        self.before_pass()
+        return self._host.predict_noise(noisy_latent, timesteps, context)
+
     def __getattr__(self, name: str) -> Any:
         """Return what the host has of this name."""
         return getattr(self._host, name)
@@ -65,15 +76,21 @@ class StandaloneApp:
         self._models = models
         self._flags = {"ldznet_heads": heads and str(heads), "ldznet_precision": precision}
         self._lock = threading.Lock()  # the page may be open in several browsers
+        self._stop = threading.Event()
 
     def run_exclusively(self, work: Callable[[], Result]) -> Result:
         """Call `work` while nobody else who has the page open uses the model."""
         with self._lock:
+            self._stop.clear()  # pressed before this work began
             return work()
 
     def stop_requested(self) -> bool:
-        """Return false: the page has no button for it."""
-        return False
+        """Return whether Cancel was pressed since the work began."""
+        return self._stop.is_set()
+
+    def request_stop(self) -> None:
+        """Ask the work that runs now to stop between two steps."""
+        self._stop.set()
 
     @contextmanager
     def show_progress(self, text: str) -> Iterator[Progress]:
@@ -167,7 +184,8 @@ class StandalonePage:
         """Return the image and the mask."""
         if values[IMAGE] is None:
             raise ImageError(f'There is no picture. Put one into "{LABELS[IMAGE]}".')
-        return PageImage(read_image(values[IMAGE]), None if values[MASK] is None else read_image(values[MASK]))
+        mask = None if values[MASK] is None else _read_upload(values[MASK])
+        return PageImage(_read_upload(values[IMAGE]), mask)
 
     def send(self, image: Image.Image, mask: Image.Image) -> dict[str, Any]:
         """Return nothing: there is no place to send a mask to."""
@@ -203,12 +221,29 @@ def make_page(app: StandaloneApp, info: HostInfo) -> Any:
     return blocks
 
 
+def _read_upload(upload: str | Image.Image) -> Image.Image:
+    """Return an uploaded file as an image; errors do not name the place at which it is kept.
+
+    Raises:
+        ImageError: it is not an image, such as an empty file.
+    """
+    return read_image(Path(upload).read_bytes() if isinstance(upload, str) else upload)
+
+
 def _image(elem_id: str, *, height: int) -> Any:
     import gradio as gr
 
+    class Upload(gr.Image):  # type: ignore[misc]
+        """An image that is not opened when it is sent: gradio has no words for what Pillow cannot read."""
+
+        is_template = True  # for gradio, the name of the parent is that of the component
+
+        def preprocess(self, payload: Any) -> Any:
+            """Return the path of the uploaded file, which `read_image` reads, with its checks."""
+            return payload.path if payload is not None and payload.path else super().preprocess(payload)
+
     sources = ["upload", "clipboard"]  # no webcam
-    # Paths without a mode: gradio decodes nothing then, and images are read by `read_image`, with its checks.
-    return gr.Image(
+    return Upload(
         label=LABELS[elem_id],
         elem_id=elem_id,
         type="filepath",

@@ -109,6 +109,8 @@ def count_scans(data: bytes, most: int) -> int:
 def _why_unidentified(head: bytes) -> str:
     if not head:
         return "is empty: it has 0 bytes, perhaps because a download or a copy broke off. Get the file again."
+    if head.startswith(b"%PDF"):
+        return "is a PDF, not an image. Save the page as PNG or JPEG, and give that."
     if _is_text(head):
         return (
             "is not an image: it holds text, perhaps a web page or an SVG drawing. "

@@ -40,6 +40,24 @@ def check_prompts(
     return _check_list(prompts, "prompt", least=1), _check_list(negative_prompts, "negative prompt", least=0)
 
 
+def split_prompts(text: str) -> tuple[str, ...]:
+    """Return the parts of "bucket | red hat", without empty ones.
+
+    A bar in curly brackets separates nothing: the extension Dynamic Prompts writes a choice so, {cross|triangle}.
+    """
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        if letter == "{":
+            # Without its other bracket it is a letter like others.
+            depth += text.find("}", place) >= 0
+        elif letter == "}":
+            depth = max(0, depth - 1)
+        elif letter == "|" and not depth:
+            parts.append(text[start:place])
+            start = place + 1
+    return tuple(part.strip() for part in (*parts, text[start:]) if part.strip())
+
+
 def _check_list(prompts: object, what: str, *, least: int) -> tuple[str, ...]:
     if isinstance(prompts, str):
         prompts = [prompts]

@@ -58,6 +58,12 @@ class A1111App(GeneratingApp):
             state.skipped = False
         return requested
 
+    def request_stop(self) -> None:
+        """Do what the webui's Interrupt does."""
+        from modules import shared
+
+        shared.state.interrupt()
+
     @contextmanager
     def show_progress(self, text: str) -> Iterator[Progress]:
         """Show `text` in the webui's progress bar; put its state back on exit.

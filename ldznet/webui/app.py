@@ -31,6 +31,9 @@ class App(Protocol):
     def stop_requested(self) -> bool:
         """Return whether the user wants the work to stop; a request to skip is forgotten once it was returned."""
 
+    def request_stop(self) -> None:
+        """Ask the work that runs now to stop between two steps."""
+
     def show_progress(self, text: str) -> AbstractContextManager[Progress]:
         """Show `text` as the work in progress; yield a function to call with (done, total) steps."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ldznet.errors import OptionError
+from ldznet.inference.prompts import split_prompts
 from ldznet.methods.registry import METHOD_NAMES
 from ldznet.options import (
     STANDARD_THRESHOLD,
@@ -253,11 +254,6 @@ def is_enabled(args: Sequence[Any]) -> bool:
     if not args:
         return False
     return bool(_switched_on(args[0])["enabled"] if isinstance(args[0], Mapping) else args[0])
-
-
-def split_prompts(text: str) -> tuple[str, ...]:
-    """Return the parts of "bucket | red hat", without empty ones."""
-    return tuple(part.strip() for part in text.split("|") if part.strip())
 
 
 def _by_name(args: Sequence[Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:

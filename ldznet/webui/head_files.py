@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ldznet.errors import CheckpointError, HeadError, OptionError
@@ -46,6 +46,11 @@ class HeadFiles:
         extra = self._settings_page.heads_folder()
         folders = [ROOT / "models", self._settings_page.app.models_folder() / "ldznet"]
         return [*folders, _checked_folder(extra)] if extra else folders
+
+    def make_folder(self) -> None:
+        """Make the webui's folder for heads, so that who looks for it finds it; a read-only disk has none."""
+        with suppress(OSError):
+            (self._settings_page.app.models_folder() / "ldznet").mkdir(parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
         """Return the choices for the drop-down."""

@@ -15,7 +15,7 @@ _MOST_STEPS = 1000
 
 
 class StoppedError(LdznetError):
-    """The user has pressed Interrupt or Skip."""
+    """The user has pressed Interrupt, Skip or Cancel."""
 
 
 @contextmanager
@@ -41,9 +41,9 @@ def progress_shown(app: App, text: str, progress: Progress | None = None) -> Ite
 
 
 def stop_if_requested(app: App) -> None:
-    """Raise StoppedError if the user has pressed Interrupt or Skip."""
+    """Raise StoppedError if the user has pressed Interrupt, Skip or Cancel."""
     if app.stop_requested():
-        raise StoppedError("The segmentation was interrupted. Nothing was generated.")
+        raise StoppedError("The segmentation was interrupted; there is no new mask.")
 
 
 def _scaled(done: int, total: int) -> tuple[int, int]:

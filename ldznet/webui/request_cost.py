@@ -1,15 +1,33 @@
-"""Count the passes through the network that a request asks for, and refuse too many (limits.py)."""
+"""Count the pixels and the passes through the network that a request asks for, and refuse too many (limits.py).
+
+Both are the same for our routes and for runs of img2img over the API.
+"""
 
 from __future__ import annotations
 
-from ldznet.errors import OptionError
+from ldznet.errors import ImageError, OptionError
 from ldznet.hosts.host import HostInfo
+from ldznet.images.pixel_formats import MAX_SIDE
 from ldznet.inference.passes import count_passes
 from ldznet.methods.choose import best_head
 from ldznet.methods.registry import AUTO
 from ldznet.webui.controls import PanelSettings
 from ldznet.webui.head_files import HeadFiles
-from ldznet.webui.limits import MOST_PASSES, MOST_PROMPTS, MOST_SMALL_PASSES
+from ldznet.webui.limits import MOST_PASSES, MOST_PIXELS, MOST_PROMPTS, MOST_SMALL_PASSES
+
+
+def require_pixels(size: tuple[int, int], name: str) -> None:
+    """Refuse an image of (width, height) pixels that is too large; `name` is the field, for the error.
+
+    Raises:
+        ImageError: there are too many pixels; the text says how many, and how many are allowed.
+    """
+    width, height = size
+    if width * height > MOST_PIXELS or max(size) > MAX_SIDE:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, but at most {MAX_SIDE} a side and {MOST_PIXELS:,} in all are "
+            "allowed. Make it smaller first."
+        )
 
 
 def require_passes(settings: PanelSettings, heads: HeadFiles, info: HostInfo | None = None) -> None:

@@ -82,6 +82,23 @@ def explain_only_given(result: SegmentResult, options: MaskOptions) -> str:
     return f"{levels}, and the threshold is {options.level:.2f}: only what is painted is masked."
 
 
+# What happens to a given mask, by MaskOptions.brush; {} stands for what the front calls it.
+_GIVEN = {
+    "add": "{} stays, and what is found is added to it.",
+    "subtract": "What is found is left out of {}.",
+    "intersect": "Only what is found inside {} is masked.",
+    "replace": "{} is not used: only what is found is masked.",
+}
+
+
+def explain_given_mask(given_mask: SoftMask | None, options: MaskOptions, name: str = "the painted mask") -> str:
+    """Return what happens to a painted or uploaded mask; empty if there is none, or nothing in it."""
+    if given_mask is None or not given_mask.any():
+        return ""
+    text = _GIVEN[options.brush].format(name)
+    return text[0].upper() + text[1:]
+
+
 def explain_threshold(result: SegmentResult, options: MaskOptions) -> str:
     """Return the threshold in use, and where it comes from."""
     segmentation = result.segmentation
@@ -92,6 +109,32 @@ def list_highest(result: SegmentResult) -> str:
     """Return the highest probability of each prompt as text."""
     each = zip(result.segmentation.prompts, result.segmentation.highest_probabilities(), strict=True)
     return "; ".join(f'"{prompt}" reaches {highest:.2f}' for prompt, highest in each)
+
+
+# --- texts for programs ------------------------------------------------------------------------------
+
+
+def explain_to_program(result: SegmentResult, decision: Decision) -> str | None:
+    """Return why the prompts select nothing, and what to do, in terms of a request; None if they do."""
+    if decision.reason is None and not decision.only_given:
+        return None
+    levels = list_highest(result)
+    if decision.reason is Reason.FAINT:
+        return (
+            f"{levels}, but inpainting_mask_invert and mask_blur leave nothing of the mask. Lower feather and "
+            "mask_blur, or raise grow."
+        )
+    if decision.reason is Reason.OPTIONS:
+        return (
+            f"{levels}, which is enough, but the other options leave nothing of it. Look at combine, "
+            "smallest_area, objects, grow, feather, invert, brush and mask."
+        )
+    why = f"{levels}, and threshold is {decision.options.level:.2f}"
+    if decision.only_given:
+        return f"{why}: the given mask is used alone. Lower threshold, or use another prompt."
+    if decision.reason is Reason.NOTHING_TO_SUBTRACT:
+        return f"{why}: nothing can be subtracted from the given mask. Lower threshold, or use another prompt."
+    return f"{why}: nothing was found. Lower threshold, or use another prompt."
 
 
 # --- the numbers of objects --------------------------------------------------------------------------

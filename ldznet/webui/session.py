@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from ldznet.segmenter import Segmenter
 from ldznet.webui import head_files
 from ldznet.webui.app import App
 from ldznet.webui.controls import AUTOMATIC, TITLE, PanelSettings
-from ldznet.webui.head_files import HeadFiles
+from ldznet.webui.head_files import ROOT, HeadFiles
 from ldznet.webui.head_placement import head_device, place_head
 from ldznet.webui.memory import MemoryUse, device_memory, measure_memory, megabytes, weight_bytes
 from ldznet.webui.progress import StoppedError, progress_shown, stop_if_requested
@@ -209,9 +211,10 @@ class Session:
         except Exception as why:
             stays = False
             log.exception("The segmentation broke off")
+            extension = _other_extension(why)
+            advice = f" The extension {extension} was at work: switch it off and try again." if extension else ""
             raise UnforeseenError(
-                f"The segmentation broke off ({type(why).__name__}: {why}). Another extension that works on the "
-                "model may be the cause. Switch other extensions off and try again; the log has the details."
+                f"The segmentation broke off ({type(why).__name__}: {why}).{advice} The log has the details."
             ) from why
         finally:
             if not stays:
@@ -266,6 +269,16 @@ class Session:
                 log.warning("The head could not be moved; the next run loads it again.", exc_info=True)
         self._forget_segmenter()
         host.clear_memory()
+
+
+def _other_extension(why: Exception) -> str:
+    """Return the name of another extension of the webui through whose code an exception came; empty if none."""
+    for frame, _ in traceback.walk_tb(why.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        for parent in path.parents:
+            if parent.parent.name in ("extensions", "extensions-builtin") and parent.resolve() != ROOT.resolve():
+                return parent.name
+    return ""
 
 
 def _result_bytes(results: Collection[SegmentResult]) -> int:

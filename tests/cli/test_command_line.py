@@ -106,8 +106,7 @@ def test_help_reads_well_and_names_every_default(name, capsys):
         (["-p", "cat"] * 1001, "There are 1001 prompts; at most 1000"),
         (["-p", "cat", "--save", "colors"], "--save colors draws a map of several prompts, but there is one"),
         (["-p", "cat", "--save", ","], "--save names nothing to write"),
-        (["-p", "cat", "--brush-mask", "a.png"], "--brush-mask and --brush go together"),
-        (["-p", "cat", "--brush", "add"], "--brush-mask and --brush go together"),
+        (["-p", "cat", "--brush", "subtract"], "--brush subtract needs a mask to work on"),
         (
             ["-p", "cat", "--brush", "add", "--brush-mask", "no.png"],
             "--brush-mask cannot be used. 'no.png' does not",

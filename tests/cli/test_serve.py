@@ -19,6 +19,7 @@ from PIL import Image
 
 from ldznet.__main__ import main
 from ldznet.cli import serve
+from ldznet.errors import ImageError
 
 ROOT = Path(__file__).parents[2]
 SIZE = (192, 128)  # width, height
@@ -33,6 +34,57 @@ def run_refused(capsys, *arguments):
     """Run the command; return its exit code and what it wrote to stderr."""
     code = main(["serve", "--no-browser", *arguments])
     return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.pdf", b"%PDF-1.4 and so on", "is a PDF, not an image"),
+        ("b.png", b"", "is empty: it has 0 bytes"),
+        ("c.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        ("d.txt", b"words", "is not an image: it holds text"),
+    ],
+)
+def test_an_upload_that_is_no_image_is_an_error_in_words(tmp_path, name, content, text):
+    gr = pytest.importorskip("gradio")
+    from gradio.data_classes import ImageData
+
+    from ldznet.cli import standalone_page
+
+    (tmp_path / name).write_bytes(content)
+    with gr.Blocks():
+        upload = standalone_page._image(standalone_page.IMAGE, height=100)
+    path = upload.preprocess(ImageData(path=str(tmp_path / name), orig_name=name))
+    page = standalone_page.StandalonePage({}, None)
+
+    with pytest.raises(ImageError, match=text) as refused:
+        page.read_image({standalone_page.IMAGE: path, standalone_page.MASK: None}, None)
+
+    assert str(tmp_path) not in str(refused.value)
+    assert upload.get_block_name() == "image"  # the browser knows it by this name
+
+
+def test_cancel_stops_the_work_that_runs_and_not_the_next(host, tmp_path):
+    from ldznet.cli.standalone_page import StandaloneApp
+    from ldznet.webui.controls import read_panel_settings
+    from ldznet.webui.progress import StoppedError
+    from ldznet.webui.session import Session
+
+    app = StandaloneApp(host, tmp_path)
+    session = Session(app, lambda model: model)
+    settings, steps = read_panel_settings([{"prompt": "bucket", "method": "attention", "resolution": 64}]), []
+
+    def cancel(done, _total):
+        steps.append(done)
+        app.request_stop()
+
+    image = Image.new("RGB", SIZE)
+    with pytest.raises(StoppedError, match="interrupted"):
+        app.run_exclusively(lambda: session.segment_image(app.load_model(), image, settings, cancel))
+    result = app.run_exclusively(lambda: session.segment_image(app.load_model(), image, settings))
+
+    assert len(steps) == 1
+    assert result.segmentation.prompts == ("bucket",)
 
 
 def test_without_gradio_it_says_how_to_install_it(capsys, monkeypatch):

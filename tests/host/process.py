@@ -100,6 +100,15 @@ class Run:
         self.hook(self.hooks.prepare, p)
         return self.process_images(p, args)
 
+    def stopped(self, p, args):
+        """Run once on the page; return what is shown below the results, which are none."""
+        assert not p.is_api
+        processed = self.once(p, args)
+        assert (processed.images, processed.infotexts, self.reported) == ([], [], [])
+        assert p.image_mask is None
+        assert not hasattr(p, "read")  # nothing was encoded
+        return processed.comments.strip()
+
     def batch(self, p, images, args, masks=()):
         """Run the tab Batch: one `p` for all images (img2img.py:52)."""
         p.init_images = [None]

@@ -125,7 +125,7 @@ def test_a_run_without_us_is_the_same_before_and_after(client):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([NOTHING], "Nothing to inpaint"),
+        ([NOTHING], '"orange circle" reaches'),
         ([True, ""], "There is no prompt"),
         ([True, PHRASE, "", "magic"], "Method is 'magic'"),
         ([{"prompt": PHRASE, "head": "two.safetensors"}], "There is no head 'two.safetensors'"),

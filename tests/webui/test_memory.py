@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import random
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -388,7 +389,7 @@ def test_no_path_is_opened_by_a_heads_name(webui, folder, tmp_path, name):
 
 FOREIGN = RuntimeError("other_extension: tensor sizes differ")
 FULL = torch.cuda.OutOfMemoryError("CUDA out of memory")
-BROKEN_OFF = r"broke off \(RuntimeError: other_extension: tensor sizes differ\). Another extension that works"
+BROKEN_OFF = r"broke off \(RuntimeError: other_extension: tensor sizes differ\)\. The log has"
 
 
 @pytest.mark.parametrize(
@@ -423,8 +424,7 @@ def test_a_fault_in_the_middle_is_told_and_the_next_run_works(webui, folder, par
         )
     else:
         hook = where[part]().register_forward_hook(break_off)
-    with pytest.raises(LdznetError, match=said):
-        run.once(p, args)
+    assert re.search(said, run.stopped(p, args))
     with pytest.raises(kind, match=said):
         webui.session.segment_image(webui.model, half(), asked())
     hook.remove()

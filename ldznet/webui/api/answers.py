@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from ldznet.decision import Decision, Reason, cut_out
+from ldznet.decision import Decision, cut_out
 from ldznet.drawing.overlay import color_map, overlay
 from ldznet.masks.checks import SoftMask
 from ldznet.masks.morphology import area
@@ -21,7 +21,7 @@ from ldznet.webui.api.models import (
     SegmentAnswer,
     SegmentRequest,
 )
-from ldznet.webui.results import SegmentResult, list_highest, mask_image
+from ldznet.webui.results import SegmentResult, explain_given_mask, explain_to_program, mask_image
 
 
 def make_answer(
@@ -55,30 +55,12 @@ def make_answer(
         ],
         method=method,
         reason=reason,
-        notes=list(segmentation.notes),
-        nothing_found=explain(result, decision),
+        notes=[*segmentation.notes, *filter(None, [explain_given_mask(given_mask, options, "the given mask")])],
+        nothing_found=explain_to_program(result, decision),
         # The caller fills them in, since this function's own time belongs to them.
         seconds=Seconds(waited=0, encode=0, segment=0, masks=0, total=0),
         record=segmentation.record,
     )
-
-
-def explain(result: SegmentResult, decision: Decision) -> str | None:
-    """Return why the prompts select nothing, and what to do, in terms of the request."""
-    if decision.reason is None and not decision.only_given:
-        return None
-    levels = list_highest(result)
-    if decision.reason is Reason.OPTIONS:
-        return (
-            f"{levels}, which is enough, but the other options leave nothing of it. Look at combine, "
-            "smallest_area, objects, grow, feather, invert, brush and mask."
-        )
-    why = f"{levels}, and threshold is {decision.options.level:.2f}"
-    if decision.only_given:
-        return f"{why}: the answer is the given mask alone. Lower threshold, or use another prompt."
-    if decision.reason is Reason.NOTHING_TO_SUBTRACT:
-        return f"{why}: nothing can be subtracted from the given mask. Lower threshold, or use another prompt."
-    return f"{why}: nothing was found. Lower threshold, or use another prompt."
 
 
 def _prompt_answers(

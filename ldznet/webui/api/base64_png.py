@@ -16,9 +16,9 @@ from PIL import Image
 
 from ldznet.errors import ImageError
 from ldznet.images.decoding import require_few_scans
-from ldznet.images.pixel_formats import MAX_SIDE
 from ldznet.images.reading import read_image
 from ldznet.webui.limits import MOST_PIXELS
+from ldznet.webui.request_cost import require_pixels
 
 # Every decoder is one that strangers' bytes reach, so these are few; every Pillow has them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -33,12 +33,7 @@ def decode(text: str, name: str) -> Image.Image:
     """
     data = _decode_base64(text, name)
     image = _open(data, name)
-    width, height = image.size
-    if width * height > MOST_PIXELS or max(width, height) > MAX_SIDE:
-        raise ImageError(
-            f"{name} has {width} x {height} pixels, but at most {MAX_SIDE} a side and {MOST_PIXELS:,} in all are "
-            "allowed. Make it smaller first."
-        )
+    require_pixels(image.size, name)
     if image.format in ("JPEG", "MPO"):
         require_few_scans(io.BytesIO(data), image, name)
     try:

@@ -68,6 +68,11 @@ def require_script_object(scripts: Any) -> None:
                 '{"args": [{"prompt": "bucket"}]}.'
             )
         args = own.get("args", [])
+        if args == []:
+            raise OptionError(
+                f"{TITLE} in alwayson_scripts has no values, so that the whole image would be repainted. Give "
+                '{"args": [{"prompt": "bucket"}]}, or leave the script out.'
+            )
         if not isinstance(args, list):
             raise OptionError(
                 f'"args" of {TITLE} is {args!r}, but it must be a list: of one object with names, or of values '

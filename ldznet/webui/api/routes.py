@@ -179,11 +179,8 @@ def _require_room(request: SegmentRequest, settings: PanelSettings, image: Image
 
 
 def _read_mask(request: SegmentRequest, settings: PanelSettings, image: Image.Image) -> SoftMask | None:
-    if (request.mask is None) != (settings.mask.brush == "replace"):
-        raise OptionError(
-            "mask and brush go together: an existing mask, and whether to add to it, subtract from it or "
-            "intersect with it. Give both, or neither."
-        )
+    if request.mask is None and settings.mask.brush in ("subtract", "intersect"):
+        raise OptionError(f"brush is {settings.mask.brush!r}, which needs a mask to work on. Give mask as well.")
     if request.mask is None:
         return None
     return read_given_mask(decode(request.mask, "mask"), (image.height, image.width))

@@ -76,7 +76,13 @@ class Callbacks:
         if decision.reason is not None:  # the status says why; Inpaint upload stays as it is
             return answer
         image, mask = Image.fromarray(result.image), results.mask_image(decision.mask)
-        return {**answer, **self._page.send(image, mask)}
+        # Off, so that Generate paints what lies there then, also where the user replaces it.
+        return {**answer, **self._page.send(image, mask), "enabled": False}
+
+    def cancel(self, _values: Values) -> Answer:
+        """Stop the segmentation that runs now; its own event says so."""
+        self._session.app.request_stop()
+        return {}
 
     def _segment(self, values: Values) -> tuple[SegmentResult, Decision, Answer]:
         """Segment, and return the new values of the whole panel too.
@@ -94,7 +100,7 @@ class Callbacks:
         # JavaScript notes what was asked, and learns by this what is shown now.
         answer |= {"shown": values["asked"], "preview": gr.update(visible=True)}
         answer |= {"enlarge": gr.update(visible=result.shown is not result)}
-        answer |= self._show(result, options, decision, note) | self._show_choices(result, options)
+        answer |= self._show(result, options, decision, note, given_mask) | self._show_choices(result, options)
         return result, decision, answer | {"heat": _heat_figure(result)}
 
     def _segment_tab(self, values: Values) -> tuple[SegmentResult, SoftMask | None, str, PanelSettings]:
@@ -145,7 +151,7 @@ class Callbacks:
             # The slider was moved, and the switch follows; this event does not know of it yet.
             options = dataclasses.replace(options, threshold=values["threshold"])
             decision = decide(result.segmentation, options, values["given_mask"])
-        answer = self._show(result, options, decision, values["note"])
+        answer = self._show(result, options, decision, values["note"], values["given_mask"])
         if options.threshold is None:
             answer["threshold"] = suited
         is_all = values["redraw_request"].endswith("all")
@@ -194,16 +200,26 @@ class Callbacks:
 
     # --- what is shown -------------------------------------------------------------------------------
 
-    def _show(self, result: SegmentResult, options: MaskOptions, decision: Decision, note: str) -> Answer:
+    def _show(
+        self,
+        result: SegmentResult,
+        options: MaskOptions,
+        decision: Decision,
+        note: str,
+        given_mask: SoftMask | None,
+    ) -> Answer:
         images = preview.draw_preview(result, decision.options, decision)
         share = preview.masked_share(images.mask)
         text = f"Mask: {share:.1%} of the picture" + (" will be repainted." if self._page.generates else ".")
         if decision.reason is not None:
             first = error(results.explain_reason(result, options, decision.reason))
         else:
-            notes = [results.explain_only_given(result, options)] if decision.only_given else []
-            notes += [_FAINT] if 0 < images.mask.max() < HALF else []
-            first = lines([" ".join([text, *notes])])
+            if decision.only_given:
+                given = results.explain_only_given(result, options)
+            else:
+                given = results.explain_given_mask(given_mask, options)
+            faint = _FAINT if 0 < images.mask.max() < HALF else ""
+            first = lines([" ".join(filter(None, [text, given, faint]))])
         more = [results.explain_threshold(result, options), *([note] if note else [])]
         colors = images.colors
         return {

@@ -93,6 +93,8 @@ class _Layout:
             button = {"scale": 1, "min_width": 130}
             self._add("segment", gr.Button, "Segment", variant="primary", **button)
             self._add("send", gr.Button, "Send to inpaint", visible=self._page.generates, **button)
+            # The webui has Interrupt.
+            self._add("cancel", gr.Button, "Cancel", visible=not self._page.generates, **button)
 
     def _add_result(self) -> None:
         welcome = WELCOME if self._page.generates else WELCOME_ALONE
@@ -184,9 +186,9 @@ class _Layout:
             value = self._settings_page.first_value(name)
             more = {**_arguments(control, more), "value": value, "label": control.label, **more}
             self._add(name, _KINDS[control.kind], **more)
-            # ui-config.json would keep the first value for ever, whatever the settings page says, and against an
-            # automatic threshold.
-            is_kept = name not in (*settings_page.OF_CONTROLS, AUTOMATIC_THRESHOLD)
+            # ui-config.json would keep the first value for ever: whatever the settings page says, against an
+            # automatic threshold, and as "replace", the default of before, against a painted mask.
+            is_kept = name not in (*settings_page.OF_CONTROLS, AUTOMATIC_THRESHOLD, "brush")
             self._components[name].do_not_save_to_config = not is_kept
 
 

@@ -96,8 +96,10 @@ def _wire_segment(events: Events, page: Page, callbacks: Callbacks, scripts: Scr
         events.on(trigger, callbacks.segment, request, SEGMENTED, script=before, **_HIDDEN)
         for trigger in ("segment.click", "prompt.submit", "negative_prompt.submit")
     ]
+    # Not through the queue, in which it would wait for what it should stop.
+    events.on("cancel.click", callbacks.cancel, (), ("status",), **_AT_ONCE)
     if page.generates:
-        outputs = (*page.output_names, *SEGMENTED)
+        outputs = (*page.output_names, "enabled", *SEGMENTED)
         send_event = events.on("send.click", callbacks.send, request, outputs, script=before, **_HIDDEN)
         clicks.append(events.then(send_event, None, ("status",), (), script=page.script_after_send))
     after = scripts.call("ldznetAfterSegment")

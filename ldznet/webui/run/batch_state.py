@@ -41,7 +41,7 @@ class Phase(Enum):
     NOTED = "noted"  # the user's values are noted; the panel has had nothing to do yet
     IMAGE = "image"  # an image that needs its own mask: a single one, a file of Batch, a cell of a plot
     LOOP = "loop"  # the script Loopback has given our last result back: the mask stays, as a painted one would
-    SKIPPED = "skipped"  # this file of Batch is left out
+    SKIPPED = "skipped"  # nothing is generated for this image
 
 
 @dataclass
@@ -136,7 +136,7 @@ class RunState:
         return self.is_batch and p.init_images[0] is not None and not runs_script(p)
 
     def skip_image(self, p: Any) -> None:
-        """Let the run generate nothing for this file of Batch."""
+        """Let the run generate nothing, in Batch for this file alone."""
         self.phase = Phase.SKIPPED
         self._values_before_skip = {name: getattr(p, name) for name in ("n_iter", "do_not_save_grid")}
         p.n_iter, p.do_not_save_grid = 0, True
@@ -146,11 +146,12 @@ class RunState:
         self._last_result = next(iter(processed.images), None)
         self.outputs.images = {}  # they would be held as long as `p`
         self._undo_skip(p)
-        if not self.is_batch:
-            return
         if self.phase is Phase.SKIPPED:
             processed.infotexts.clear()  # there is no image that the text would belong to
+            processed.info = ""
             self.phase = Phase.IMAGE
+        if not self.is_batch:
+            return
         self._first_processed = self._first_processed or processed
         self._first_processed.comments = "".join(f"{text}\n" for text in p.comments)
 

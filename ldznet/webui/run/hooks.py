@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldznet.decision import decide, to_levels
+from ldznet.decision import Decision, decide, to_levels
 from ldznet.drawing.overlay import overlay
 from ldznet.errors import ImageError, LdznetError, PromptError
 from ldznet.images.given_mask import read_given_mask
@@ -28,7 +28,8 @@ from ldznet.webui.app import GeneratingApp
 from ldznet.webui.controls import CONTROLS, TITLE, PanelSettings, is_enabled
 from ldznet.webui.inpaint_preview import blur_levels, explain_unpainted
 from ldznet.webui.refusals import refusal
-from ldznet.webui.request_cost import require_passes
+from ldznet.webui.request_cost import require_passes, require_pixels
+from ldznet.webui.results import SegmentResult
 from ldznet.webui.run import axes
 from ldznet.webui.run.batch_state import Outputs, Phase, RunState, mark_own, runs_script
 from ldznet.webui.run.extra_images import append_images, save_images
@@ -65,6 +66,7 @@ class RunHooks:
             values, settings = self._session.settings_page.read(args, changes)
             if getattr(p, "is_api", False):
                 # Only programs are limited: a person at the page sees the bar and can press Interrupt.
+                _require_small(p, settings)
                 info = self._session.make_host(p.sd_model).info
                 require_passes(settings, self._session.head_files, info)
             values["head"] = head_files.chosen_name(values["head"])  # a checkpoint is known by its converted file
@@ -125,10 +127,14 @@ class RunHooks:
             del p.extra_generation_params[infotext.key("objects")]
             _warn(p, results.explain_dropped_numbers(settings.mask.objects))
         if decision.reason is not None:
-            self._run_without(p, image, settings, results.explain_reason(result, options, decision.reason))
+            why = results.explain_reason(result, options, decision.reason)
+            self._run_without(p, image, settings, _in_terms_of(p, result, decision, why))
             return
         if decision.only_given:
-            _warn(p, results.explain_only_given(result, options))
+            _warn(p, _in_terms_of(p, result, decision, results.explain_only_given(result, options)))
+        else:
+            name = "the given mask" if getattr(p, "is_api", False) else "the painted mask"
+            _note(p, results.explain_given_mask(given_mask, options, name))
         outputs = Outputs(
             append=settings.append,
             save=self._session.settings_page.value("save"),
@@ -158,6 +164,30 @@ class RunHooks:
             p.image_mask = mark_own(Image.new("L", image.size))
 
 
+def _in_terms_of(p: Any, result: SegmentResult, decision: Decision, text: str) -> str:
+    """Return a text for people at the page, or the one for programs if a program asks."""
+    is_api = getattr(p, "is_api", False)
+    return (results.explain_to_program(result, decision) if is_api else None) or text
+
+
+def _require_small(p: Any, settings: PanelSettings) -> None:
+    """Refuse a request without a prompt, or with an image that is too large.
+
+    Raises:
+        PromptError, ImageError: says what to send instead.
+    """
+    if not settings.prompts:
+        raise PromptError(
+            f'There is no prompt for {TITLE}. Give "prompt", such as {{"prompt": "bucket"}}, or leave the script '
+            "out."
+        )
+    for image in p.init_images or []:
+        if image is not None:
+            require_pixels(image.size, "An image of init_images")
+    if p.image_mask is not None:
+        require_pixels(p.image_mask.size, "mask")
+
+
 def _only_image(p: Any) -> Image.Image:
     """Return the image of a run.
 
@@ -177,29 +207,44 @@ def _only_image(p: Any) -> Image.Image:
 
 
 def _warn(p: Any, text: str) -> None:
-    """Show a text below the results, and report it to programs, which get no comments."""
+    """Log a text and show it; see `_note`."""
     log.warning("%s", text)
-    p.comment(text)
-    p.extra_generation_params[infotext.FOUND].setdefault("notes", []).append(text)
+    _note(p, text)
+
+
+def _note(p: Any, text: str) -> None:
+    """Show a text, if any, below the results, and report it to programs, which get no comments."""
+    if text:
+        p.comment(text)
+        p.extra_generation_params[infotext.FOUND].setdefault("notes", []).append(text)
 
 
 def _stop(p: Any, why: LdznetError) -> None:
     """End the run before anything is encoded or painted, with a text for the page or the API's answer.
 
-    In Batch only this file is left out: the others continue, and the text is shown below the results.
+    A program gets an error. On the page the run generates nothing, and the text is shown below the results: for an
+    exception the webui would show the name of its class, and print its traceback. In Batch only this file is left
+    out. A script of the menu that counts on results gets an exception all the same.
     """
     p.image_mask = None
     # Only texts are kept: an error holds, by its traceback, everything in its frames.
     kind, text, is_api = type(why), str(why), getattr(p, "is_api", False)
     log.warning("%s: %s", TITLE, text)
-    state = RunState.of(p)
-    if state is not None and state.can_skip(p):
+    state = RunState.of(p) or RunState.note(p)
+    if not is_api and (state.can_skip(p) or not runs_script(p) or axes.changes(p)):
         state.skip_image(p)
         p.comment(text)
+        if not state.is_batch:  # one `p` serves all files of Batch
+            p.init = lambda *_, **__: None  # nothing is encoded for a run without images
         return
 
     def init(*_: object, **__: object) -> None:
-        raise refusal(kind(text)) if is_api else kind(text)
+        raise refusal(kind(text)) if is_api else _named_for_users(kind)(text)
 
     # The first call of the webui after the hooks, and outside of what swallows exceptions.
     p.init = init
+
+
+def _named_for_users(kind: type[LdznetError]) -> type[LdznetError]:
+    """Return a kind of error with our title as its name, which the webui shows before the text."""
+    return type(TITLE, (kind,), {})

@@ -330,7 +330,7 @@ CANNOT = [
     ({"timesteps": list(range(101)), "method": "difference"}, f"{PASSES} 2020 passes"),
     ({"timesteps": "early"}, "Timesteps is 'early', but it must be whole numbers"),
     ({"timesteps": [1000]}, "Timesteps is '1000'"),
-    ({"brush": "add"}, "mask and brush go together"),
+    ({"brush": "subtract"}, "brush is 'subtract', which needs a mask to work on"),
     ({"head": "../../secret"}, "head is '../../secret', which is not the name of a file"),
     ({"head": "/etc/passwd"}, "head is '/etc/passwd', which is not the name of a file"),
     ({"image": ""}, "image holds 0 bytes in none of the formats PNG"),
@@ -367,8 +367,18 @@ def test_half_a_character_is_refused(client, method):
     assert method.calls == 0
 
 
-def test_a_mask_without_brush_is_not_silently_left_out(client):
-    assert refused(ask(client, mask=base64_of(half()))).startswith("mask and brush go together")
+@pytest.mark.parametrize(
+    ("more", "expected", "note"),
+    [
+        ({}, (1.0, 1.0), "The given mask stays, and what is found is added to it."),
+        ({"brush": "replace"}, (1.0, 0.0), "The given mask is not used: only what is found is masked."),
+    ],
+)
+def test_a_mask_without_brush_is_added_to_and_a_note_says_what_happens_to_it(client, more, expected, note):
+    answer = ask(client, mask=base64_of(half(0, 255)), **more).json()
+
+    assert share(picture(answer["mask"])) == expected
+    assert answer["notes"] == [note]
 
 
 def test_a_path_of_the_server_is_not_opened(client, tmp_path):

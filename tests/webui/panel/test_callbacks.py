@@ -107,6 +107,42 @@ def test_a_method_that_was_never_measured_says_so(panel):
     assert "Threshold: 0.50, never measured for this method" in panel.segment(half())["status"]
 
 
+# --- a painted mask -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("brush", "text"),
+    [
+        ("add", "The painted mask stays, and what is found is added to it."),
+        ("subtract", "What is found is left out of the painted mask."),
+        ("intersect", "Only what is found inside the painted mask is masked."),
+        ("replace", "The painted mask is not used: only what is found is masked."),
+    ],
+)
+def test_the_panel_says_what_happens_to_a_painted_mask(panel, brush, text):
+    canvas = {"image": TWO, "mask": painted(20, 20, 100, 40)}
+
+    assert text in panel.segment(canvas, tab=INPAINT, brush=brush)["status"]
+
+
+def test_where_nothing_is_painted_the_panel_says_nothing_of_a_mask(panel):
+    canvas = {"image": TWO, "mask": painted(0, 0, 0, 0)}
+
+    assert "painted mask" not in panel.segment(canvas, tab=INPAINT)["status"]
+
+
+def test_a_painted_mask_stays_unless_something_else_is_chosen(panel):
+    mask = panel.segment({"image": ONE, "mask": painted(90, 20, 110, 40)}, tab=INPAINT)["mask_picture"]
+
+    assert at(mask, 30, 30)
+    assert at(mask, 100, 30)
+
+
+def test_send_switches_the_panel_off_and_a_mask_that_is_not_sent_leaves_it_on(panel):
+    assert panel.segment(ONE, event="send")["enabled"] is False
+    assert "enabled" not in panel.segment(ONE, event="send", prompt="unicorn")
+
+
 # --- numbers of objects belong to the result that they were chosen in ------------------------------------
 
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from ldznet.errors import HeadError, LdznetError, OptionError, OutOfMemoryError, PromptError
 from ldznet.heads.head_file import save_head
+from ldznet.inference.prompts import split_prompts
 from ldznet.methods.learned_head import random_head
 from ldznet.options import MaskOptions, SegmentOptions
 from ldznet.webui import head_files, session
-from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_panel_settings, split_prompts
+from ldznet.webui.controls import BY_NAME, CONTROLS, TITLE, is_enabled, read_panel_settings
 from ldznet.webui.progress import StoppedError
 
 ROOT = Path(__file__).parents[3]
@@ -171,6 +172,10 @@ def test_values_after_an_object_of_names_are_refused_unless_the_webui_has_filled
 
 def test_prompts_are_split_at_the_bar_and_empty_ones_are_left_out():
     assert split_prompts(" bucket |red hat|| ") == ("bucket", "red hat")
+    assert split_prompts("{cross|triangle} | hat") == ("{cross|triangle}", "hat")  # a choice of Dynamic Prompts
+    assert split_prompts("a {b|{c|d}}|e") == ("a {b|{c|d}}", "e")
+    assert split_prompts("{a|b") == ("{a", "b")  # a bracket alone is a letter
+    assert split_prompts("a}|b") == ("a}", "b")
 
 
 def test_an_object_of_names_is_enabled_unless_it_says_not():
@@ -229,6 +234,29 @@ def test_a_given_mask_is_combined_by_the_brush_mode(run, p, mode, expected, kind
 
     found = share(p.read["image_mask"])
     assert found == pytest.approx(expected, abs=0.02)
+    assert any("painted mask" in text for text in p.comments)  # says what happens to it
+
+
+@pytest.mark.parametrize(("is_api", "name"), [(False, "The painted mask"), (True, "The given mask")])
+def test_a_given_mask_stays_unless_something_else_is_asked_for_and_a_note_says_so(run, p, is_api, name):
+    p.is_api, p.image_mask = is_api, Image.new("L", SIZE)
+    p.image_mask.paste(255, (0, 0, SIZE[0], SIZE[1] // 2))
+
+    run.once(p, args())
+
+    assert share(p.read["image_mask"]) == pytest.approx((1.0, 0.5), abs=0.02)
+    note = f"{name} stays, and what is found is added to it."
+    assert p.extra_generation_params["LD-ZNet found"]["notes"] == [note]
+    assert list(p.comments) == [note]
+
+
+def test_a_tab_in_which_nothing_is_painted_says_nothing_of_a_mask(run, p):
+    p.image_mask = Image.new("L", SIZE)
+
+    run.once(p, args())
+
+    assert share(p.read["image_mask"]) == pytest.approx((1.0, 0.0), abs=0.02)
+    assert list(p.comments) == []
 
 
 def test_the_inpaint_settings_of_the_tab_are_kept_unless_others_are_asked_for(run, webui):
@@ -244,11 +272,7 @@ def test_the_inpaint_settings_of_the_tab_are_kept_unless_others_are_asked_for(ru
 
 @pytest.mark.parametrize("given", [args("unicorn"), args("unicorn", invert=True), args(grow=-300), args("")])
 def test_where_there_is_nothing_the_run_stops_before_anything_is_painted(run, p, given):
-    with pytest.raises(LdznetError) as stopped:
-        run.once(p, given)
-
-    assert str(stopped.value).startswith(("Nothing to inpaint", "There is no prompt"))
-    assert run.reported == []
+    assert run.stopped(p, given).startswith(("Nothing to inpaint", "There is no prompt"))
 
 
 @pytest.mark.parametrize(
@@ -265,8 +289,51 @@ def test_a_mask_of_which_the_webui_would_see_nothing_does_not_repaint_everything
     p.inpaint_full_res, p.inpainting_mask_invert = True, invert
     p.image_mask = Image.new("L", (512, 512))  # of a tab with "Mask mode"
 
-    with pytest.raises(LdznetError, match=text):
-        run.once(p, args(threshold=0.7, **given))
+    assert text in run.stopped(p, args(threshold=0.7, brush="replace", **given))
+
+
+@pytest.mark.parametrize(("axis", "count"), [(None, 1), ("prompt", 0)])
+def test_a_script_of_the_menu_gets_an_error_with_our_title_for_its_name(run, p, axis, count):
+    p.script_args = (3,)  # the third script of the menu, which may count on results
+    if axis:
+        p.ldznet_axes = {axis: "unicorn"}  # a plot, which leaves such a cell empty
+
+    stops = []
+    try:
+        run.once(p, args("unicorn"))
+    except LdznetError as why:
+        stops.append(f"{type(why).__name__}: {why}")  # as the webui shows it
+
+    assert len(stops) == count
+    assert all(text.startswith('LD-ZNet segment: Nothing to inpaint: "unicorn"') for text in stops)
+
+
+@pytest.mark.parametrize("prompt", ["", " | "])
+def test_over_the_api_an_empty_prompt_is_refused_in_words_for_programs(run, p, prompt):
+    p.is_api = True
+
+    with pytest.raises(HTTPException, match=r'Give "prompt", such as \{"prompt": "bucket"\}') as stopped:
+        run.once(p, args(prompt))
+
+    assert stopped.value.status_code == 422
+
+
+@pytest.mark.parametrize("place", ["image", "mask"])
+def test_over_the_api_an_image_has_no_more_pixels_than_in_our_own_route(run, p, method, monkeypatch, place):
+    monkeypatch.setattr("ldznet.webui.request_cost.MOST_PIXELS", SIZE[0] * SIZE[1])
+    p.is_api, large = True, Image.new("RGB", (SIZE[0] + 1, SIZE[1]))
+    if place == "mask":
+        p.image_mask = large
+    else:
+        p.init_images = [large]
+
+    with pytest.raises(
+        HTTPException, match="129 x 64 pixels, but at most 16384 a side and 8,192 in all"
+    ) as stopped:
+        run.once(p, args())
+
+    assert stopped.value.status_code == 422
+    assert method.calls == 0
 
 
 def test_over_the_api_the_answer_is_422_with_the_text(run, p):
@@ -276,7 +343,10 @@ def test_over_the_api_the_answer_is_422_with_the_text(run, p):
         run.once(p, args("unicorn"))
 
     assert stopped.value.status_code == 422
-    assert stopped.value.detail.startswith('Nothing to inpaint: "unicorn" reaches 0.00')
+    assert stopped.value.detail == (
+        '"unicorn" reaches 0.00, and threshold is 0.50: nothing was found. '
+        "Lower threshold, or use another prompt. Nothing was generated."
+    )
 
 
 @pytest.mark.parametrize(
@@ -318,8 +388,7 @@ def test_what_goes_wrong_beside_the_networks_is_no_fault_of_the_programs_that_as
 def test_an_unforeseen_error_stops_the_run_too(run, p, method, monkeypatch):
     monkeypatch.setattr(method, "probability", lambda *_: 1 / 0)
 
-    with pytest.raises(LdznetError, match="ZeroDivisionError"):
-        run.once(p, args())
+    assert "ZeroDivisionError" in run.stopped(p, args())
 
 
 def test_an_empty_mask_leaves_the_picture_in_either_area_and_mode(run, p):
@@ -335,7 +404,7 @@ def test_an_empty_mask_leaves_the_picture_in_either_area_and_mode(run, p):
 def test_without_inpainting_there_is_no_mask(run, p):
     p.image_mask = Image.new("L", SIZE, 255)
 
-    run.once(p, args("unicorn", on_nothing="without inpainting"))
+    run.once(p, args("unicorn", brush="replace", on_nothing="without inpainting"))
 
     assert p.read["image_mask"] is None
 
@@ -343,15 +412,13 @@ def test_without_inpainting_there_is_no_mask(run, p):
 def test_different_pictures_in_one_run_are_refused(run, p):
     p.init_images = [half(), half(0, 255)]
 
-    with pytest.raises(LdznetError, match="2 different pictures"):
-        run.once(p, args())
+    assert "2 different pictures" in run.stopped(p, args())
 
 
 def test_interrupt_stops_the_run(run, p, webui):
     webui.shared.state.interrupted = True
 
-    with pytest.raises(LdznetError, match="interrupted"):
-        run.once(p, args())
+    assert "interrupted" in run.stopped(p, args())
 
 
 def test_mask_and_overlay_join_the_results(run, p):
@@ -498,8 +565,7 @@ def test_a_run_repaints_the_chosen_objects_only_and_says_of_all_where_they_are(r
 
 
 def test_a_number_that_no_object_has_stops_the_run(run, p):
-    with pytest.raises(LdznetError, match="smallest area, objects, shrink"):
-        run.once(p, args(objects="2"))
+    assert "smallest area, objects, shrink" in run.stopped(p, args(objects="2"))
 
 
 # --- the loaded model and its heads ----------------------------------------------------------------------
