@@ -101,9 +101,10 @@ def _wire_segment(events: Events, page: Page, callbacks: Callbacks, scripts: Scr
     if page.generates:
         outputs = (*page.output_names, "enabled", *SEGMENTED)
         send_event = events.on("send.click", callbacks.send, request, outputs, script=before, **_HIDDEN)
-        clicks.append(events.then(send_event, None, ("status",), (), script=page.script_after_send))
+        clicks.append(send_event)
+        events.then(send_event, None, ("status",), (), script=page.script_after_send)
     after = scripts.call("ldznetAfterSegment")
-    for event in clicks:
+    for event in clicks:  # and not after one of JavaScript alone, whose end gradio 3 does not report
         events.then(event, None, _notice_inputs(page), ("outdated", "redraw_request"), script=after)
 
 

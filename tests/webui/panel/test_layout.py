@@ -64,6 +64,18 @@ def test_the_panel_is_wired_once_when_all_components_are_there(session, panel_fi
     assert {"task", "tab", "chosen_in", *IMAGES, *(control.name for control in CONTROLS)} <= set(names)
 
 
+def test_nothing_waits_for_an_event_of_javascript_alone(session):
+    with gr.Blocks() as blocks:
+        make_webuis_components()
+        build(session)
+    events = {event.get("id", number): event for number, event in enumerate(dependencies(blocks))}
+
+    waiting = [event for event in events.values() if event["trigger_after"] is not None]
+
+    assert len([event for event in waiting if "ldznetAfterSegment" in str(event["js"])]) == 4
+    assert [event for event in waiting if not events[event["trigger_after"]]["backend_fn"]] == []
+
+
 @pytest.mark.parametrize("panel_first", [True, False])
 @pytest.mark.parametrize("kind", ["forge", "neo"])
 def test_in_forge_the_panel_is_wired_to_the_images_of_its_canvases(session, monkeypatch, kind, panel_first):
