@@ -118,6 +118,9 @@ class StandaloneApp:
     def room_maker(self, model: Any) -> None:
         """Return None: the model stays on its device."""
 
+    def carrier(self, module: Any, device: torch.device) -> None:
+        """Return None: the head stays on its device as well."""
+
     def flag(self, name: str) -> Any:
         """Return a flag of the command line."""
         return self._flags.get(name)

@@ -9,9 +9,9 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,21 @@ from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs,
 from ldznet.options import MaskOptions, SegmentOptions
 
 
+class Carrier(Protocol):
+    """A program's memory manager, in charge of one module."""
+
+    def on_device(self) -> AbstractContextManager[torch.device]:
+        """Bring the module to a device, and yield the device; the module may stay there afterwards."""
+
+    def put_away(self) -> None:
+        """Take the module off the device, and out of the manager's books."""
+
+
 class LearnedHead:
-    """A head as a method; it computes on its own device (`to`), or visits another for each step (`visit`)."""
+    """A head as a method; it computes on its own device (`to`), or visits another for each step (`visit`).
+
+    A webui with a memory manager carries it instead (`entrust`).
+    """
 
     needs_all_prompts = False
 
@@ -39,6 +52,8 @@ class LearnedHead:
         self.path: Path | None = None  # its file, if it has one
         self._running = threading.Lock()  # weights that rest in half precision are widened in place while they run
         self._visits: tuple[torch.device, Callable[[], None]] | None = None
+        self._carrier: Carrier | None = None
+        self._stays = True  # with the carrier, between two steps
 
     @classmethod
     def load(
@@ -91,6 +106,7 @@ class LearnedHead:
 
     def to(self, device: torch.device | str) -> None:
         """Move to a device, and stay there."""
+        self.release()
         self._visits = None
         self.head.to(device)
 
@@ -99,12 +115,36 @@ class LearnedHead:
 
         `make_room` is called before each visit, after the pass of the UNet.
         """
+        self.release()
         self.head.to("cpu")
         self._visits = torch.device(device), make_room
 
+    def entrust(self, carrier: Carrier, *, stays: bool) -> None:
+        """Let a memory manager bring the head to its device; with `stays`, it may be there between two steps too.
+
+        A head that is carried already keeps its carrier.
+        """
+        self._carrier, self._stays, self._visits = self._carrier or carrier, stays, None
+        if not stays:
+            self._carrier.put_away()
+
+    def release(self) -> None:
+        """Leave the memory manager, so that nothing of it holds the head."""
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            carrier.put_away()
+
     @contextmanager
     def _on_device(self) -> Iterator[torch.device]:
-        """Yield the device on which the head computes; afterwards it is on the CPU again, also after an error."""
+        """Yield the device on which the head computes; afterwards it is where it rests, also after an error."""
+        if self._carrier is not None:
+            try:
+                with self._carrier.on_device() as device:
+                    yield device
+            finally:
+                if not self._stays:
+                    self._carrier.put_away()
+            return
         if self._visits is None:
             yield self.device
             return

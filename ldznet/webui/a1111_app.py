@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from ldznet.errors import HostError
 from ldznet.hosts.a1111.host import A1111Host
 from ldznet.hosts.a1111.neutral import WebuiModules
 from ldznet.inference.passes import Progress
+from ldznet.methods.learned_head import Carrier
 from ldznet.webui.app import GeneratingApp, Result
 
 # The fields of the webui's `state` that `show_progress` writes and puts back.
@@ -143,6 +145,10 @@ class A1111App(GeneratingApp):
 
         send_everything_to_cpu: Callable[[], None] = lowvram.send_everything_to_cpu
         return send_everything_to_cpu
+
+    def carrier(self, module: nn.Module, device: torch.device) -> Carrier | None:
+        """Return None: the webui has no memory manager."""
+        return None
 
     def webui_modules(self) -> WebuiModules:
         """Return the modules of the webui that a host works with.

@@ -14,8 +14,10 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
+from torch import nn
 
 from ldznet.inference.passes import Progress
+from ldznet.methods.learned_head import Carrier
 
 Result = TypeVar("Result")
 
@@ -56,6 +58,9 @@ class App(Protocol):
 
     def room_maker(self, model: Any) -> Callable[[], None] | None:
         """Return a function that takes all of the model off the device, or None where the model may stay there."""
+
+    def carrier(self, module: nn.Module, device: torch.device) -> Carrier | None:
+        """Return what brings a module to the device by the program's memory manager; None where it has none."""
 
     # --- options -------------------------------------------------------------------------------------
 

@@ -11,8 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from ldznet.errors import HostError
+from ldznet.hosts.forge.host import ForgeHost
+from ldznet.hosts.forge.memory import ManagedModule
+from ldznet.hosts.forge.modules import ForgeModules
+from ldznet.methods.learned_head import Carrier
 from ldznet.webui.a1111_app import A1111App
 from ldznet.webui.app import Result
 
@@ -69,7 +74,23 @@ class ForgeApp(A1111App):
 
     def make_host(self, model: Any) -> Any:
         """Return the Host of a model that the webui has loaded."""
-        raise HostError("ldznet cannot read the model of Forge yet. It works in AUTOMATIC1111's webui.")
+        return ForgeHost(self._forge_modules(), model)
+
+    def carrier(self, module: nn.Module, device: torch.device) -> Carrier | None:
+        """Return what lets Forge's memory manager move a module; None for a device that is not Forge's."""
+        # --ldznet-device may name another GPU, where Forge has nothing.
+        return ManagedModule(self._forge_modules(), module) if device == self.device() else None
+
+    def _forge_modules(self) -> ForgeModules:
+        from backend import memory_management, operations
+        from backend.patcher.base import ModelPatcher  # type: ignore[import-not-found]
+        from modules import sd_models
+
+        def loaded_as() -> str:
+            text: str = sd_models.model_data.forge_hash
+            return text
+
+        return ForgeModules(memory_management, operations, ModelPatcher, self.current_model, loaded_as)
 
 
 def run_in_main_thread(work: Callable[[], Result]) -> Result:

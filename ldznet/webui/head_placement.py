@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,14 +30,20 @@ def head_device(app: App, settings_page: SettingsPage) -> tuple[torch.device, to
     return device, DTYPES.get(precision)
 
 
-def place_head(method: Any, device: torch.device, rest: str, make_room: Callable[[], None] | None) -> None:
+def place_head(app: App, method: Any, model: Any, device: torch.device, rest: str) -> None:
     """Move a head to where it stays; a method without a head stays as it is.
 
-    `rest` is the setting. `make_room` takes the model off the device; where it is given, as with --medvram and
-    --lowvram, a head is never on the device together with the UNet.
+    `rest` is the setting. Where the program has a memory manager for the device, that one moves the head. Where
+    the program can take the model off the device, as with --medvram and --lowvram, a head is never on the device
+    together with the UNet.
     """
     if not isinstance(method, LearnedHead):
         return
+    carrier = app.carrier(method.head, device)
+    if carrier is not None:
+        method.entrust(carrier, stays=rest == "GPU")
+        return
+    make_room = app.room_maker(model)
     # With --medvram and --lowvram "GPU" acts as "CPU": the head leaves the device after each of its steps.
     if device.type == "cpu" or (rest == "GPU" and make_room is None):
         method.to(device)

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -69,7 +70,8 @@ class Session:
         self.settings_page = SettingsPage(app)
         self.head_files = HeadFiles(self.settings_page)
         self._host: Any = None
-        self._model: Any = None
+        # Weak, since Forge drops a model before it loads another: held here, both would be in memory.
+        self._model: Callable[[], Any] = _no_model
         self._segmenter: Segmenter | None = None
         self._choice: tuple[Any, ...] = ()  # of method and head, for which the segmenter was made
         self._reason = ""  # why it is this method
@@ -116,7 +118,7 @@ class Session:
             progress_shown(self.app, prompts, progress) as report,
         ):
             segmenter = self._segmenter_for(host, settings, heads, choice)
-            place_head(segmenter.method, device, rest, self.app.room_maker(sd_model))
+            place_head(self.app, segmenter.method, sd_model, device, rest)
             with host.borrowed():
                 encoding = self._encode_image(segmenter, flat, digest, settings)
                 segmentation = segmenter.segment(
@@ -145,7 +147,12 @@ class Session:
         return self._results.get(key)
 
     def obstacle(self, sd_model: Any, settings: PanelSettings) -> str:
-        """Return why the chosen method and head cannot run with a checkpoint; empty if they can."""
+        """Return why the chosen method and head cannot run with a checkpoint; empty if they can.
+
+        Where no checkpoint is loaded, one will be when it is needed, and may not be a problem.
+        """
+        if sd_model is None:
+            return ""
         try:
             info = self.make_host(sd_model).info
             if self.head_files.waiting_checkpoint(settings):
@@ -191,9 +198,11 @@ class Session:
     def forget_model(self) -> None:
         """Free the head and what the model has encoded, because the webui has loaded another model."""
         self._forget_segmenter()
-        self._host = self._model = None
+        self._host, self._model = None, _no_model
 
     def _forget_segmenter(self) -> None:
+        if self._segmenter is not None and isinstance(self._segmenter.method, LearnedHead):
+            self._segmenter.method.release()  # from a memory manager's list
         self._segmenter, self._choice, self._encoded_image, self._head_name = None, (), "", ""
 
     @contextmanager
@@ -231,9 +240,9 @@ class Session:
     # --- the model and the method --------------------------------------------------------------------
 
     def _host_for(self, sd_model: Any) -> Any:
-        if self._host is None or not self._host.is_current or self._model is not sd_model:
+        if self._host is None or not self._host.is_current or self._model() is not sd_model:
             self._forget_segmenter()
-            self._host, self._model = self.make_host(sd_model), sd_model
+            self._host, self._model = self.make_host(sd_model), weakref.ref(sd_model)
             self._host.before_pass = partial(stop_if_requested, self.app)
         return self._host
 
@@ -263,7 +272,7 @@ class Session:
             return
         if rest != "unloaded":
             try:
-                place_head(self._segmenter.method, device, rest, self.app.room_maker(self._model))
+                place_head(self.app, self._segmenter.method, self._model(), device, rest)
                 return
             except Exception:
                 log.warning("The head could not be moved; the next run loads it again.", exc_info=True)
@@ -279,6 +288,10 @@ def _other_extension(why: Exception) -> str:
             if parent.parent.name in ("extensions", "extensions-builtin") and parent.resolve() != ROOT.resolve():
                 return parent.name
     return ""
+
+
+def _no_model() -> None:
+    """Return no model, as a weak reference does whose model is gone."""
 
 
 def _result_bytes(results: Collection[SegmentResult]) -> int:

@@ -16,20 +16,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldznet.errors import HostError, PromptError, ShapeError
-from ldznet.heads.layers import timestep_embedding
-from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.a1111.neutral import WebuiModules, neutral, text_part
 from ldznet.hosts.capture import capture
-from ldznet.hosts.host import Context, Family, HostInfo, Prediction, Schedule
+from ldznet.hosts.host import Context, HostInfo, Prediction, Schedule
 from ldznet.hosts.known_words import read_known_words
-from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR, read_marks
+from ldznet.hosts.loaded_model import (
+    UNKNOWN_TEXT,
+    blank_inpainting,
+    clip_tokens,
+    fingerprint_of,
+    latent_of,
+    marks_of,
+    no_model,
+    read_family,
+    read_structure,
+    read_tokens,
+    replaced_model,
+    token_window,
+    transformers_of,
+    unfit,
+    with_sizes,
+)
+from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR
 
 _PREDICTIONS: Mapping[str, Prediction] = {"eps": "noise", "v": "v"}
 
@@ -45,7 +60,7 @@ class A1111Host:
         # "Downcast alphas" and "zero terminal SNR" change `alphas_cumprod` for a run.
         alphas = getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)
         self.schedule = Schedule(alphas.detach().double().cpu())
-        if ZERO_SNR in _marks(self._model):  # the webui itself does not read this mark
+        if ZERO_SNR in marks_of(self._model.sd_checkpoint_info):  # the webui itself does not read this mark
             self.schedule = self.schedule.with_zero_snr()
         self._borrowed = 0  # depth of nested `borrowed` blocks
         # Called before each pass of the UNet; an exception that it raises ends the work.
@@ -83,10 +98,7 @@ class A1111Host:
             yield
             return
         if _identity(self._model) != self._loaded:
-            raise HostError(
-                f"The webui has changed its model since {self._info.name} was borrowed: another checkpoint or VAE "
-                "is loaded now. Start the segmentation again."
-            )
+            raise replaced_model(self._info.name)
         with neutral(self._webui, self._model):
             self._borrowed += 1
             try:
@@ -111,16 +123,8 @@ class A1111Host:
                     moments = self._moments(image, torch.float32)
                 finally:
                     vae.to(dtype)
-        if not moments.isfinite().all():
-            raise HostError(
-                f"The VAE of {self._info.name} gives values that are not numbers (NaN) for this image, in float32 "
-                "too. The VAE is broken: choose another one in the webui's settings, or another checkpoint."
-            )
-        mean, log_variance = moments.float().chunk(2, dim=1)
-        # The mean, not a sample: the same image must give the same mask.
-        if noise is not None:
-            mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
-        return (mean * float(self._model.scale_factor)).to(self.dtype)
+        latent = latent_of(moments, noise, self._info.name)
+        return (latent * float(self._model.scale_factor)).to(self.dtype)
 
     def _moments(self, image: Tensor, dtype: torch.dtype) -> Tensor:
         """Return mean and log-variance of the posterior, (B, 8, H/8, W/8).
@@ -146,7 +150,7 @@ class A1111Host:
         with self.borrowed(), self._webui.devices.autocast():
             self._bring_conditioner()
             for embedder in _text_encoders(self._model):
-                ids, shortened = self._window(embedder, prompts)
+                ids, shortened = token_window(embedder, self._token_ids(embedder, prompts))
                 state, pooled_state = _encode_tokens(embedder.wrapped, ids.to(self.device))
                 states.append(state)
                 pooled = pooled if pooled_state is None else pooled_state.to(self.dtype)
@@ -160,24 +164,10 @@ class A1111Host:
 
     def _token_ids(self, embedder: Any, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = getattr(embedder.wrapped, "tokenizer", None)
-        try:
-            if tokenizer is None:
-                return [self._webui.open_clip_tokenizer.encode(text) for text in texts]
-            ids: list[list[int]] = tokenizer(list(texts), truncation=False, add_special_tokens=False)["input_ids"]
-            return ids
-        except (UnicodeError, ValueError, TypeError) as why:
-            raise PromptError(
-                f"The tokenizer cannot read the prompts ({why}). Remove characters that are not text."
-            ) from why
-
-    def _window(self, embedder: Any, texts: Sequence[str]) -> tuple[Tensor, tuple[bool, ...]]:
-        """Return ids (P, 77): start, 75 tokens, end, padding; and which texts were cut."""
-        rows, length = [], embedder.chunk_length
-        token_ids = self._token_ids(embedder, texts)
-        for ids in token_ids:
-            row = [embedder.id_start, *ids[:length], embedder.id_end]
-            rows.append(row + [embedder.id_pad] * (length + 2 - len(row)))
-        return torch.tensor(rows), tuple(len(ids) > length for ids in token_ids)
+        if tokenizer is None:
+            encode = self._webui.open_clip_tokenizer.encode
+            return read_tokens(lambda texts: [encode(text) for text in texts], texts)
+        return read_tokens(partial(clip_tokens, tokenizer), texts)
 
     def _bring_conditioner(self) -> None:
         """Do what --medvram does where Stable Diffusion XL's conditioner runs as a whole (lowvram.py:121)."""
@@ -204,12 +194,11 @@ class A1111Host:
         conditioning: dict[str, Any] = {"c_crossattn": [tokens]}
         if self._info.family == "sdxl":
             assert context.pooled is not None
+            unet = self._model.model.diffusion_model
             pooled = context.pooled.to(self.device, self.dtype).expand(batch, -1)
-            conditioning = {"crossattn": tokens, "vector": self._with_sizes(pooled, x)}
-        if self._info.unet.in_channels == 9:  # inpainting: all is masked, and the image below the mask is unknown
-            blank = x.new_zeros(batch, 5, *x.shape[2:])
-            blank[:, 0] = 1
-            conditioning["c_concat"] = [blank]
+            conditioning = {"crossattn": tokens, "vector": with_sizes(unet, pooled, x, self._info.name)}
+        if self._info.unet.in_channels == 9:
+            conditioning["c_concat"] = [blank_inpainting(x)]
         with self.borrowed():
             # `apply_model` casts and opens autocast (sd_hijack_unet.py:40). It is taken from the class, since
             # extensions overlay the model's own attribute.
@@ -218,25 +207,9 @@ class A1111Host:
             return self.schedule.noise_from_v(output, x, timesteps)
         return output
 
-    def _with_sizes(self, pooled: Tensor, x: Tensor) -> Tensor:
-        """Append the sizes that Stable Diffusion XL takes, those of an image that was not cut."""
-        height, width = 8 * x.shape[-2], 8 * x.shape[-1]
-        # original size, crop corner and target size
-        sizes = torch.tensor([height, width, 0, 0, height, width], device=pooled.device)
-        room = self._model.model.diffusion_model.label_emb[0][0].in_features - pooled.shape[-1]
-        if room <= 0 or room % len(sizes):
-            raise HostError(
-                f"The UNet of {self._info.name} wants {room} numbers in addition to its prompt, which are not the "
-                "sizes "
-                "that Stable Diffusion XL takes. Load another checkpoint; a refiner cannot be used."
-            )
-        embedded = timestep_embedding(sizes, room // len(sizes)).flatten().to(pooled)
-        return torch.cat([pooled, embedded.expand(len(pooled), -1)], dim=-1)
-
     def feature_modules(self) -> Mapping[str, nn.Module]:
         """Return the transformers by their names in the original UNet, in the order in which they run."""
-        unet = self._model.model.diffusion_model
-        return {path: unet.get_submodule(path) for path in self._info.unet.transformer_paths()}
+        return transformers_of(self._model.model.diffusion_model, self._info.unet)
 
     def clear_memory(self) -> None:
         """Return the memory that PyTorch keeps for later to the device."""
@@ -258,28 +231,22 @@ def _describe(model: Any) -> HostInfo:
         HostError: no model is loaded, or it cannot be used; the text says why.
     """
     if model is None:
-        raise HostError(
-            "The webui has no Stable Diffusion model loaded: loading it failed, or it was unloaded. Choose a "
-            "checkpoint in the webui and wait until it is loaded."
-        )
+        raise no_model()
     checkpoint = model.sd_checkpoint_info
     name = checkpoint.title
-    family, encoders = _family(model, name), _text_encoders(model)
+    family, encoders = read_family(model, name), _text_encoders(model)
     # The mark is what the model was trained with; the webui knows only its own configuration.
-    marks = _marks(model)
+    marks = marks_of(checkpoint)
     prediction = "v" if V_PREDICTION in marks else _PREDICTIONS.get(model.parameterization)
     if prediction is None:
-        raise _unfit(name, f'it predicts "{model.parameterization}", neither noise nor v')
+        raise unfit(name, f'it predicts "{model.parameterization}", neither noise nor v')
     if len(encoders) != (2 if family == "sdxl" else 1) or not all(map(_is_known, encoders)):
-        raise _unfit(
-            name, "its text encoders are none that ldznet knows; it may be a refiner, or for other languages"
-        )
-    structure = _structure(model.model.diffusion_model, name)
+        raise unfit(name, UNKNOWN_TEXT)
+    structure = read_structure(model.model.diffusion_model, name)
     key = model.model.conditioning_key
     if (structure.in_channels, key) not in {(4, "crossattn"), (9, "hybrid"), (9, "crossattn")}:
-        raise _unfit(name, f'its UNet reads {structure.in_channels} channels and is conditioned by "{key}"')
-    # With --no-hashing there is no digest; results are kept only as long as the webui runs.
-    fingerprint = checkpoint.sha256 or checkpoint.shorthash or model.sd_model_hash or ""
+        raise unfit(name, f'its UNet reads {structure.in_channels} channels and is conditioned by "{key}"')
+    fingerprint = fingerprint_of(checkpoint, model)
     details = {
         "weights": "as the webui loaded them",
         "vae": "in the checkpoint",
@@ -292,43 +259,6 @@ def _describe(model: Any) -> HostInfo:
         fingerprint += f"+{details['vae']}"
     known_words = read_known_words(getattr(checkpoint, "filename", None) or "")
     return HostInfo(name, family, prediction, structure, fingerprint, details, known_words)
-
-
-def _marks(model: Any) -> frozenset[str]:
-    return read_marks(getattr(model.sd_checkpoint_info, "filename", None) or "")
-
-
-def _unfit(name: str, why: str) -> HostError:
-    return HostError(
-        f"{name} cannot be used for segmentation: {why}. Load a plain or an inpainting checkpoint of Stable "
-        "Diffusion 1.x, 2.x or XL."
-    )
-
-
-def _family(model: Any, name: str) -> Family:
-    families: Mapping[str, Family] = {"is_sdxl": "sdxl", "is_sd2": "sd2", "is_sd1": "sd1"}
-    for flag, family in families.items():
-        if getattr(model, flag, False):
-            return family
-    raise _unfit(name, f"it is of another kind ({getattr(model, 'model_type', type(model).__name__)})")
-
-
-def _structure(unet: Any, name: str) -> UNetConfig:
-    """Return the UNet's structure by the shapes of its tensors, and the number of heads by its layers."""
-    attentions = [m.transformer_blocks[0].attn1 for m in unet.modules() if hasattr(m, "transformer_blocks")]
-    counts = {attention.heads for attention in attentions}
-    widths = {attention.to_q.out_features // attention.heads for attention in attentions}
-    if not counts or min(len(counts), len(widths)) > 1:
-        raise _unfit(name, "its UNet has none of the transformers of Stable Diffusion, or differently wide heads")
-    heads, head_channels = (counts.pop(), 0) if len(counts) == 1 else (8, widths.pop())
-    shapes = {name: tuple(tensor.shape) for name, tensor in unet.named_parameters()}
-    try:
-        structure = UNetConfig.from_shapes(shapes, heads=heads, head_channels=head_channels)
-        for path in structure.transformer_paths():
-            unet.get_submodule(f"{path}.transformer_blocks.0.attn2")
-    except (ShapeError, AttributeError) as why:
-        raise _unfit(name, f"its UNet has another structure ({why})") from why
-    return structure
 
 
 def _text_encoders(model: Any) -> list[Any]:

@@ -60,8 +60,8 @@ def neutral(webui: WebuiModules, model: Any) -> Iterator[None]:
         undo.enter_context(_replaced(webui.sd_hijack.model_hijack, "fixes", None))  # textual inversions
         undo.enter_context(_replaced(webui.sd_unet, "current_unet", None))  # TensorRT and its like
         undo.enter_context(_without_token_merging(webui, model))
-        undo.enter_context(_own_forwards(modules))
-        undo.enter_context(_zero_padding(modules))
+        undo.enter_context(own_forwards(modules))
+        undo.enter_context(zero_padding(modules))
         undo.enter_context(_original_weights(modules))
         # Entered last and undone first; the exchange of weights copies between any devices.
         undo.enter_context(_in_place(webui, model, parts))
@@ -101,7 +101,7 @@ def _without_token_merging(webui: WebuiModules, model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
+def own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let each module run the code of its class, which has the webui's own patches, such as those of attention."""
     with ExitStack() as undo:
         for module in modules:
@@ -113,7 +113,7 @@ def _own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _zero_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
+def zero_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Pad with zeros: tiling makes the padding circular, until a run without tiling (sd_hijack.py:311)."""
     with ExitStack() as undo:
         for module in modules:

@@ -1,0 +1,1 @@
+"""The model that Forge or Forge Neo has loaded."""
