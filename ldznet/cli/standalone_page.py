@@ -236,17 +236,8 @@ def _read_upload(upload: str | Image.Image) -> Image.Image:
 def _image(elem_id: str, *, height: int) -> Any:
     import gradio as gr
 
-    class Upload(gr.Image):  # type: ignore[misc]
-        """An image that is not opened when it is sent: gradio has no words for what Pillow cannot read."""
-
-        is_template = True  # for gradio, the name of the parent is that of the component
-
-        def preprocess(self, payload: Any) -> Any:
-            """Return the path of the uploaded file, which `read_image` reads, with its checks."""
-            return payload.path if payload is not None and payload.path else super().preprocess(payload)
-
     sources = ["upload", "clipboard"]  # no webcam
-    return Upload(
+    image = gr.Image(
         label=LABELS[elem_id],
         elem_id=elem_id,
         type="filepath",
@@ -254,6 +245,15 @@ def _image(elem_id: str, *, height: int) -> Any:
         sources=sources,
         height=height,
     )
+    decode = image.preprocess
+
+    def path_of(payload: Any) -> Any:
+        """Return the path of an uploaded file unopened: gradio has no words for what Pillow cannot read."""
+        return payload.path if payload is not None and payload.path else decode(payload)
+
+    # On the component, since gradio writes a file of types beside each class of components.
+    image.preprocess = path_of
+    return image
 
 
 def open_page(blocks: Any, host: str, port: int, *, browser: bool) -> str:

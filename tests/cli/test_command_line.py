@@ -162,7 +162,7 @@ def test_flags_may_stand_between_the_other_arguments(arguments, wanted):
     [
         ([], "the following arguments are required: COMMAND"),
         (["segment", "--json"], "the following arguments are required: IMAGE"),
-        (["segment", "a.png", "cat", "--thresh", "x"], "argument --threshold: invalid float value: 'x'"),
+        (["segment", "a.png", "cat", "--thresh", "x"], "argument --threshold: invalid float or auto value: 'x'"),
         (["segment", "a.png", "cat", "--bogus"], "unrecognized arguments: --bogus"),
         (
             ["segment", "a.png", "--treshold", "0.4", "cat"],

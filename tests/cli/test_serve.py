@@ -46,14 +46,13 @@ def run_refused(capsys, *arguments):
     ],
 )
 def test_an_upload_that_is_no_image_is_an_error_in_words(tmp_path, name, content, text):
-    gr = pytest.importorskip("gradio")
+    pytest.importorskip("gradio")
     from gradio.data_classes import ImageData
 
     from ldznet.cli import standalone_page
 
     (tmp_path / name).write_bytes(content)
-    with gr.Blocks():
-        upload = standalone_page._image(standalone_page.IMAGE, height=100)
+    upload = standalone_page._image(standalone_page.IMAGE, height=100)
     path = upload.preprocess(ImageData(path=str(tmp_path / name), orig_name=name))
     page = standalone_page.StandalonePage({}, None)
 
@@ -64,26 +63,29 @@ def test_an_upload_that_is_no_image_is_an_error_in_words(tmp_path, name, content
     assert upload.get_block_name() == "image"  # the browser knows it by this name
 
 
-def test_cancel_stops_the_work_that_runs_and_not_the_next(host, tmp_path):
+def test_cancel_stops_the_work_that_runs_and_not_the_next(host, tmp_path, monkeypatch):
     from ldznet.cli.standalone_page import StandaloneApp
     from ldznet.webui.controls import read_panel_settings
     from ldznet.webui.progress import StoppedError
     from ldznet.webui.session import Session
 
     app = StandaloneApp(host, tmp_path)
-    session = Session(app, lambda model: model)
-    settings, steps = read_panel_settings([{"prompt": "bucket", "method": "attention", "resolution": 64}]), []
+    session, model = Session(app, lambda model: model), app.load_model()
+    settings = read_panel_settings([{"prompt": "bucket", "method": "attention", "resolution": 64}])
+    image, passes = Image.new("RGB", SIZE), []
 
-    def cancel(done, _total):
-        steps.append(done)
+    def cancel_and_encode(prompts):
         app.request_stop()
+        return host.encode_prompt(prompts)
 
-    image = Image.new("RGB", SIZE)
+    monkeypatch.setattr(model, "encode_prompt", cancel_and_encode, raising=False)
+    monkeypatch.setattr(host, "predict_noise", lambda *_: passes.append(1))
     with pytest.raises(StoppedError, match="interrupted"):
-        app.run_exclusively(lambda: session.segment_image(app.load_model(), image, settings, cancel))
-    result = app.run_exclusively(lambda: session.segment_image(app.load_model(), image, settings))
+        app.run_exclusively(lambda: session.segment_image(model, image, settings))
+    monkeypatch.undo()
+    result = app.run_exclusively(lambda: session.segment_image(model, image, settings))
 
-    assert len(steps) == 1
+    assert passes == []
     assert result.segmentation.prompts == ("bucket",)
 
 
