@@ -129,16 +129,17 @@ def checkpoint_state(host, unet, label_emb=None):
 def write_folder(folder, host, prediction="epsilon"):
     """A host's parts as a folder in diffusers' layout."""
     from diffusers import DDIMScheduler
+    from oracles import diffusers_unet, diffusers_vae, transformers_text
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model_index.json").write_text("{}")
-    host.unet.save_pretrained(folder / "unet")
-    host.vae.save_pretrained(folder / "vae")
+    diffusers_unet(host.unet).save_pretrained(folder / "unet")
+    diffusers_vae(host.vae).save_pretrained(folder / "vae")
     DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
     ).save_pretrained(folder / "scheduler")
     for number, encoder in zip(("", "_2"), host.text, strict=False):
-        encoder.model.save_pretrained(folder / f"text_encoder{number}")
+        transformers_text(encoder.model).save_pretrained(folder / f"text_encoder{number}")
         write_tokenizer(folder / f"tokenizer{number}")
 
 

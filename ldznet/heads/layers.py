@@ -201,7 +201,9 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.grid = grid
         self.heads = heads
-        table = torch.randn(channels, grid * grid + 1) / channels**0.5
+        table = torch.empty(channels, grid * grid + 1)
+        if not table.is_meta:  # random values there would import PyTorch's compiler, which takes seconds
+            table = torch.randn_like(table) / channels**0.5
         self.positional_embedding = nn.Parameter(table)
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, channels, 1)

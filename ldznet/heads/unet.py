@@ -195,10 +195,16 @@ class UNet(nn.Module):
 
     `pool_grids` names the transformers that also read a feature map, with the side of the square grid that
     their table of positions was made for; with `concat` they have no such table, but join the feature to `x`.
+    `label_width` is that of what is added to the timestep: size and pooled prompt in Stable Diffusion XL.
     """
 
     def __init__(
-        self, config: UNetConfig, pool_grids: Mapping[str, int] | None = None, *, concat: bool = False
+        self,
+        config: UNetConfig,
+        pool_grids: Mapping[str, int] | None = None,
+        *,
+        concat: bool = False,
+        label_width: int = 0,
     ) -> None:
         super().__init__()
         self.unet_config = config
@@ -208,6 +214,12 @@ class UNet(nn.Module):
         width = config.model_channels
         emb_width = 4 * width
         self.time_embed = nn.Sequential(nn.Linear(width, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
+        self.label_width = label_width
+        self.label_emb: nn.Module | None = None
+        if label_width:
+            self.label_emb = nn.Sequential(
+                nn.Sequential(nn.Linear(label_width, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
+            )
 
         def transformer(path: str, channels: int, depth: int) -> SpatialTransformer:
             return SpatialTransformer(
@@ -268,8 +280,11 @@ class UNet(nn.Module):
         timesteps: Tensor,
         context: Tensor,
         features: Mapping[str, Tensor] | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Map (1 or B, C_in, h, w), (1 or B,), (1 or B, L, D) to (B, C_out, h, w).
+
+        `labels` (1 or B, E) are for a UNet with `label_width`.
 
         Raises:
             ShapeError: a side of the latent is not a multiple of `config.multiple`.
@@ -279,6 +294,9 @@ class UNet(nn.Module):
         x = noisy_latent.to(self.dtype)
         context = context.to(self.dtype)
         emb = self.time_embed(timestep_embedding(timesteps, self.unet_config.model_channels).to(self.dtype))
+        if labels is not None:
+            assert self.label_emb is not None
+            emb = emb + self.label_emb(labels.to(self.dtype))
         skips = []
         for index, block in enumerate(self.input_blocks):
             x = self._run(block, x, emb, context, features.get(f"input_blocks.{index}.1"))

@@ -6,20 +6,19 @@ import threading
 import numpy as np
 import pytest
 import torch
+from oracles import diffusers_unet
 from PIL import Image
-from stand_ins import original_unet, write_tokenizer
+from stand_ins import write_tokenizer
 
 from ldznet.errors import FeatureError, HostError, OptionError, OutOfMemoryError, PromptError
-from ldznet.heads.unet import UNet, UNetConfig
-from ldznet.heads.weight_files import TensorFile
+from ldznet.heads.unet import UNetConfig
 from ldznet.hosts import attention_probes
 from ldznet.hosts.attention_probes import QueriesAndKeys, attention_rows, levels_of, probe_attention
 from ldznet.hosts.diffusers import random_weights
 from ldznet.hosts.diffusers.host import DiffusersHost
-from ldznet.hosts.diffusers.parts import build_unet
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.hosts.diffusers.text import TextEncoder
-from ldznet.hosts.diffusers.tokenizers import tokenize_with
+from ldznet.hosts.diffusers.tokenizers import read_tokenizer
 from ldznet.hosts.host import Context
 from ldznet.methods import attention
 from ldznet.methods.attention import AttentionMethod
@@ -34,16 +33,18 @@ TEMPLATE = name_rivals(PUBLISHED.template, AttentionOptions().distractors)
 PREDICTION = {"sd1": "noise", "sd2": "v", "sdxl": "noise"}
 
 
-class OriginalHost(DiffusersHost):
-    """A host whose UNet has the original layout."""
+class TheirHost(DiffusersHost):
+    """A host whose UNet is that of diffusers."""
 
-    original: UNet
+    theirs = None
 
     def predict_noise(self, noisy_latent, timesteps, context):
-        return self.original(noisy_latent, timesteps, context.tokens)
+        return self.theirs(noisy_latent.expand(len(context), -1, -1, -1), timesteps, context.tokens).sample
 
     def feature_modules(self):
-        return self.original.transformers()
+        blocks = [*self.theirs.down_blocks, self.theirs.mid_block, *self.theirs.up_blocks]
+        modules = [layer for block in blocks for layer in getattr(block, "attentions", [])]
+        return dict(zip(self.info.unet.transformer_paths(), modules, strict=True))
 
 
 def make_host(family):
@@ -62,16 +63,10 @@ def sharpen(unet):
 def make_pair(family):
     """The same weights in the original layout and in that of diffusers."""
     host = random_host(family)
-    unet = original_unet(host)
-    sharpen(unet)
-    state = {f"model.diffusion_model.{name}": tensor for name, tensor in unet.state_dict().items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    file = TensorFile("both", shapes, state.__getitem__, {})
-    theirs = build_unet(file, host.info.unet, family)
-    parts = (host.vae, host.text, host.schedule)
-    original = OriginalHost(host.info, theirs, *parts)
-    original.original = unet
-    return original, DiffusersHost(host.info, theirs, *parts)
+    sharpen(host.unet)
+    theirs = TheirHost(host.info, host.unet, host.vae, host.text, host.schedule)
+    theirs.theirs = diffusers_unet(host.unet)
+    return host, theirs
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +82,7 @@ def host(hosts):
     return hosts["sd1"]
 
 
-ALL = ("sd1", "sd2", "sdxl", "sd1 original", "sd2 original")
+ALL = ("sd1", "sd2", "sdxl", "sd1 diffusers", "sd2 diffusers")
 
 
 def a_pass(host, prompts=("a cat",), seed=0):
@@ -250,12 +245,12 @@ def test_the_pass_ends_after_the_last_transformer_that_is_needed(host):
 
 def state_of(host):
     """All that a pass must leave alone."""
-    unet = getattr(host, "original", host.unet)
+    unet = getattr(host, "theirs", host.unet)
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), m.__dict__.get("forward")) for m in unet.modules()]
     return hooks, torch.get_rng_state().tolist(), torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd1 original"])
+@pytest.mark.parametrize("name", ["sd1", "sd1 diffusers"])
 def test_the_unets_answer_is_the_same_bit_for_bit_before_during_and_after(hosts, name):
     host = hosts[name]
     modules = host.feature_modules()
@@ -280,7 +275,7 @@ def test_all_is_as_before_when_the_unet_raises_in_the_middle(host):
     def fail(*_args):
         raise ZeroDivisionError
 
-    fault = host.unet.mid_block.resnets[1].register_forward_hook(fail)
+    fault = host.unet.middle_block[2].register_forward_hook(fail)
     with pytest.raises(ZeroDivisionError):
         probe_all(host)
     with pytest.raises(ZeroDivisionError):
@@ -344,11 +339,9 @@ def test_levels_are_named_from_the_finest():
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A real CLIP tokenizer: cat and dog are one token each, in other words every letter is one."""
-    from transformers import CLIPTokenizer
-
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder)
-    return TextEncoder(None, tokenize_with(CLIPTokenizer.from_pretrained(folder)))
+    return TextEncoder(None, read_tokenizer(folder))
 
 
 def counter(*text):
@@ -522,7 +515,7 @@ def plain_map(host, picture, term, sentence, o):
         ("sd1", BARE | {"cross_levels": (0.0, 1.0)}),
         ("sd2", {"cross_levels": (0.0, 0.3, 0.7), "self_level": 1, "eta": 0.2}),
         ("sdxl", {"cross_levels": (0.3, 0.7), "gate": (0.5, 2.0)}),
-        ("sd2 original", {"cross_levels": (0.5, 0.3, 0.7), "column_max": False, "eta": 0.001, "iterations": 3}),
+        ("sd2 diffusers", {"cross_levels": (0.5, 0.3, 0.7), "column_max": False, "eta": 0.001, "iterations": 3}),
     ],
 )
 def test_the_probability_is_what_the_steps_give_one_by_one(hosts, name, options):
@@ -887,7 +880,7 @@ def test_a_batch_that_the_host_split_is_an_error(host, monkeypatch):
         probability(host, "cat", "dog", "cow")
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sd1 original"])
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sd1 diffusers"])
 def test_it_runs_through_the_segmenter(hosts, name):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
     segmenter = Segmenter(hosts[name], AttentionMethod(AttentionOptions(gate=(0.0, 1.0))))

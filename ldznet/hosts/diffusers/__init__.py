@@ -1,1 +1,1 @@
-"""A checkpoint from disk, run by diffusers."""
+"""A checkpoint from disk, as one file or as a folder in diffusers' layout, run in plain torch."""

@@ -1,7 +1,8 @@
-"""A Stable Diffusion checkpoint from disk, run by diffusers and transformers.
+"""A Stable Diffusion checkpoint from disk, run in plain torch.
 
-For the command line, training and tests; inside a webui the model is borrowed instead. Nothing is downloaded
-unless the caller allows it. Loading: single_file.py and folder.py.
+For the command line, training and tests; inside a webui the model is borrowed instead. diffusers and transformers
+are not used: importing them takes longer than everything else. Nothing is downloaded unless the caller allows it.
+Loading: single_file.py and folder.py.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ldznet.errors import HostError, PromptError
 from ldznet.heads.cpu_conv import quicken
+from ldznet.heads.layers import timestep_embedding
+from ldznet.heads.unet import UNet
 from ldznet.hosts.diffusers.parts import fingerprint
 from ldznet.hosts.diffusers.text import TextEncoder
 from ldznet.hosts.diffusers.tokenizers import Tokenize
+from ldznet.hosts.diffusers.vae import Posterior, Vae
 from ldznet.hosts.host import Context, HostInfo, Prediction, Schedule
 
 
@@ -31,8 +34,8 @@ class DiffusersHost:
     def __init__(
         self,
         info: HostInfo,
-        unet: Any,
-        vae: Any,
+        unet: UNet,
+        vae: Vae,
         text: Sequence[TextEncoder],
         schedule: Schedule,
         *,
@@ -45,9 +48,9 @@ class DiffusersHost:
         self.unet, self.vae, self.text = unet, vae, list(text)
         self.others = _others(vae, self.text)
         for module in (unet, vae, *(encoder.model for encoder in self.text)):
-            self._move(module, dtype)
-            module.eval().requires_grad_(False)
-        quicken(unet)
+            module.to(self._device, dtype).eval().requires_grad_(False)
+        for module in (unet, vae):
+            quicken(module)
         self.schedule = schedule
 
     @classmethod
@@ -73,12 +76,10 @@ class DiffusersHost:
         from ldznet.hosts.diffusers.single_file import load_file
 
         path, vae_file = Path(path), None if vae is None else Path(vae)
-        # Building a model draws random weights, before those of the file replace them.
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            if path.is_dir():
-                parts = load_folder(path, vae_file=vae_file)
-            else:
-                parts = load_file(path, vae_file=vae_file, download=download)
+        if path.is_dir():
+            parts = load_folder(path, vae_file=vae_file)
+        else:
+            parts = load_file(path, vae_file=vae_file, download=download)
         info = parts.info
         if prediction is not None:
             info = replace(info, prediction=prediction, details={**info.details, "prediction": "as asked for"})
@@ -109,7 +110,7 @@ class DiffusersHost:
             try:
                 posterior = self._posterior(image, torch.float32)
             finally:
-                self._move(self.vae, self._dtype)
+                self.vae.to(self._dtype)
             if not posterior.mean.isfinite().all():
                 raise HostError(
                     f"The VAE of {self._info.name} gives values that are not numbers (NaN) for this image, in "
@@ -118,20 +119,16 @@ class DiffusersHost:
         latent = posterior.mean
         if noise is not None:
             latent = latent + posterior.std * noise.to(latent)
-        return (latent * self.vae.config.scaling_factor).to(self._dtype)
+        return (latent * self.vae.scale).to(self._dtype)
 
-    def _posterior(self, image: Tensor, dtype: torch.dtype) -> Any:
-        self._move(self.vae, dtype)
-        return self.vae.encode(image.to(self._device, dtype)).latent_dist
-
-    def _move(self, module: nn.Module, dtype: torch.dtype) -> None:
-        # diffusers' own `to` warns of layers to be kept in float32, of which these models have none.
-        nn.Module.to(module, self._device, dtype)
+    def _posterior(self, image: Tensor, dtype: torch.dtype) -> Posterior:
+        return self.vae.to(dtype).encode(image.to(self._device, dtype))
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Context:
         """Return the context of the prompts; of one that is too long, the first 75 tokens are read."""
-        states, cut, pooled = [], (False,) * len(prompts), None
+        states, cut = list[Tensor](), (False,) * len(prompts)
+        pooled: Tensor | None = None
         for encoder in self.text:
             try:
                 ids, shortened = encoder.tokenize(prompts)
@@ -140,11 +137,11 @@ class DiffusersHost:
                     f"The tokenizer cannot read the prompts ({why}). Remove characters that are no text."
                 ) from why
             cut = tuple(a or b for a, b in zip(cut, shortened, strict=True))
-            answer = encoder.model(ids.to(self._device), output_hidden_states=encoder.penultimate)
-            states.append(answer.hidden_states[-2] if encoder.penultimate else answer.last_hidden_state)
+            answer = encoder.model(ids.to(self._device))
+            states.append(answer.penultimate if encoder.penultimate else answer.last)
             # Only the second encoder of XL has a projection, whose output is the pooled state.
-            pooled = getattr(answer, "text_embeds", pooled)
-        return Context(torch.cat(states, dim=-1), pooled if self._info.family == "sdxl" else None, cut)
+            pooled = pooled if answer.pooled is None else answer.pooled
+        return Context(torch.cat(states, dim=-1), pooled, cut)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without start and end; 75 at most."""
@@ -159,22 +156,24 @@ class DiffusersHost:
     @torch.no_grad()
     def predict_noise(self, noisy_latent: Tensor, timesteps: Tensor, context: Context) -> Tensor:
         """Run the UNet once and return the noise prediction (B, 4, h, w)."""
-        batch = max(len(noisy_latent), len(context))
-        x = noisy_latent.to(self._device, self._dtype).expand(batch, -1, -1, -1)
-        timesteps = timesteps.to(self._device).expand(batch)
-        tokens = context.tokens.to(self._device, self._dtype).expand(batch, -1, -1)
-        extra: dict[str, Any] = {}
-        if self._info.family == "sdxl":
-            assert context.pooled is not None
-            # original size, crop corner and target size, as of an image that was not cut
-            height, width = 8 * x.shape[-2], 8 * x.shape[-1]
-            sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self._device, dtype=self._dtype)
-            pooled = context.pooled.to(self._device, self._dtype).expand(batch, -1)
-            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes.expand(batch, -1)}
-        answer = self.unet(self._with_mask(x), timesteps, tokens, return_dict=False, **extra)[0]
+        # A batch of one latent is not repeated: the UNet does so after its first attention to the text.
+        x = noisy_latent.to(self._device, self._dtype)
+        timesteps = timesteps.to(self._device)
+        labels = self._labels(context, x) if self._info.family == "sdxl" else None
+        answer: Tensor = self.unet(self._with_mask(x), timesteps, context.tokens.to(self._device), labels=labels)
         if self._info.prediction == "v":
             return self.schedule.noise_from_v(answer, x, timesteps)
         return answer
+
+    def _labels(self, context: Context, x: Tensor) -> Tensor:
+        """Return what the UNet of XL adds to the timestep: the pooled prompt, and the sizes of a whole image."""
+        assert context.pooled is not None
+        height, width = 8 * x.shape[-2], 8 * x.shape[-1]
+        # original size, crop corner and target size
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=self._device)
+        pooled = context.pooled.to(self._device, self._dtype)
+        embedded = timestep_embedding(sizes, (self.unet.label_width - pooled.shape[-1]) // len(sizes))
+        return torch.cat([pooled, embedded.flatten().to(self._dtype).expand(len(pooled), -1)], dim=-1)
 
     def _with_mask(self, x: Tensor) -> Tensor:
         """Append what an inpainting UNet reads after the latent: everything is masked, nothing is known."""
@@ -186,15 +185,8 @@ class DiffusersHost:
         return torch.cat([x, blank], dim=1)
 
     def feature_modules(self) -> Mapping[str, nn.Module]:
-        """Return the transformers under their names in the original UNet, in the order in which they run."""
-        # In the order in which the UNet runs them, so that the original paths fit one by one.
-        modules: list[nn.Module] = []
-        for block in self.unet.down_blocks:
-            modules += getattr(block, "attentions", [])
-        modules += self.unet.mid_block.attentions
-        for block in self.unet.up_blocks:
-            modules += getattr(block, "attentions", [])
-        return dict(zip(self._info.unet.transformer_paths(), modules, strict=True))
+        """Return the transformers in the order in which the UNet runs them."""
+        return self.unet.transformers()
 
     def clear_memory(self) -> None:
         """Free the device memory that PyTorch keeps for later."""

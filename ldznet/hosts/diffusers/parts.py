@@ -1,23 +1,21 @@
-"""Build parts of a model with diffusers and transformers: settings, strict loading, a fingerprint."""
+"""Build UNet and VAE from a checkpoint's tensors: structure, strict loading, a fingerprint."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ldznet.errors import HostError, LdznetError
-from ldznet.heads.unet import UNetConfig
+from ldznet.heads.unet import UNet, UNetConfig
 from ldznet.heads.weight_files import TensorFile
 from ldznet.hosts.diffusers.part_names import UNET, Sources, same, vae_sources
-from ldznet.hosts.diffusers.unet_names import original_unet_names
-from ldznet.hosts.host import Family
+from ldznet.hosts.diffusers.unet_names import diffusers_unet_names
+from ldznet.hosts.diffusers.vae import Vae
 
 SCALE = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}  # latent = VAE output * scale
 
@@ -25,73 +23,40 @@ SCALE = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}  # latent = VAE output
 # --- UNet ----------------------------------------------------------------------------------------
 
 
-def unet_settings(unet: UNetConfig, family: Family) -> dict[str, Any]:
-    """Return the arguments of diffusers' UNet2DConditionModel for a structure."""
-    text = ["CrossAttn" if depth else "" for depth in unet.depths]
-    # For a level without transformers the number is not used; for the last one it is the middle block's.
-    depths = [depth or 1 for depth in unet.depths]
-    depths[-1] = unet.middle_depth
-    channels = [unet.model_channels * mult for mult in unet.channel_mult]
-    settings: dict[str, Any] = {
-        "in_channels": unet.in_channels,
-        "out_channels": unet.out_channels,
-        "block_out_channels": channels,
-        "down_block_types": [f"{kind}DownBlock2D" for kind in text],
-        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(text)],
-        "layers_per_block": unet.res_blocks,
-        "transformer_layers_per_block": depths,
-        "cross_attention_dim": unet.context_width,
-        # diffusers means the number of heads, whatever this name says.
-        "attention_head_dim": [unet.heads_for(width) for width in channels],
-        "use_linear_projection": unet.linear_projection,
-    }
-    if family == "sdxl":
-        settings |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
-    return settings
-
-
-def build_unet(file: TensorFile, structure: UNetConfig, family: Family) -> Any:
-    """Return diffusers' UNet with the weights of a file in the original layout.
+def build_unet(file: TensorFile, structure: UNetConfig) -> UNet:
+    """Return the UNet with the weights of a file in the original layout.
 
     Raises:
         HostError: the weights do not fit the structure.
     """
-    from diffusers import UNet2DConditionModel
-
-    settings = unet_settings(structure, family)
-    if "addition_embed_type" in settings:
-        settings["projection_class_embeddings_input_dim"] = file.shapes[f"{UNET}label_emb.0.0.weight"][1]
-    unet = UNet2DConditionModel(**settings)
-    own = original_unet_names(unet.state_dict())
-    sources: Sources = {name: (f"{UNET}{original}", same) for name, original in own.items()}
-    extra = {name for name in file.shapes if name.startswith(UNET)} - {source for source, _ in sources.values()}
-    load_sources(unet, file, {**sources, **{name: (name, same) for name in extra}}, "UNet")
+    names = [name for name in file.shapes if name.startswith(UNET)]
+    unet = empty_unet(structure, file.shapes.get(f"{UNET}label_emb.0.0.weight"))
+    load_sources(unet, file, {name.removeprefix(UNET): (name, same) for name in names}, "UNet")
     return unet
+
+
+def empty_unet(structure: UNetConfig, label_shape: Sequence[int] | None) -> UNet:
+    """Return a UNet without weights; `label_shape` is that of the first layer for labels, which only XL has."""
+    with torch.device("meta"):
+        return UNet(structure, label_width=label_shape[1] if label_shape else 0)
+
+
+def unet_fingerprint(unet: UNet) -> str:
+    """Return the fingerprint of a UNet, over the names in diffusers' layout, which heads were marked with."""
+    state = unet.state_dict()
+    names = diffusers_unet_names(state, unet.unet_config)
+    return fingerprint({names[name]: tensor for name, tensor in state.items()})
 
 
 # --- VAE -----------------------------------------------------------------------------------------
 
 
-def vae_settings(widths: list[int], blocks: int, latent_channels: int, scale: float) -> dict[str, Any]:
-    """Return the arguments of diffusers' AutoencoderKL."""
-    return {
-        "block_out_channels": widths,
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "latent_channels": latent_channels,
-        "layers_per_block": blocks,
-        "scaling_factor": scale,
-    }
-
-
-def build_vae(file: TensorFile, scale: float) -> Any:
-    """Return diffusers' VAE with the weights of a checkpoint, or of a VAE's own file in any usual layout.
+def build_vae(file: TensorFile, scale: float) -> Vae:
+    """Return the VAE with the weights of a checkpoint, or of a VAE's own file in any usual layout.
 
     Raises:
         HostError: the file holds no VAE, or one of another kind.
     """
-    from diffusers import AutoencoderKL
-
     sources = vae_sources(file.shapes)
     shapes = {name: file.shapes[source] for name, (source, _) in sources.items()}
     if not {"encoder.conv_in.weight", "decoder.conv_in.weight"} <= shapes.keys():
@@ -112,7 +77,8 @@ def build_vae(file: TensorFile, scale: float) -> Any:
     blocks = 0
     while f"decoder.up_blocks.0.resnets.{blocks + 1}.conv1.weight" in shapes:
         blocks += 1
-    vae = AutoencoderKL(**vae_settings(widths, blocks, channels, scale))
+    with torch.device("meta"):
+        vae = Vae(widths, blocks, channels, scale)
     # Other tensors, such as those of the loss that the VAE was trained with, are not needed.
     needed = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     load_sources(vae, file, {n: source for n, source in sources.items() if n.startswith(needed)}, "VAE")
@@ -122,7 +88,7 @@ def build_vae(file: TensorFile, scale: float) -> Any:
 # --- loading -------------------------------------------------------------------------------------
 
 
-def load_sources(model: Any, file: TensorFile, sources: Sources, what: str) -> None:
+def load_sources(model: nn.Module, file: TensorFile, sources: Sources, what: str) -> None:
     """Load a model from a file by a table of names; every tensor of the table must fit.
 
     Raises:
@@ -135,19 +101,18 @@ def load_sources(model: Any, file: TensorFile, sources: Sources, what: str) -> N
     load_strictly(model, state, what, file.path)
 
 
-def load_strictly(model: Any, state: Mapping[str, Tensor], what: str, path: Path) -> None:
-    """Load a state dict; names may have `text_model.` or not, which differs between versions of transformers.
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str, path: Path) -> None:
+    """Give a model without weights those of a state dict.
 
     Raises:
         HostError: tensors are missing, left over or of the wrong shape.
     """
     own = model.state_dict()
-    short = {name.removeprefix("text_model."): name for name in own}
-    fitted = {}
-    for name, tensor in state.items():
-        target = short.get(name.removeprefix("text_model."), name)
-        # VAEs of the first releases hold their attention as 1 x 1 convolutions.
-        fitted[target] = tensor.reshape(own[target].shape) if _is_pointwise(tensor, own.get(target)) else tensor
+    # VAEs of the first releases hold their attention as 1 x 1 convolutions.
+    fitted = {
+        name: tensor.reshape(own[name].shape) if _is_pointwise(tensor, own.get(name)) else tensor
+        for name, tensor in state.items()
+    }
     missing, extra = sorted(set(own) - set(fitted)), sorted(set(fitted) - set(own))
     wrong = [name for name in own if name in fitted and own[name].shape != fitted[name].shape]
     if missing or extra or wrong:
@@ -157,7 +122,9 @@ def load_strictly(model: Any, state: Mapping[str, Tensor], what: str, path: Path
             f"left over, {len(wrong)} of the wrong shape, first {first}. The file was pruned or merged badly: "
             "use the original checkpoint."
         )
-    model.load_state_dict(fitted)
+    # A copy: what the reader returns is a map of the file, which may be written to.
+    whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in fitted.items()}
+    model.load_state_dict(whole, assign=True)
 
 
 def _is_pointwise(tensor: Tensor, own: Tensor | None) -> bool:
@@ -174,36 +141,20 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-# --- the libraries' errors and warnings ----------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn whatever a library raises on a damaged model into a HostError."""
+    """Turn whatever is raised on a damaged model into a HostError."""
     try:
         yield
     except (LdznetError, MemoryError):
         raise
-    except Exception as why:  # diffusers, transformers and tokenizers raise almost anything on damaged files
+    except Exception as why:  # damaged files, above all those in JSON, lead to almost any of them
         text = str(why).strip().splitlines() or [type(why).__name__]
         raise HostError(
             f"The model {path} cannot be loaded ({text[0][:300]}). A part of it is missing, damaged or of a "
             "kind that ldznet does not know; nothing is downloaded unasked. Fetch the whole model again, or "
             "give its single-file checkpoint."
         ) from why
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence warnings of the libraries that a user of ldznet can do nothing about."""
-    names = ("diffusers", "transformers")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TypeVar
 
-from ldznet.heads.unet import UNetConfig
+import torch
+from torch import nn
+
+from ldznet.heads.unet import UNet, UNetConfig
 from ldznet.hosts.diffusers.host import DiffusersHost, tokenize_by_hash
-from ldznet.hosts.diffusers.parts import SCALE, fingerprint, unet_settings, vae_settings
+from ldznet.hosts.diffusers.parts import SCALE, unet_fingerprint
 from ldznet.hosts.diffusers.text import TextEncoder
+from ldznet.hosts.diffusers.text_model import TextConfig, TextModel
+from ldznet.hosts.diffusers.vae import Vae
 from ldznet.hosts.host import FAMILY_NAMES, Family, HostInfo, Prediction, Schedule
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def random_host(
@@ -25,51 +32,50 @@ def random_host(
 
     `full_size` has the published widths; otherwise all is as narrow as the structure allows.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     structure = published(family, in_channels) if full_size else _narrow(family, in_channels)
+    # Width and layers of the text encoders; 2.x reads the text after layer 23 of 24.
+    widths = {"sd1": [(768, 12)], "sd2": [(1024, 23)], "sdxl": [(768, 12), (1280, 32)]}[family]
+    if not full_size:
+        widths = [(structure.context_width // len(widths), 2)] * len(widths)
+    # XL's UNet also reads the pooled state of the second text encoder, and embeddings of six sizes.
+    label_width = widths[1][0] + 6 * (256 if full_size else 8) if family == "sdxl" else 0
+    vocabulary = 49408 if full_size else 1024
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # the CPU, too
         torch.manual_seed(seed)
-        settings = unet_settings(structure, family)
-        # Width and layers of the text encoders; 2.x reads the text after layer 23 of 24.
-        widths = {"sd1": [(768, 12)], "sd2": [(1024, 23)], "sdxl": [(768, 12), (1280, 32)]}[family]
-        if not full_size:
-            widths = [(structure.context_width // len(widths), 2)] * len(widths)
-        if family == "sdxl":
-            # XL's UNet also reads the pooled state of the second text encoder, and embeddings of six sizes.
-            settings["addition_time_embed_dim"] = 256 if full_size else 8
-            settings["projection_class_embeddings_input_dim"] = (
-                widths[1][0] + 6 * settings["addition_time_embed_dim"]
-            )
-        unet = UNet2DConditionModel(**settings)
+        unet = _filled(UNet(structure, label_width=label_width))
         vae_widths = [128, 256, 512, 512] if full_size else [32, 32, 32, 32]
-        vae = AutoencoderKL(**vae_settings(vae_widths, 2 if full_size else 1, 4, SCALE[family]))
+        vae = _filled(Vae(vae_widths, 2 if full_size else 1, 4, SCALE[family]))
         text = []
-        vocabulary = 49408 if full_size else 1024
         for number, (width, layers) in enumerate(widths):
-            kind = CLIPTextModelWithProjection if number else CLIPTextModel
-            config = CLIPTextConfig(
-                vocab_size=vocabulary,
-                hidden_size=width,
-                intermediate_size=4 * width,
-                num_hidden_layers=layers,
-                num_attention_heads=max(width // 64, 1),
-                projection_dim=width,
-                bos_token_id=vocabulary - 2,
-                eos_token_id=vocabulary - 1,
-                hidden_act="quick_gelu" if family == "sd1" else "gelu",
+            config = TextConfig(
+                vocabulary=vocabulary,
+                width=width,
+                inner_width=4 * width,
+                layers=layers,
+                heads=max(width // 64, 1),
+                quick_gelu=family == "sd1",
+                projection=width if number else 0,
             )
-            text.append(TextEncoder(kind(config), tokenize_by_hash(vocabulary), penultimate=family == "sdxl"))
+            model = _filled(TextModel(config))
+            text.append(TextEncoder(model, tokenize_by_hash(vocabulary), penultimate=family == "sdxl"))
     size = "full size" if full_size else "small"
     info = HostInfo(
         f"random weights ({FAMILY_NAMES[family]}, {size}, seed {seed})",
         family,
         prediction,
         structure,
-        fingerprint(unet.state_dict()),
+        unet_fingerprint(unet),
     )
     return DiffusersHost(info, unet, vae, text, Schedule.scaled_linear(), device=device, dtype=dtype)
+
+
+def _filled(model: Model) -> Model:
+    """Give random weights to layers that start as zero, or as whatever was in memory."""
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, nn.Embedding) or (parameter.ndim > 1 and not parameter.any()):
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return model
 
 
 def published(family: Family, in_channels: int) -> UNetConfig:

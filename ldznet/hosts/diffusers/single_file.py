@@ -1,4 +1,4 @@
-"""Find out what a checkpoint file is, and build its parts with diffusers and transformers.
+"""Find out what a checkpoint file is, and build its parts.
 
 A single file holds the weights of UNet, VAE and text encoder. Their structure is read off the tensors. The number
 of attention heads and the kind of prediction come from marks in the file, from the .yaml of the same name, or, for
@@ -17,12 +17,13 @@ import torch
 
 from ldznet.errors import HostError, ShapeError
 from ldznet.heads.model_kinds import is_refiner, model_kind
-from ldznet.heads.unet import UNetConfig
+from ldznet.heads.unet import UNet, UNetConfig
 from ldznet.heads.weight_files import TensorFile, open_tensors
 from ldznet.hosts.diffusers.configuration import configured_prediction, has_zero_snr, read_configuration, section
 from ldznet.hosts.diffusers.part_names import UNET, text_parts
-from ldznet.hosts.diffusers.parts import SCALE, build_unet, build_vae, explained, fingerprint, quiet
+from ldznet.hosts.diffusers.parts import SCALE, build_unet, build_vae, explained, unet_fingerprint
 from ldznet.hosts.diffusers.text import TextEncoder, build_text
+from ldznet.hosts.diffusers.vae import Vae
 from ldznet.hosts.host import Family, HostInfo, Prediction, Schedule
 from ldznet.hosts.known_words import read_known_words
 from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR
@@ -34,8 +35,8 @@ class ModelParts(NamedTuple):
     """All that a host is made of."""
 
     info: HostInfo
-    unet: Any
-    vae: Any
+    unet: UNet
+    vae: Vae
     text: list[TextEncoder]
     schedule: Schedule
 
@@ -50,9 +51,9 @@ def load_file(path: Path, *, vae_file: Path | None = None, download: bool = Fals
     details = {}
     with open_tensors(path) as file:
         _require_whole(file)
-        with explained(path), quiet():
+        with explained(path):
             structure, family = _structure(file, configuration)
-            unet = build_unet(file, structure, family)
+            unet = build_unet(file, structure)
             scale = float(configuration.get("scale_factor", SCALE[family]))
             vae = load_vae(vae_file, scale) if vae_file else build_vae(file, scale)
             text = build_text(file, family, configuration, download)
@@ -66,11 +67,11 @@ def load_file(path: Path, *, vae_file: Path | None = None, download: bool = Fals
     )
     details["vae"] = str(vae_file) if vae_file else "in the checkpoint"
     known_words = read_known_words(path)
-    info = HostInfo(path.name, family, prediction, structure, fingerprint(unet.state_dict()), details, known_words)
+    info = HostInfo(path.name, family, prediction, structure, unet_fingerprint(unet), details, known_words)
     return ModelParts(info, unet, vae, text, schedule)
 
 
-def load_vae(path: Path, scale: float) -> Any:
+def load_vae(path: Path, scale: float) -> Vae:
     """Load a VAE from a separate file, or from the VAE folder of a model in diffusers' layout.
 
     Raises:
@@ -80,7 +81,7 @@ def load_vae(path: Path, scale: float) -> Any:
 
     if path.is_dir():
         path = weights_file(path, "VAE")
-    with open_tensors(path) as file, explained(path), quiet():
+    with open_tensors(path) as file, explained(path):
         return build_vae(file, scale)
 
 
@@ -177,7 +178,7 @@ def _schedule(file: TensorFile, configuration: Mapping[str, Any]) -> tuple[Sched
 
 
 @torch.no_grad()
-def _guess_prediction(unet: Any, structure: UNetConfig) -> Prediction:
+def _guess_prediction(unet: UNet, structure: UNetConfig) -> Prediction:
     """Return what the model predicts: at the last timestep a model of noise repeats its input, one of v does not.
 
     The weights of the 512-base and the 768-v models of Stable Diffusion 2 have the same shapes.
@@ -185,7 +186,7 @@ def _guess_prediction(unet: Any, structure: UNetConfig) -> Prediction:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, structure.in_channels, 8, 8, generator=generator)
     context = torch.zeros(1, 77, structure.context_width)
-    answer = unet.float().eval()(x, torch.tensor([999]), context, return_dict=False)[0]
+    answer = unet.float().eval()(x, torch.tensor([999]), context)
     # An inpainting UNet reads 9 channels, of which the first 4 are the latent.
     inputs, outputs = x[:, :4].flatten(), answer.flatten()
     likeness = torch.nn.functional.cosine_similarity(inputs, outputs, dim=0).item()

@@ -1,17 +1,20 @@
-"""The text encoders of a checkpoint file, built with transformers."""
+"""The text encoders of a checkpoint file, each with its tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from ldznet.errors import HostError
 from ldznet.heads.weight_files import TensorFile
 from ldznet.hosts.diffusers.configuration import section
 from ldznet.hosts.diffusers.part_names import Sources, TextPart, layer_count, text_parts, text_sources
 from ldznet.hosts.diffusers.parts import load_sources
-from ldznet.hosts.diffusers.tokenizers import Tokenize, find_tokenizer, padded_with_zeros, tokenize_with
+from ldznet.hosts.diffusers.text_model import TextConfig, TextModel
+from ldznet.hosts.diffusers.tokenizers import Tokenize, find_tokenizer
 from ldznet.hosts.host import Family
 
 _TOKENS = "embeddings.token_embedding.weight"
@@ -27,7 +30,7 @@ _VIT_H_WIDTH, _VIT_H_LAYERS = 1024, 24
 class TextEncoder:
     """One text encoder with its tokenizer; Stable Diffusion XL has two of them."""
 
-    model: Any
+    model: TextModel
     tokenize: Tokenize
     penultimate: bool = False  # the state before the last layer, without the final norm (SDXL)
 
@@ -48,7 +51,8 @@ def build_text(
             "a file with the whole model."
         )
     tables = [text_sources(file.shapes, part) for part in parts]
-    tokenizer, settings = find_tokenizer(file.path, configuration, download, file.shapes[tables[0][_TOKENS][0]][0])
+    vocabulary = file.shapes[tables[0][_TOKENS][0]][0]
+    tokenizer, settings = find_tokenizer(file.path, configuration, download, vocabulary)
     encoders = []
     for number, (part, table) in enumerate(zip(parts, tables, strict=True)):
         # OpenCLIP is all of 2.x and the second encoder of XL, whatever its names are.
@@ -61,10 +65,11 @@ def build_text(
         }
         if family == "sd2":
             sources = _without_last_layer(sources, file, part, configuration)
-        own = {} if is_open_clip else settings
-        model = _build(file, sources, own, "gelu" if is_open_clip else "quick_gelu", projected)
-        padded = padded_with_zeros(tokenizer) if is_open_clip else tokenizer
-        encoders.append(TextEncoder(model, tokenize_with(padded), penultimate=family == "sdxl"))
+        model = _build(
+            file, sources, {} if is_open_clip else settings, quick_gelu=not is_open_clip, projected=projected
+        )
+        padded = tokenizer.padded_with("!") if is_open_clip else tokenizer  # token 0
+        encoders.append(TextEncoder(model, padded, penultimate=family == "sdxl"))
     return encoders
 
 
@@ -90,9 +95,14 @@ def _without_last_layer(
     return {name: source for name, source in sources.items() if not name.startswith(last)}
 
 
-def _build(file: TensorFile, sources: Sources, settings: dict[str, Any], activation: str, projected: bool) -> Any:
-    """Return transformers' text encoder; `settings` are used instead of what follows from the shapes."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+def _build(
+    file: TensorFile, sources: Sources, settings: Mapping[str, Any], *, quick_gelu: bool, projected: bool
+) -> TextModel:
+    """Return the text encoder; `settings` are used instead of what follows from the shapes.
+
+    Raises:
+        HostError: tensors are missing, or of the wrong shape.
+    """
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in sources:
@@ -102,27 +112,63 @@ def _build(file: TensorFile, sources: Sources, settings: dict[str, Any], activat
         return file.shapes[sources[name][0]]
 
     vocabulary, width = shape(_TOKENS)
-    config = settings or {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": shape("encoder.layers.0.mlp.fc1.weight")[0],
-        "num_hidden_layers": layer_count(sources),
-        "num_attention_heads": max(width // 64, 1),  # as all published text encoders have
-        "max_position_embeddings": shape(_POSITIONS)[0],
-        "hidden_act": activation,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-    }
+    config = TextConfig(
+        vocabulary=vocabulary,
+        width=width,
+        inner_width=shape("encoder.layers.0.mlp.fc1.weight")[0],
+        layers=layer_count(sources),
+        heads=max(width // 64, 1),  # as all published text encoders have
+        length=shape(_POSITIONS)[0],
+        quick_gelu=quick_gelu,
+    )
+    if settings:
+        config = text_config(settings)
     if projected:
-        source, _ = sources.get("text_projection.weight", ("", None))
-        if not source:
-            raise HostError(
-                f"The text encoder of {file.path} is not complete: it has no text_projection. Use the original "
-                "file."
-            )
-        # OpenCLIP's matrix is (width, projected), a linear layer's weight the other way round.
-        rows, columns = file.shapes[source]
-        config = {**config, "projection_dim": rows if source.endswith("weight") else columns}
-    model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**config))
+        config = replace(config, projection=_projection(file, sources))
+    model = empty_text_model(config)
     load_sources(model, file, sources, "text encoder")
     return model
+
+
+def _projection(file: TensorFile, sources: Sources) -> int:
+    """Return the width of the projection."""
+    source, _ = sources.get("text_projection.weight", ("", None))
+    if not source:
+        raise HostError(
+            f"The text encoder of {file.path} is not complete: it has no text_projection. Use the original file."
+        )
+    # OpenCLIP's matrix is (width, projected), a linear layer's weight the other way round.
+    rows, columns = file.shapes[source]
+    return rows if source.endswith("weight") else columns
+
+
+def text_config(settings: Mapping[str, Any], *, projected: bool = False) -> TextConfig:
+    """Return the structure that a config.json of transformers describes.
+
+    Raises:
+        HostError: it describes an activation that no CLIP has.
+    """
+    activation = settings.get("hidden_act", "quick_gelu")
+    if activation not in ("quick_gelu", "gelu"):
+        raise HostError(
+            f'The config.json of the text encoder asks for "{activation}", but CLIP has "quick_gelu" or "gelu". '
+            "Correct the file, or use another model."
+        )
+    # The defaults are those of transformers, which leaves values out that equal them.
+    return TextConfig(
+        vocabulary=settings.get("vocab_size", 49408),
+        width=settings.get("hidden_size", 512),
+        inner_width=settings.get("intermediate_size", 2048),
+        layers=settings.get("num_hidden_layers", 12),
+        heads=settings.get("num_attention_heads", 8),
+        length=settings.get("max_position_embeddings", 77),
+        quick_gelu=activation == "quick_gelu",
+        eps=settings.get("layer_norm_eps", 1e-5),
+        projection=settings.get("projection_dim", 512) if projected else 0,
+    )
+
+
+def empty_text_model(config: TextConfig) -> TextModel:
+    """Return a text encoder without weights."""
+    with torch.device("meta"):
+        return TextModel(config)

@@ -11,11 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from ldznet.errors import HostError
+from ldznet.hosts.diffusers.clip_tokenizer import END, ClipTokenizer
 from ldznet.hosts.diffusers.configuration import section
 
 # Names of the tokenizers in the cache of Hugging Face, which other programs may have filled.
 _TOKENIZERS = ("openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
 _SOURCE = "any Stable Diffusion installation"
+
+_LENGTH = 77  # positions of every CLIP
 
 # prompts -> token ids (P, L) and, per prompt, whether it was cut
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, tuple[bool, ...]]]
@@ -31,14 +34,12 @@ def tokenizer_folders(path: Path, configuration: Mapping[str, Any]) -> list[Path
 
 def find_tokenizer(
     path: Path, configuration: Mapping[str, Any], download: bool, vocabulary: int
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[ClipTokenizer, dict[str, Any]]:
     """Return the tokenizer, and the text encoder's settings where they lie with it.
 
     Raises:
         HostError: no tokenizer was found, or one that is damaged or belongs to another model.
     """
-    from transformers import CLIPTokenizer
-
     for folder in tokenizer_folders(path, configuration):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             tokenizer = read_tokenizer(folder)
@@ -48,15 +49,10 @@ def find_tokenizer(
                     f"has {vocabulary}: it belongs to another model. Put the right one there, or remove it."
                 )
             return tokenizer, _text_settings(folder / "config.json")
-    # transformers answers a name that it has nothing of with an empty tokenizer instead of an error.
-    for name in _TOKENIZERS:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            if len(tokenizer := CLIPTokenizer.from_pretrained(name, local_files_only=True)) == vocabulary:
-                return tokenizer, {}
-    if download:
-        with contextlib.suppress(Exception):  # no network, a proxy, a hub that is down: all end alike
-            if len(tokenizer := CLIPTokenizer.from_pretrained(_TOKENIZERS[0])) == vocabulary:
-                return tokenizer, {}
+    attempts = [(name, False) for name in _TOKENIZERS] + ([(_TOKENIZERS[0], True)] if download else [])
+    for name, download_it in attempts:
+        if (from_hub := _from_hub(name, vocabulary, download=download_it)) is not None:
+            return from_hub, {}
     download_note = "It could not be downloaded either. " if download else ""
     raise HostError(
         f"The tokenizer of {path.name} is missing: no checkpoint holds it, and neither a folder "
@@ -66,14 +62,27 @@ def find_tokenizer(
     )
 
 
-def read_tokenizer(folder: Path) -> Any:
+def _from_hub(name: str, vocabulary: int, *, download: bool) -> ClipTokenizer | None:
+    """Return a tokenizer from the cache of Hugging Face, or from its servers; None where it has other entries."""
+    # No library, nothing in the cache, no network, a proxy, a hub that is down: all end alike.
+    with contextlib.suppress(Exception):
+        from huggingface_hub import hf_hub_download
+
+        # One after the other into the same folder; CLIP's own settings are the defaults.
+        files = [
+            hf_hub_download(name, file, local_files_only=not download) for file in ("vocab.json", "merges.txt")
+        ]
+        tokenizer = read_tokenizer(Path(files[0]).parent)
+        return tokenizer if len(tokenizer) == vocabulary else None
+    return None
+
+
+def read_tokenizer(folder: Path) -> ClipTokenizer:
     """Read the CLIP tokenizer in a folder.
 
     Raises:
         HostError: the folder holds no tokenizer, or a damaged one.
     """
-    from transformers import CLIPTokenizer
-
     whole = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     if not whole and not (folder / "tokenizer.json").is_file():
         raise HostError(
@@ -81,14 +90,39 @@ def read_tokenizer(folder: Path) -> Any:
             f"from {_SOURCE}."
         )
     with _explained(folder):
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        if whole:
+            ids = _read_json(folder / "vocab.json")
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+            merges = [line.split() for line in lines if line and not line.startswith("#version")]
+        else:
+            model = _read_json(folder / "tokenizer.json")["model"]
+            ids = model["vocab"]
+            # Older files hold "a b", newer ones ["a", "b"].
+            merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        if any(type(number) is not int for number in ids.values()):
+            raise ValueError("its ids are not numbers")
+        settings = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+        padding = settings.get("pad_token") or END
+        padding = padding["content"] if isinstance(padding, dict) else padding
+        length = min(int(settings.get("model_max_length", _LENGTH)), _LENGTH)
+        return ClipTokenizer(ids, [(first, second) for first, second in merges], padding, length)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise TypeError(f"{path.name} holds no JSON object")
+    return content
 
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as why:  # the tokenizers library raises bare Exceptions
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
         raise HostError(
             f"The tokenizer in {folder} is damaged ({str(why)[:200] or type(why).__name__}). Copy it again from "
             f"{_SOURCE}, or remove it."
@@ -97,27 +131,6 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _text_settings(path: Path) -> dict[str, Any]:
     """Return the settings of a text encoder from its config.json; empty where the file is of something else."""
-    if not path.is_file():
-        return {}
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    settings: dict[str, Any] = _read_json(path)
     settings = settings.get("text_config", settings)
     return settings if "hidden_size" in settings else {}
-
-
-def padded_with_zeros(tokenizer: Any) -> Any:
-    """Return the same tokenizer for OpenCLIP, which pads with token 0: "!"."""
-    return type(tokenizer).from_pretrained(tokenizer.name_or_path, local_files_only=True, pad_token="!")  # noqa: S106
-
-
-def tokenize_with(tokenizer: Any) -> Tokenize:
-    """Return a CLIP tokenizer of transformers as a function from texts to ids, padded to its full length."""
-
-    def tokenize(prompts: Sequence[str]) -> tuple[Tensor, tuple[bool, ...]]:
-        length = min(tokenizer.model_max_length, 77)
-        whole = tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
-        padded = tokenizer(
-            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        return padded["input_ids"], tuple(len(ids) > length for ids in whole)
-
-    return tokenize

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ldznet.heads.unet import UNet, UNetConfig
-from ldznet.hosts.diffusers.parts import vae_settings
-from ldznet.hosts.diffusers.tokenizers import tokenize_with
+from ldznet.hosts.diffusers.tokenizers import read_tokenizer
 from ldznet.research.embedded.tokenizer import write_tokenizer
 
 
@@ -68,18 +68,30 @@ def config_of(world: str) -> TinyConfig:
     return TinyConfig(unet=unet, encoder_steps=4000, decoder_steps=4000, unet_steps=32_000, unet_plateau=0.75)
 
 
+def vae_settings(widths: Sequence[int], blocks: int) -> dict[str, Any]:
+    """Return the arguments of diffusers' AutoencoderKL."""
+    return {
+        "block_out_channels": list(widths),
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "latent_channels": 4,
+        "layers_per_block": blocks,
+        "scaling_factor": 1.0,
+    }
+
+
 class TinyModel(nn.Module):
     """Autoencoder, text encoder and UNet together; its tokenizer knows `words` whole."""
 
     def __init__(self, config: TinyConfig, tokenizer_folder: Path, words: Sequence[str]) -> None:
         super().__init__()
         from diffusers import AutoencoderKL
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextConfig, CLIPTextModel
 
         self.config = config
         vocabulary = write_tokenizer(tokenizer_folder, words)
-        self.tokenize = tokenize_with(CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True))
-        self.vae = AutoencoderKL(**vae_settings(list(config.vae_widths), config.vae_blocks, 4, 1.0))
+        self.tokenize = read_tokenizer(tokenizer_folder)
+        self.vae = AutoencoderKL(**vae_settings(config.vae_widths, config.vae_blocks))
         width = config.unet.context_width
         self.text_settings = {
             "vocab_size": vocabulary,

@@ -51,6 +51,5 @@ def generate(
 
 def decode_images(host: DiffusersHost, latent: Tensor) -> NDArray[np.uint8]:
     """Decode (N, 4, h, w) -> (N, 8h, 8w, 3) RGB with the model's VAE."""
-    vae = host.vae
-    images = vae.decode((latent / vae.config.scaling_factor).to(host.dtype)).sample.float().clamp(-1, 1)
+    images = host.vae.decode((latent / host.vae.scale).to(host.dtype)).float().clamp(-1, 1)
     return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
