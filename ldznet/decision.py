@@ -16,6 +16,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,7 +102,9 @@ def decide(
 
 def to_levels(mask: SoftMask) -> NDArray[np.uint8]:
     """Round a mask (H, W) in [0, 1] to 8-bit levels, as it is written to a file: white is selected."""
-    return np.round(mask * 255).astype(np.uint8)
+    # In one pass and without copies, which take 500 MB on an 8192 px square; the values are those of np.round.
+    levels: NDArray[np.uint8] = cv2.convertScaleAbs(mask, alpha=255)
+    return levels
 
 
 def cut_out(image: NDArray[np.uint8], mask: SoftMask) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -132,11 +133,11 @@ class Segmentation:
         An object is `selected` if `selection` has its number, or is empty.
         """
         # One count over all pixels for each prompt: a mask per object would take a hundred times as long.
-        numbers, count = objects.numbers.ravel(), len(objects) + 1
+        numbers, count = objects.numbers, len(objects) + 1
         if count == 1:
             return []
-        areas = np.bincount(numbers, minlength=count)[1:]
-        sums = [np.bincount(numbers, net.ravel(), count)[1:] for net in self.each_net_probability()]
+        areas = _sums(numbers, None, count)[1:]
+        sums = [_sums(numbers, net, count)[1:] for net in self.each_net_probability()]
         # The prompt with the largest sum has the largest mean as well, since all share the area.
         best, means = np.argmax(sums, axis=0), np.max(sums, axis=0) / areas
         return [
@@ -170,17 +171,18 @@ class Segmentation:
     def prompt_statistics(self, options: MaskOptions | None = None) -> list[dict[str, Any]]:
         """Return the area in pixels, box and mean net probability of each prompt's own mask."""
         statistics = []
-        maps = zip(self.prompts, self.each_net_probability(), self.each_mask(options), strict=True)
-        for prompt, probability, mask in maps:
+        options = dataclasses.replace(self.settle(options), objects=())
+        for prompt, probability in zip(self.prompts, self.each_net_probability(), strict=True):
             # A feathered mask counts where it is selected by half at least.
-            inside = mask >= 0.5
+            inside = make_mask([probability], options) >= 0.5
             statistics.append(
                 {
                     "prompt": prompt,
                     "area": area(inside),
-                    "share": float(inside.mean()),
+                    "share": area(inside) / inside.size,
                     "box": bounding_box(inside),
-                    "probability": float(probability[inside].mean()) if inside.any() else 0.0,
+                    # 0 for an empty mask; indexing would copy the pixels.
+                    "probability": cv2.mean(probability, mask=inside.view(np.uint8))[0],
                     "highest": float(probability.max()),
                 }
             )
@@ -197,6 +199,19 @@ class Segmentation:
         """Return one map at the image's size, with its patches."""
         probability = to_image_size(self.maps[index], self.size)
         return lay_over(probability, self.patches[index]) if self.patches else probability
+
+
+def _sums(numbers: NDArray[np.uint8], values: NDArray[np.float32] | None, count: int) -> NDArray[np.float64]:
+    """Return the sum of the values (H, W) at each number, or how often each occurs.
+
+    Row by row in strips: np.bincount makes 8 bytes of each number and of each value.
+    """
+    total = np.zeros(count)
+    rows = max(1, 2**20 // numbers.shape[1])
+    for top in range(0, len(numbers), rows):
+        weights = None if values is None else values[top : top + rows].ravel()
+        total += np.bincount(numbers[top : top + rows].ravel(), weights, count)
+    return total
 
 
 def _require_index(index: object) -> None:

@@ -61,6 +61,7 @@ class Segmenter:
         self._source: Image.Image | None = None  # upright, RGB or RGBA
         self._image: Image.Image | None = None  # the source on a background, RGB
         self._background = ""
+        self._digest = ""  # of the image; empty until it is needed
         self._encoded: dict[Any, EncodedImage] = {}
         self._runner = BatchRunner(host, method)
 
@@ -84,7 +85,7 @@ class Segmenter:
             OptionError: the device cannot be used, or no method has this name. HostError, CheckpointError,
             HeadError: a file cannot be used.
         """
-        # Imported here, so that a webui, which lends its model, never imports diffusers.
+        # Imported here: a webui lends its model and never needs this.
         from ldznet.hosts.diffusers.host import default_dtype
         from ldznet.methods.load import find_device, load_model
 
@@ -118,6 +119,7 @@ class Segmenter:
             # The background is checked by SegmentOptions: six hexadecimal digits after #.
             red, green, blue = (int(background[start : start + 2], 16) for start in (1, 3, 5))
             self._image, self._encoded = on_background(self._source, (red, green, blue)), {}
+            self._digest = ""
         self._background = background
 
     @property
@@ -153,6 +155,7 @@ class Segmenter:
         options = self._with_defaults(options)
         # Negative prompts are found like the others; only the masks tell them apart.
         texts = [*positive, *negative]
+        self._digest = self._digest or image_digest(image)  # once for all prompts
         passes = Passes(options, len(texts))
         encoded = self._encode_image(options, passes.posterior_noise)
         # Draws now, so that the order of random values does not depend on the batch.
@@ -214,7 +217,7 @@ class Segmenter:
         """Return everything that is needed to repeat the result."""
         return {
             "ldznet": __version__,
-            "image_sha256": image_digest(self.image),
+            "image_sha256": self._digest,
             "size": [self.image.height, self.image.width],
             "network_size": list(encoded.pixels.shape[-2:]),
             "prompts": list(positive),

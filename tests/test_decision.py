@@ -133,3 +133,7 @@ def test_the_threshold_is_taken_once(monkeypatch):
 
 def test_levels_round_to_the_nearest():
     assert to_levels(np.array([[0.0, 0.001, 0.002, 0.5, 1.0]], np.float32)).tolist() == [[0, 0, 1, 128, 255]]
+    every = np.arange(256, dtype=np.float32)[None] / 255
+    assert to_levels(every).tolist() == [list(range(256))]
+    soft = np.random.default_rng(0).random((30, 50), np.float32)
+    assert np.array_equal(to_levels(soft), np.round(soft * 255).astype(np.uint8))

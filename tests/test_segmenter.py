@@ -80,13 +80,13 @@ def test_the_probability_is_the_heads_sigmoid_of_the_hosts_latent_context_and_fe
     found = segmenter.segment("big cat", SegmentOptions(resolution=192, timesteps=(250,), seeds=(7,)))
 
     pixels = torch.from_numpy(np.array(image)).float().permute(2, 0, 1)[None] / 127.5 - 1
-    latent = 0.18215 * host.vae.encode(pixels).latent_dist.mean
+    latent = 0.18215 * host.vae.encode(pixels).mean
     context = host.encode_prompt(["a photo of a big cat."])
     noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(7))
     kept = host.schedule.alphas_cumprod[250].item()
     features, hooks = {}, []
     for path, layer in host.feature_modules().items():
-        hooks.append(layer.register_forward_hook(lambda _m, _a, out, path=path: features.update({path: out[0]})))
+        hooks.append(layer.register_forward_hook(lambda _m, _a, out, path=path: features.update({path: out})))
     host.unet(kept**0.5 * latent + (1 - kept) ** 0.5 * noise, torch.tensor([250]), context.tokens)
     for hook in hooks:
         hook.remove()
@@ -446,6 +446,14 @@ def test_every_object_is_reported_with_its_area_box_prompt_and_probability():
         "probability": 0.75,
         "selected": False,
     }
+
+
+def test_an_object_in_several_strips_of_a_large_image_is_counted_once():
+    found = blobs(("cat", 0.75, (10, 20, 20, 780)), size=(800, 3000))  # strips of 349 rows
+
+    (cat,) = found.object_statistics(found.objects())
+
+    assert (cat["area"], cat["box"], cat["probability"]) == (7600, (10, 20, 20, 780), 0.75)
 
 
 def test_a_mask_of_one_prompt_has_all_of_its_objects():

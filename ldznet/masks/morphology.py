@@ -124,13 +124,18 @@ def _blur_reduced(soft: SoftMask, sigma: float, step: int) -> SoftMask:
 
 def area(mask: NDArray[Any]) -> int:
     """Return the number of pixels that are selected at all; of a soft mask, all above 0."""
-    return int(np.count_nonzero(as_soft_mask(mask)))
+    return int(np.count_nonzero(_bool_or_soft(mask)))
 
 
 def bounding_box(mask: NDArray[Any]) -> tuple[int, int, int, int] | None:
     """Return the box (x0, y0, x1, y1) around all selected pixels, x1 and y1 just outside; None without any."""
-    soft = as_soft_mask(mask)
-    columns, rows = np.flatnonzero(soft.any(axis=0)), np.flatnonzero(soft.any(axis=1))
+    checked = _bool_or_soft(mask)
+    columns, rows = np.flatnonzero(checked.any(axis=0)), np.flatnonzero(checked.any(axis=1))
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _bool_or_soft(mask: NDArray[Any]) -> Mask | SoftMask:
+    """Return a checked mask; a bool one stays bool, since four bytes a pixel are only needed for soft edges."""
+    return as_mask(mask) if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ else as_soft_mask(mask)

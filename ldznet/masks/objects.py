@@ -105,7 +105,7 @@ def _cut(part: Bools) -> NDArray[np.int32]:
         return part.astype(np.int32)
     markers = np.where(solid, cores, 0).astype(np.int32)
     # OpenCV's watershed first floods pixels of the same colour: it fills the part before it leaves it.
-    flat = np.repeat(np.where(solid, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    flat = cv2.cvtColor((~solid).view(np.uint8) * np.uint8(255), cv2.COLOR_GRAY2BGR)
     cv2.watershed(flat, markers)
     whole = markers.clip(0).astype(np.uint16)  # watershed marks its lines with -1
     lines = solid & (whole == 0)  # one pixel wide, between two things

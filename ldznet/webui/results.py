@@ -184,6 +184,8 @@ def flatten_image(image: Image.Image | None, background: str) -> Image.Image:
     """Return RGB as the webui makes it of an init image (images.flatten): `background` shows through, no EXIF."""
     if image is None:
         raise ImageError("There is no picture. Put one into the open tab of img2img.")
+    if image.mode == "RGB" and not image.info and type(image) is Image.Image:
+        return image  # read and upright already: a copy of an 8192 px square takes 268 MB
     if image.mode == "RGBA":
         try:
             color = ImageColor.getcolor(background, "RGBA")

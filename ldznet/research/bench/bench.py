@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure the attention method instead: its time and memory above a plain pass of the UNet, and "
         "several prompts separately and together",
     )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        nargs="+",
+        metavar="SIDE",
+        help="measure the API's answer instead, for square images of these sides: 512 2048 8192",
+    )
     add_model(parser, default_checkpoint="a small one with random weights")
     parser.add_argument(
         "--prompts", type=int, nargs="+", default=[1, 8], metavar="N", help="numbers of prompts (default: 1 8)"
@@ -91,6 +98,10 @@ def run(parsed: argparse.Namespace) -> int:
     device_and_dtype(parsed)  # a wrong device is refused before anything is built
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
+    if parsed.pictures:
+        from ldznet.research.bench.picture_bench import measure_pictures
+
+        return measure_pictures(parsed)
     if parsed.attention:
         from ldznet.research.bench.attention_bench import measure_attention
 

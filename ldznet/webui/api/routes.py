@@ -90,7 +90,7 @@ def make_router(session: Session) -> APIRouter:
     @router.post("/segment", response_model=SegmentAnswer, responses=_REFUSALS_OF_SEGMENT)
     def segment(request: SegmentRequest) -> SegmentAnswer:
         """Segment an image by prompts, with the checkpoint that the webui has loaded."""
-        return _segment(session, request)
+        return answer_request(session, request)
 
     @router.get("/heads", response_model=HeadsAnswer, responses={422: _REFUSALS_OF_SEGMENT[422]})
     def heads() -> HeadsAnswer:
@@ -114,7 +114,8 @@ def make_router(session: Session) -> APIRouter:
 # --- segment -----------------------------------------------------------------------------------------
 
 
-def _segment(session: Session, request: SegmentRequest) -> SegmentAnswer:
+def answer_request(session: Session, request: SegmentRequest) -> SegmentAnswer:
+    """Return the answer to a request, or raise the LdznetError that says why there is none."""
     start = time.perf_counter()
     with explain_out_of_memory("The image"):
         settings = _read_settings(session, request)
@@ -123,6 +124,7 @@ def _segment(session: Session, request: SegmentRequest) -> SegmentAnswer:
         # All that can be refused is refused before the queue is waited for.
         given_mask = _read_mask(request, settings, image)
         result, settings, seconds = _run_networks(session, request, image)
+        del image  # the result has its own pixels
         drawing = time.perf_counter()
         decision = decide(result.segmentation, settings.mask, given_mask)
         answer = make_answer(request, settings.mask, result, decision, given_mask)

@@ -9,7 +9,7 @@ from ldznet.__main__ import main, parse
 from ldznet.heads.half_storage import store_narrow
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods.learned_head import random_head
-from ldznet.research.bench import bench, plain_way
+from ldznet.research.bench import bench, picture_bench, plain_way
 
 
 def test_bench_measures_every_step_and_compares_with_the_plain_way(capsys):
@@ -40,9 +40,22 @@ def test_bench_prints_a_table_of_markdown(capsys):
     assert "plain way / ours" not in out
 
 
+def test_bench_measures_answers_of_the_api_by_the_size_of_the_image(capsys):
+    code = main(["bench", "--pictures", "128", "64", "--repeat", "1", "--json"])
+
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert [timing["step"] for timing in answer["timings"]] == ["64 px", "128 px"]
+    assert list(answer["ratios"]) == ["128 px / 64 px"]
+    assert answer["model"] == "tiny.safetensors"
+    first, second = (picture_bench.encoded_image(64, number) for number in (0, 1))
+    assert first != second == picture_bench.encoded_image(64, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--pictures", "512", "9000"], "--pictures is [512, 9000], but a side is from 64 to 8192 pixels"),
         (["--resolution", "100"], "--resolution is 100, but it must be a multiple of 64"),
         (["--resolution", "0"], "--resolution is 0, but it must be a multiple of 64"),
         (["--prompts", "0"], "--prompts and --repeat must be at least 1"),
