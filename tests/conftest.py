@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from host.brightness import Brightness, half, use
 from host.process import Processing, Run, fill_in_webui
 from host.webui import Webui
+from parity_weights import PARITY, released_checkpoint, unpack
 
 from ldznet.heads.network import Head, HeadConfig
 from ldznet.heads.unet import UNet, UNetConfig
@@ -22,9 +22,7 @@ from ldznet.research.datasets.skip_report import Report
 from ldznet.webui.current_webui import webui_app, webui_session
 from ldznet.webui.run.hooks import RunHooks
 
-PARITY = Path(__file__).parent / "parity"
 CASES = ("48x48_b1", "40x56_b1", "64x48_b1")
-CHECKPOINT = PARITY / "released_layout_small.ckpt"
 
 torch.set_num_threads(1)
 
@@ -78,10 +76,7 @@ def released_shapes():
 @pytest.fixture(scope="session")
 def small_unet_state():
     """The Stable Diffusion UNet that gave the recorded features, original names without prefix."""
-    return {
-        name.removeprefix("model.diffusion_model."): tensor.float()
-        for name, tensor in arrays("sd_small.npz").items()
-    }
+    return unpack("sd_small.npz")[0]
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +88,7 @@ def small_config():
 @pytest.fixture(scope="session")
 def released_state():
     """weights -> name -> tensor, for "ema" and "raw" of the recorded checkpoint."""
-    state = torch.load(CHECKPOINT, weights_only=True)["state_dict"]
+    state = torch.load(released_checkpoint(), weights_only=True)["state_dict"]
     prefix = "model.diffusion_model."
     raw = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     ema = {name: state["model_ema.diffusion_model" + name.replace(".", "")] for name in raw}

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import CHECKPOINT
+from parity_weights import released_checkpoint
 
 from ldznet.__main__ import main
 from ldznet.cli import fetching
@@ -19,6 +19,8 @@ from ldznet.errors import DownloadError, OptionError
 from ldznet.heads.convert import convert
 from ldznet.heads.head_file import read_head_info
 from ldznet.methods.choose import find_heads
+
+CHECKPOINT = released_checkpoint()
 
 
 class Server(http.server.ThreadingHTTPServer):

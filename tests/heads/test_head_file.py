@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CHECKPOINT, features_of
+from conftest import features_of
+from parity_weights import released_checkpoint
 from safetensors.torch import load_file, safe_open, save_file
 
 from ldznet.__main__ import main
@@ -25,6 +26,8 @@ from ldznet.heads.convert import convert
 from ldznet.heads.head_file import load_head, read_head_info, save_head, verify_digest, write_threshold
 from ldznet.heads.model_kinds import model_kind
 from ldznet.heads.weight_files import open_tensors
+
+CHECKPOINT = released_checkpoint()
 
 UNET = "model.diffusion_model."
 
