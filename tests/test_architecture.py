@@ -28,9 +28,10 @@ LAYERS = [
 ]
 # library -> where it may be imported
 RESERVED = {
-    "modules": ("webui/a1111_app.py", "webui/forge_app.py", "scripts/"),
+    "modules": ("webui/a1111_app.py", "webui/forge_app.py", "webui/reforge_app.py", "scripts/"),
     "modules_forge": ("webui/forge_app.py",),
     "backend": ("webui/forge_app.py",),
+    "ldm_patched": ("webui/reforge_app.py",),
     "gradio": (
         "webui/panel/",
         "webui/page/a1111.py",

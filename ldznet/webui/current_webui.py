@@ -11,11 +11,17 @@ from functools import cache
 from ldznet.webui.a1111_app import A1111App
 from ldznet.webui.app import GeneratingApp
 from ldznet.webui.forge_app import ForgeApp
+from ldznet.webui.reforge_app import ReforgeApp
 from ldznet.webui.session import Session
 from ldznet.webui.webui_kind import Kind, webui_kind
 
 # A webui that is not in the list is refused by the script, in the words of `webui_kind().reason`.
-_APPS: Mapping[Kind, Callable[[], GeneratingApp]] = {"a1111": A1111App, "forge": ForgeApp, "neo": ForgeApp}
+_APPS: Mapping[Kind, Callable[[], GeneratingApp]] = {
+    "a1111": A1111App,
+    "forge": ForgeApp,
+    "neo": ForgeApp,
+    "reforge": ReforgeApp,
+}
 
 
 @cache

@@ -16,7 +16,7 @@ from typing import Literal
 
 Kind = Literal["a1111", "forge", "neo", "reforge", "unsupported"]
 
-WORKS_IN = "ldznet works in AUTOMATIC1111's webui, in Forge and in Forge Neo"
+WORKS_IN = "ldznet works in AUTOMATIC1111's webui, in Forge, in Forge Neo and in reForge"
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def webui_kind() -> WebuiKind:
     if _exists("modules_forge"):
         if _exists("backend.memory_management"):
             return WebuiKind("forge", "Forge") if _exists("modules.sd_hijack") else WebuiKind("neo", "Forge Neo")
-        name = "reForge or Forge Classic"
-        return WebuiKind("reforge", name, f"This webui is {name}, whose model ldznet cannot read. {WORKS_IN}.")
+        return WebuiKind("reforge", "reForge or Forge Classic")
     if not _exists("modules.shared") or _exists("modules.lowvram"):
         return WebuiKind("a1111", "AUTOMATIC1111")
     name = "SD.Next" if _exists("modules.sdnq") or _exists("modules.modeldata") else "another one"

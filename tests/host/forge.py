@@ -471,7 +471,7 @@ class Forge:
         name = self.data.forge_loading_parameters["checkpoint_info"]
         if name not in self.checkpoints:
             raise ValueError("Failed to recognize model type!")
-        host = self.hosts[name] = _weights(tuple(self.checkpoints[name].items()))
+        host = self.hosts[name] = weights(tuple(self.checkpoints[name].items()))
         with torch.inference_mode():
             self.data.sd_model = Engine(self, copy.deepcopy(host), name)  # Forge takes its networks apart
         self.loads.append((name, threading.current_thread()))
@@ -506,7 +506,7 @@ class Forge:
 
 
 @cache
-def _weights(options):
+def weights(options):
     """Return a DiffusersHost with the weights of its text encoders rounded to half precision, as in Forge."""
     host = random_host(**dict(options))
     for encoder in host.text:

@@ -64,8 +64,8 @@ def foreign(monkeypatch):
 
 
 SENTENCE = (
-    "This webui is SD.Next, whose model ldznet cannot read. ldznet works in AUTOMATIC1111's webui, in Forge and "
-    "in Forge Neo."
+    "This webui is SD.Next, whose model ldznet cannot read. ldznet works in AUTOMATIC1111's webui, in Forge, in "
+    "Forge Neo and in reForge."
 )
 
 

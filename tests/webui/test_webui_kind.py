@@ -27,14 +27,15 @@ def test_each_webui_is_known_by_files_that_are_not_imported(monkeypatch, kind):
     assert not any(name in sys.modules for name in MODULES[kind])
 
 
-@pytest.mark.parametrize("kind", ["reforge", "unsupported"])
-def test_the_reason_of_a_refusal_names_the_webui_and_those_that_work(monkeypatch, kind):
+@pytest.mark.parametrize("kind", MODULES)
+def test_only_a_webui_that_is_not_supported_is_refused_and_the_reason_names_those_that_work(monkeypatch, kind):
     monkeypatch.setattr(kinds, "find_spec", lambda name: ModuleSpec(name, None) if name in MODULES[kind] else None)
 
-    name = {"reforge": "reForge or Forge Classic", "unsupported": "SD.Next"}[kind]
     assert webui_kind().reason == (
-        f"This webui is {name}, whose model ldznet cannot read. ldznet works in AUTOMATIC1111's webui, in Forge "
-        "and in Forge Neo."
+        "This webui is SD.Next, whose model ldznet cannot read. ldznet works in AUTOMATIC1111's webui, in Forge, "
+        "in Forge Neo and in reForge."
+        if kind == "unsupported"
+        else ""
     )
 
 

@@ -1,4 +1,4 @@
-"""Borrowing the model that Forge or Neo has loaded: the same numbers as from the file, whatever a run has left."""
+"""Borrowing the model of Forge, Neo or reForge: the same numbers as from the file, whatever a run has left."""
 
 import gc
 import weakref
@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from host.forge import SHARED_OPTIONS, Forge
+from host.reforge import Reforge
 from host.state import digest
 
 from ldznet.errors import HostError
@@ -29,11 +30,15 @@ IMAGE = torch.linspace(-1, 1, 3 * 64 * 128).reshape(1, 3, 64, 128)  # wider than
 
 @pytest.fixture
 def forge(request, monkeypatch):
-    """Return Forge, or Neo where a test asks for both."""
-    return Forge(monkeypatch, neo=getattr(request, "param", "") == "neo", **MODELS)
+    """Return Forge, or Neo or reForge where a test asks for several."""
+    kind = getattr(request, "param", "forge")
+    if kind == "reforge":
+        return Reforge(monkeypatch, **MODELS)
+    return Forge(monkeypatch, neo=kind == "neo", **MODELS)
 
 
 in_both = pytest.mark.parametrize("forge", ["forge", "neo"], indirect=True)
+in_all = pytest.mark.parametrize("forge", ["forge", "neo", "reforge"], indirect=True)
 
 
 def use(host, *, all_features=True):
@@ -78,7 +83,7 @@ def patchers(forge):
 # --- the numbers -----------------------------------------------------------------------------------------
 
 
-@in_both
+@in_all
 @pytest.mark.parametrize("name", MODELS)
 def test_all_numbers_are_those_of_the_same_weights_from_a_file(forge, name):
     if forge.neo and name == "sd2":
@@ -93,7 +98,7 @@ def test_all_numbers_are_those_of_the_same_weights_from_a_file(forge, name):
         assert (found[key] - tensor).abs().max() <= 1e-5 * tensor.abs().max(), key
 
 
-@in_both
+@in_all
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_they_are_the_same_bit_for_bit_before_and_after_the_first_generation(forge, name):
     forge.choose(f"{name}.safetensors")
@@ -113,7 +118,7 @@ def test_the_first_generation_is_the_same_bit_for_bit_with_a_segmentation_before
     assert torch.equal(forge.paint(), without)
 
 
-@in_both
+@in_all
 def test_tensors_can_be_changed_by_the_caller(forge):
     host = forge.make_host()
     latent, context = host.encode_image(IMAGE), host.encode_prompt(PROMPTS)
@@ -209,9 +214,11 @@ def replaced_forward(forge):
 SEEN_BY_A_RUN = [lora, token_merging, object_patch, clip_skip, emphasis, textual_inversion]
 
 
-@in_both
+@in_all
 @pytest.mark.parametrize("switch_on", [*SEEN_BY_A_RUN, stale_textual_inversion, replaced_forward])
 def test_nothing_that_a_run_has_switched_on_changes_the_result_and_all_is_as_before_afterwards(forge, switch_on):
+    if isinstance(forge, Reforge) and switch_on is object_patch:
+        pytest.skip("a host that is made while a layer of the UNet is replaced refuses the model, in words")
     expected, plain = use(forge.make_host()), forge.paint("a cat")
     switch_on(forge)
     painted = forge.paint("a cat")
@@ -296,7 +303,7 @@ def test_a_broken_vae_is_an_error_in_words(forge):
 # --- another model ---------------------------------------------------------------------------------------
 
 
-@in_both
+@in_all
 def test_a_reload_leaves_no_copy_of_the_old_model_alive_though_it_was_used(forge):
     host = forge.make_host()
     segmenter = Segmenter(host, AttentionMethod())

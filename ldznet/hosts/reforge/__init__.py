@@ -1,0 +1,1 @@
+"""The model that reForge has loaded."""
