@@ -16,10 +16,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldznet.heads.head_file import save_head
 from ldznet.heads.unet import UNet, UNetConfig
-from ldznet.hosts.diffusers.parts import SCALE, vae_settings
 from ldznet.hosts.host import Schedule
 from ldznet.methods.learned_head import random_head
 from ldznet.research.embedded.ldm_names import vae_state
+from ldznet.research.embedded.model import vae_settings
 
 FOLDER = Path(os.environ.get("RANDOM_MODEL", Path(tempfile.gettempdir()) / "ldznet-random-model"))
 CHECKPOINT, HEAD = FOLDER / "rand.safetensors", FOLDER / "rand-head.safetensors"
@@ -53,7 +53,7 @@ def _state():
     for parameter in unet.parameters():
         spread = parameter[0].numel() if parameter.ndim > 1 else 1
         torch.nn.init.normal_(parameter, std=0.5 / spread**0.5)
-    vae = AutoencoderKL(**vae_settings([128, 256, 512, 512], 2, 4, SCALE["sd1"]))
+    vae = AutoencoderKL(**vae_settings([128, 256, 512, 512], 2))
     with torch.no_grad():  # the posterior has no spread: images are repeatable
         vae.quant_conv.weight[4:] = 0
         vae.quant_conv.bias[4:] = -20
