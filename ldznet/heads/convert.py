@@ -30,11 +30,16 @@ from ldznet.heads.network import HeadConfig
 from ldznet.heads.pickled import verify_archive
 from ldznet.heads.unet import UNetConfig
 from ldznet.heads.weight_files import TensorFile, open_tensors, require_file, shard_number
-from ldznet.heads.writer import Shapes, new_folders, require_room, write_head
+from ldznet.heads.writer import Shapes, new_folders, require_room, stored_bytes, write_head
 
 # done, total: bytes; called often during a long piece of work
 Progress = Callable[[int, int], None]
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "int8": torch.int8,  # 8 bits, with a scale per output channel: narrow_storage.py
+}
 
 _RAW = "model.diffusion_model."
 _EMA = "model_ema."
@@ -92,7 +97,7 @@ def convert(
             {name: tensors.shapes[key] for name, key in names.items()},
         )
         parameters = sum(map(math.prod, expected.values()))
-        size = dtype.itemsize * parameters
+        size = stored_bytes(config, expected, dtype)
         # Everything that can be refused is refused before the long reading begins.
         require_room(path, size, overwrite)
         counter = _Counter(progress, size + sum(part.stat().st_size for part in _parts(tensors)))

@@ -2,7 +2,7 @@
 
 A head file is one .safetensors; its header holds
 
-    ldznet.config   the HeadConfig, as JSON
+    ldznet.config   the HeadConfig, as JSON; with "stored_in_8_bits": true where the weights are in 8 bits
     ldznet.source   where the weights come from, as JSON
     ldznet.sha256   SHA-256 of the whole file, taken with these 64 digits set to "0"
 
@@ -24,9 +24,10 @@ from torch import Tensor
 
 from ldznet.errors import CheckpointError, NoHeadError
 from ldznet.heads.model_kinds import model_kind
+from ldznet.heads.narrow_storage import names_in_8_bits, quantised, scale_name, store_in_8_bits
 from ldznet.heads.network import Head, HeadConfig
 from ldznet.heads.weight_files import TensorFile, open_tensors
-from ldznet.heads.writer import NO_DIGEST, Shapes, write_head
+from ldznet.heads.writer import IN_8_BITS, NO_DIGEST, Shapes, write_head
 
 # --- writing -------------------------------------------------------------------------------------
 
@@ -70,6 +71,7 @@ class HeadInfo:
     config: HeadConfig
     source: Mapping[str, Any]
     sha256: str
+    in_8_bits: bool = False
 
 
 def read_head_info(path: str | os.PathLike[str]) -> HeadInfo:
@@ -106,8 +108,22 @@ def _info(tensors: TensorFile) -> HeadInfo:
         raise CheckpointError(
             f"{tensors.path} is damaged: its header cannot be read ({why}). Copy it again."
         ) from None
-    config = HeadConfig.from_json(metadata["ldznet.config"])
-    return HeadInfo(tensors.path, config, source, metadata["ldznet.sha256"])
+    config, in_8_bits = _read_config(metadata["ldznet.config"])
+    return HeadInfo(tensors.path, config, source, metadata["ldznet.sha256"], in_8_bits)
+
+
+def _read_config(text: str) -> tuple[HeadConfig, bool]:
+    """Return the configuration of a header, and whether its head is stored in 8 bits.
+
+    Raises:
+        CheckpointError: see `HeadConfig.from_json`.
+    """
+    try:
+        raw = json.loads(text)
+        in_8_bits = raw.pop(IN_8_BITS, False) is True
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return HeadConfig.from_json(text), False  # raises, and says what is wrong
+    return HeadConfig.from_json(json.dumps(raw)), in_8_bits
 
 
 def load_head(
@@ -115,9 +131,13 @@ def load_head(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    in_8_bits: bool = False,
     verify: bool = True,
 ) -> Head:
     """Load a head in eval mode and without gradients; with `dtype` None it keeps the dtype of the file.
+
+    A head that the file stores in 8 bits stays so, and so does any other with `in_8_bits`: `dtype` is then the
+    one in which it computes, by default float32 on a CPU and float16 elsewhere.
 
     `verify` compares the SHA-256 of the file with the one in its header.
 
@@ -130,13 +150,49 @@ def load_head(
         _require_head(tensors)
         if verify:  # before anything in the header is believed
             verify_digest(path, tensors.metadata["ldznet.sha256"])
-        head = empty_head(_info(tensors).config)
-        require_shapes(str(path), shapes_of(head), tensors.shapes)
-        # A copy: what the library hands out is still a map of the file, which may be written to.
-        state = {name: tensors.tensor(name).to(device, dtype, copy=True) for name in tensors.shapes}
-    _require_finite(path, state)
+        info = _info(tensors)
+        head = empty_head(info.config)
+        if info.in_8_bits or in_8_bits:
+            state = _read_8_bits(tensors, info, head, torch.device(device), dtype)
+        else:
+            require_shapes(str(path), shapes_of(head), tensors.shapes)
+            # A copy: what the library hands out is still a map of the file, which may be written to.
+            state = {name: tensors.tensor(name).to(device, dtype, copy=True) for name in tensors.shapes}
+            _require_finite(path, state)
     head.load_state_dict(state, assign=True)
     return head.eval().requires_grad_(False)
+
+
+def _read_8_bits(
+    tensors: TensorFile, info: HeadInfo, head: Head, device: torch.device, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Return the weights and scales of a head in 8 bits, and give the empty `head` the places for them.
+
+    A file in another precision is converted tensor by tensor, so that its weights are never in memory as a whole.
+    """
+    if not info.in_8_bits:
+        require_shapes(str(info.path), shapes_of(head), tensors.shapes)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    store_in_8_bits(head, dtype)
+    if info.in_8_bits:
+        require_shapes(str(info.path), shapes_of(head), tensors.shapes)
+    large = names_in_8_bits(info.config)
+    scales = {scale_name(name) for name in large}
+    state: dict[str, Tensor] = {}
+    for name in tensors.shapes:
+        tensor = tensors.tensor(name)
+        if name in large and info.in_8_bits:
+            if tensor.dtype != torch.int8:
+                raise CheckpointError(f"{info.path} holds {name} as {tensor.dtype}, not in 8 bits. Copy it again.")
+            state[name] = tensor.to(device, copy=True)
+        elif name in large:
+            _require_finite(info.path, {name: tensor})
+            # On the device, which is quicker at it than the CPU.
+            state[name], state[scale_name(name)] = quantised(tensor.to(device))
+        else:
+            state[name] = tensor.to(device, torch.float32 if name in scales else dtype, copy=True)
+            _require_finite(info.path, {name: state[name]})
+    return state
 
 
 def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:

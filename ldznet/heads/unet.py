@@ -208,7 +208,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.unet_config = config
-        self.compute_dtype: torch.dtype | None = None  # None: that of the weights; see half_storage.py
+        self.compute_dtype: torch.dtype | None = None  # None: that of the weights; see narrow_storage.py
+        self.stored_dtype: torch.dtype | None = None  # of most weights between runs; None: as it computes
         self.checkpointing = False  # train with less memory, computing each block again for its gradient
         grids = dict(pool_grids or {})
         width = config.model_channels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,12 +18,16 @@ from torch import Tensor
 
 from ldznet.errors import CheckpointError
 from ldznet.files import atomic_path, digest_of, remove_leftovers
+from ldznet.heads.narrow_storage import names_in_8_bits, quantised, scale_name
 from ldznet.heads.network import HeadConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 Report = Callable[[int], None]  # gets the number of bytes that were read or written
 
 NO_DIGEST = "0" * 64  # stands in the header while the digest is taken
+# The key in the JSON of a configuration whose head is stored in 8 bits. Versions that do not know it refuse the
+# file by it, and say that another version of ldznet has written it.
+IN_8_BITS = "stored_in_8_bits"
 
 
 def write_head(
@@ -37,21 +42,27 @@ def write_head(
 ) -> str:
     """Write a head file and return its digest; `tensor` reads one weight by name.
 
-    All weights are in memory at once in `dtype`, because safetensors writes a file from a dict.
+    With int8 as `dtype` the head is stored in 8 bits (narrow_storage.py), and its small weights in float32. All
+    weights are in memory at once as they are stored, because safetensors writes a file from a dict.
 
     Raises:
         CheckpointError: `path` exists and `overwrite` is False, a weight cannot be stored, or the disk is full.
     """
     metadata = {
         "format": "pt",
-        "ldznet.config": config.to_json(),
+        "ldznet.config": _config_text(config, dtype),
         "ldznet.source": json.dumps(dict(source), sort_keys=True),
         "ldznet.sha256": NO_DIGEST,
     }
     try:
-        weights = {}
+        weights: dict[str, Tensor] = {}
+        large = names_in_8_bits(config) if dtype == torch.int8 else frozenset()
         for name in names:
-            weights[name] = fitted_weight(name, tensor(name), dtype)
+            wide = fitted_weight(name, tensor(name), torch.float32 if dtype == torch.int8 else dtype)
+            if name in large:
+                weights[name], weights[scale_name(name)] = quantised(wide)
+            else:
+                weights[name] = wide
             report(weights[name].nbytes)
         require_room(path, sum(weight.nbytes for weight in weights.values()), overwrite)
         with atomic_path(path, overwrite=overwrite) as temporary:
@@ -68,6 +79,22 @@ def write_head(
             "Check the disk and the permissions of the folder."
         ) from why
     return digest
+
+
+def _config_text(config: HeadConfig, dtype: torch.dtype) -> str:
+    """Return the configuration as JSON, with the mark of a head in 8 bits."""
+    raw = json.loads(config.to_json())
+    if dtype == torch.int8:
+        raw[IN_8_BITS] = True
+    return json.dumps(raw, sort_keys=True)
+
+
+def stored_bytes(config: HeadConfig, shapes: Shapes, dtype: torch.dtype) -> int:
+    """Return the bytes of a head's weights in a file, without the scales of 8 bits, which are few."""
+    if dtype != torch.int8:
+        return dtype.itemsize * sum(map(math.prod, shapes.values()))
+    large = names_in_8_bits(config)
+    return sum(math.prod(shape) * (1 if name in large else 4) for name, shape in shapes.items())
 
 
 def _write_header(path: Path, digest: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.errors import CheckpointError, HostError, OptionError
-from ldznet.heads.half_storage import store_narrow
+from ldznet.heads.narrow_storage import store_narrow
 from ldznet.heads.head_file import empty_head, load_head, read_head_info
 from ldznet.heads.network import Head, HeadConfig, Kind, paper_pool_grids
 from ldznet.heads.unet import UNetConfig
@@ -66,14 +66,19 @@ class LearnedHead:
     ) -> LearnedHead:
         """Load a head file; with `storage`, its weights rest in another precision than it computes in.
 
+        A file in 8 bits stays so, whatever `storage` is.
+
         Raises:
             CheckpointError: see `load_head`.
         """
         info = read_head_info(path)
-        head = load_head(path, device=device, dtype=storage or dtype)
         # Loaded in the narrow type at once: the wide weights never are in memory as a whole.
-        if storage is not None and dtype is not None and storage != dtype:
-            store_narrow(head, storage, dtype)
+        if info.in_8_bits or storage == torch.int8:
+            head = load_head(path, device=device, dtype=dtype, in_8_bits=True)
+        else:
+            head = load_head(path, device=device, dtype=storage or dtype)
+            if storage is not None and dtype is not None and storage != dtype:
+                store_narrow(head, storage, dtype)
         method = cls(head, defaults=_trained_with(info.source), origin=info.sha256)
         method.path = info.path
         return method
@@ -91,7 +96,7 @@ class LearnedHead:
     @property
     def record(self) -> Mapping[str, Any]:
         """Return which head it is, in which precision it computes and in which its weights rest."""
-        resting = next(self.head.parameters()).dtype
+        resting = self.head.stored_dtype or next(self.head.parameters()).dtype
         return {
             "method": self.name,
             "head": self._origin,

@@ -135,7 +135,7 @@ def _models(parsed: argparse.Namespace) -> tuple[DiffusersHost, LearnedHead]:
     """Return the models to time: those of the files, or random ones."""
     import torch
 
-    from ldznet.heads.half_storage import store_narrow
+    from ldznet.heads.narrow_storage import store_narrow
     from ldznet.hosts.diffusers.random_weights import random_host
     from ldznet.methods.learned_head import LearnedHead, random_head
 
@@ -180,7 +180,8 @@ def _weights(host: DiffusersHost, method: LearnedHead) -> dict[str, float]:
     """Return megabytes of weights: what the host has already, and what each way adds to it."""
 
     def size(module: Any, itemsize: int | None = None) -> float:
-        return sum(p.numel() * (itemsize or p.element_size()) for p in module.parameters()) / 1e6
+        weights = [*module.parameters()] if itemsize else module.state_dict().values()  # the latter with scales
+        return sum(weight.numel() * (itemsize or weight.element_size()) for weight in weights) / 1e6
 
     borrowed = size(host.unet) + size(host.vae) + sum(size(encoder.model) for encoder in host.text)
     plain = size(host.unet, 4) + size(host.vae, 4) + sum(size(e.model, 4) for e in host.text)

@@ -64,6 +64,7 @@ def _plain_copies(host: DiffusersHost, method: LearnedHead) -> tuple[DiffusersHo
     import torch
 
     from ldznet.heads.head_file import empty_head
+    from ldznet.heads.narrow_storage import wide_state
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.hosts.diffusers.text import TextEncoder
     from ldznet.methods.learned_head import LearnedHead
@@ -79,6 +80,6 @@ def _plain_copies(host: DiffusersHost, method: LearnedHead) -> tuple[DiffusersHo
     for module in (unet, vae):
         module.load_state_dict(plain(module.state_dict()), assign=True)
     head = empty_head(method.head.config)  # a new one: a copy would have the hooks of narrow storage
-    head.load_state_dict(plain(method.head.state_dict()), assign=True)
+    head.load_state_dict(plain(wide_state(method.head)), assign=True)
     copied = DiffusersHost(host.info, unet, vae, text, host.schedule, device=host.device, dtype=torch.float32)
     return copied, LearnedHead(head)

@@ -136,6 +136,7 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
     import torch
 
     from ldznet.heads.head_file import load_head
+    from ldznet.heads.narrow_storage import wide_state
     from ldznet.heads.network import (
         Head,
         HeadConfig,
@@ -166,7 +167,7 @@ def _head(parsed: argparse.Namespace, host: Host, options: TrainOptions) -> tupl
                 f"{parsed.start} is a head of another kind, structure or blocks than the one to train. Give the "
                 "same --kind, --blocks, --fusion and --size as it was made with, or start from the unet."
             )
-        head.load_state_dict(other.state_dict())
+        head.load_state_dict(wide_state(other))  # the file may be in 8 bits
         return head, ""
     report = str(start_from_unet(head, unet_state(parsed.checkpoint))) if parsed.start == "unet" else ""
     if _final(parsed) == "enlarge":

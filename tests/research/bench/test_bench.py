@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldznet.__main__ import main, parse
-from ldznet.heads.half_storage import store_narrow
+from ldznet.heads.narrow_storage import store_narrow
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods.learned_head import random_head
 from ldznet.research.bench import bench, picture_bench, plain_way
