@@ -133,8 +133,8 @@ def add_model(
     group.add_argument(
         "--head-storage",
         choices=("float16", "bfloat16", "int8"),
-        help="keep the head's weights in half precision, or in 8 bits (int8): half or a quarter of the memory on a "
-        "CPU, somewhat slower; on a GPU int8 halves it",
+        help="keep the head's weights in half precision, or in 8 bits (int8): a half or a quarter of the memory "
+        "on a CPU, somewhat slower; on a GPU int8 halves it",
     )
     group.add_argument(
         "--prediction", choices=("noise", "v"), help="what the model predicts (default: detected from its files)"

@@ -137,7 +137,7 @@ def load_head(
     """Load a head in eval mode and without gradients; with `dtype` None it keeps the dtype of the file.
 
     A head that the file stores in 8 bits stays so, and so does any other with `in_8_bits`: `dtype` is then the
-    one in which it computes, by default float32 on a CPU and float16 elsewhere.
+    one in which it computes, by default that of the file if it is in half precision, else float16.
 
     `verify` compares the SHA-256 of the file with the one in its header.
 
@@ -172,7 +172,9 @@ def _read_8_bits(
     """
     if not info.in_8_bits:
         require_shapes(str(info.path), shapes_of(head), tensors.shapes)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    if dtype is None:
+        stored = tensors.tensor(next(iter(tensors.shapes))).dtype
+        dtype = stored if stored in (torch.float16, torch.bfloat16) else torch.float16
     store_in_8_bits(head, dtype)
     if info.in_8_bits:
         require_shapes(str(info.path), shapes_of(head), tensors.shapes)

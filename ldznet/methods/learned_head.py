@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.errors import CheckpointError, HostError, OptionError
-from ldznet.heads.narrow_storage import store_narrow
 from ldznet.heads.head_file import empty_head, load_head, read_head_info
+from ldznet.heads.narrow_storage import store_narrow
 from ldznet.heads.network import Head, HeadConfig, Kind, paper_pool_grids
 from ldznet.heads.unet import UNetConfig
 from ldznet.hosts.capture import capture

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]  # of the extension, whose folder `models` has the embedded head
 TO_CONVERT = " (to be converted)"
+IN_8_BITS = " (in 8 bits)"
+_LARGE = 2**27  # bytes of a head's file from which the panel offers it in 8 bits as well
 _CONVERTED = "-ema.safetensors"
 _RELEASED_WIDTH = 320  # channels of the first convolution
 _converting = threading.Lock()  # several requests may choose the same checkpoint at once
@@ -55,7 +57,13 @@ class HeadFiles:
     def names(self) -> list[str]:
         """Return the choices for the drop-down."""
         folders = self.folders()
-        names = [info.path.name for info in find_heads(folders)]
+        heads = find_heads(folders)
+        names = [info.path.name for info in heads]
+        names += [
+            info.path.name + IN_8_BITS
+            for info in heads
+            if not info.in_8_bits and info.path.stat().st_size >= _LARGE
+        ]
         names += [path.name + TO_CONVERT for path in unconverted(folders)]
         return [AUTOMATIC, *dict.fromkeys(names)]
 
@@ -69,7 +77,7 @@ class HeadFiles:
         heads = find_heads(folders)
         if settings.head == AUTOMATIC:
             return heads
-        name = chosen_name(settings.head)
+        name = file_name(settings.head)
         matches = [info for info in heads if info.path.name == name]
         if not matches:
             # Names are compared with the files of the folders; a name itself is never opened as a path.
@@ -87,7 +95,7 @@ class HeadFiles:
             HeadError: no head has this name.
         """
         known = self.names()
-        if not {name, chosen_name(name), name + TO_CONVERT} & set(known):
+        if not {name, file_name(name), name + TO_CONVERT} & set(known):
             raise _unknown_head(name, known[1:])
 
     def waiting_checkpoint(self, settings: PanelSettings) -> Path | None:
@@ -158,9 +166,19 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def chosen_name(head: str) -> str:
-    """Return the name of the file that a choice stands for; for a checkpoint, the name after its conversion."""
+    """Return the name that a choice has in the panel; for a checkpoint, the name after its conversion."""
     name = head.removesuffix(TO_CONVERT)
     return f"{name.removesuffix('.ckpt')}{_CONVERTED}" if name.endswith(".ckpt") else name
+
+
+def file_name(head: str) -> str:
+    """Return the name of the file that a choice stands for; for a checkpoint, the name after its conversion."""
+    return chosen_name(head).removesuffix(IN_8_BITS)
+
+
+def wants_8_bits(head: str) -> bool:
+    """Return whether a choice stands for the weights of a file in 8 bits."""
+    return head.endswith(IN_8_BITS)
 
 
 def convert_checkpoint(path: Path, host: HostInfo, progress: Progress) -> None:

@@ -10,7 +10,8 @@ from ldznet.errors import OptionError
 from ldznet.heads.convert import DTYPES
 from ldznet.methods.learned_head import LearnedHead
 from ldznet.webui.app import App
-from ldznet.webui.settings_page import SettingsPage
+from ldznet.webui.head_files import wants_8_bits
+from ldznet.webui.settings_page import IN_8_BITS, SettingsPage
 
 
 def head_device(app: App, settings_page: SettingsPage) -> tuple[torch.device, torch.dtype | None]:
@@ -25,9 +26,19 @@ def head_device(app: App, settings_page: SettingsPage) -> tuple[torch.device, to
     except RuntimeError as why:
         raise OptionError(f"--ldznet-device is {flag!r}, which PyTorch does not know ({why}).") from why
     precision = settings_page.precision()
-    if precision == "auto" and device.type == "cpu":
-        return device, torch.float32  # half precision is slow on a CPU
-    return device, DTYPES.get(precision)
+    if precision not in ("auto", IN_8_BITS):
+        return device, DTYPES[precision]
+    # Half precision is slow on a CPU.
+    return device, torch.float32 if device.type == "cpu" else None
+
+
+def head_storage(head: str, settings_page: SettingsPage) -> torch.dtype | None:
+    """Return in which precision the weights of a head rest, by its name in the panel; None: as it computes.
+
+    Raises:
+        OptionError: the setting of the precision cannot be used.
+    """
+    return torch.int8 if wants_8_bits(head) or settings_page.precision() == IN_8_BITS else None
 
 
 def place_head(app: App, method: Any, model: Any, device: torch.device, rest: str) -> None:

@@ -38,7 +38,7 @@ from ldznet.webui import head_files
 from ldznet.webui.app import App
 from ldznet.webui.controls import AUTOMATIC, TITLE, PanelSettings
 from ldznet.webui.head_files import ROOT, HeadFiles
-from ldznet.webui.head_placement import head_device, place_head
+from ldznet.webui.head_placement import head_device, head_storage, place_head
 from ldznet.webui.memory import MemoryUse, device_memory, measure_memory, megabytes, weight_bytes
 from ldznet.webui.progress import StoppedError, progress_shown, stop_if_requested
 from ldznet.webui.results import SegmentResult, flatten_image
@@ -103,7 +103,8 @@ class Session:
         device, dtype = head_device(self.app, self.settings_page)
         # A file may be replaced under its name while the webui runs, so its digest counts too.
         files = tuple((str(info.path), info.sha256) for info in heads)
-        choice = (settings.method, head_files.chosen_name(settings.head), files, str(device), dtype)
+        storage = head_storage(settings.head, self.settings_page)
+        choice = (settings.method, head_files.chosen_name(settings.head), files, str(device), storage, dtype)
         digest = image_digest(flat)
         request = (digest, settings.prompts, settings.negatives, settings.segment, choice, host.info.fingerprint)
         # The page gets the key; a digest, since the request itself may be long.
@@ -255,7 +256,7 @@ class Session:
             # Who names a head wants it: automatic choice must not fall back to attention silently.
             name = "head" if settings.head != AUTOMATIC and settings.method == "auto" else settings.method
             with head_files.paths_hidden(*(info.path for info in heads)):
-                method_choice = choose_method(name, host.info, heads, dtype=choice[-1])
+                method_choice = choose_method(name, host.info, heads, storage=choice[-2], dtype=choice[-1])
             reason = f"{method_choice.method.name}, {method_choice.reason}"
             if isinstance(method_choice.method, LearnedHead):
                 digest = method_choice.method.record["head"]

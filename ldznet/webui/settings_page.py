@@ -24,7 +24,8 @@ from ldznet.webui.controls import BY_NAME, TITLE, PanelSettings
 log = logging.getLogger(__name__)
 
 PREFIX = "ldznet_"
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+IN_8_BITS = "int8"
+PRECISIONS = ("auto", "float32", "float16", "bfloat16", IN_8_BITS)
 RESTS = ("GPU", "CPU", "unloaded")
 TEMPLATE_KEY = "LD-ZNet template"
 
@@ -56,7 +57,8 @@ SETTINGS: tuple[Setting, ...] = (
         "precision",
         "Precision of heads",
         "auto",
-        "auto: float32 on a CPU, else as in the head's file; the flag --ldznet-precision wins",
+        "auto: float32 on a CPU, else as in the head's file; int8: as auto, with weights in 8 bits, which take "
+        "half the memory of 16; the flag --ldznet-precision wins",
         PRECISIONS,
     ),
     Setting(

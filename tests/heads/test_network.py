@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ldznet.errors import CheckpointError, FeatureError, HeadError, ShapeError
-from ldznet.heads.narrow_storage import store_narrow
 from ldznet.heads.head_file import empty_head, shapes_of
+from ldznet.heads.narrow_storage import store_narrow
 from ldznet.heads.network import (
     Head,
     HeadConfig,

@@ -49,8 +49,8 @@ class Asked(Brightness):
 def method(monkeypatch, webui):
     method = Asked()
 
-    def choose(wanted, *_given, dtype=None, **_more):
-        method.wanted, method.dtype = wanted, dtype
+    def choose(wanted, *_given, dtype=None, storage=None, **_more):
+        method.wanted, method.dtype, method.storage = wanted, dtype, storage
         return MethodChoice(method, "of a test")
 
     monkeypatch.setattr(session, "choose_method", choose)
@@ -196,6 +196,15 @@ def test_the_precision_of_the_page_is_used_unless_the_command_line_says_another(
         dtypes.append(method.dtype)
 
     assert dtypes == [torch.float32, torch.bfloat16, torch.float16]  # a CPU computes in float32
+
+
+@pytest.mark.parametrize(("page", "flag"), [("int8", "auto"), ("auto", "int8"), ("bfloat16", "int8")])
+def test_weights_in_8_bits_are_a_precision_of_page_and_command_line(webui, opts, run, p, method, page, flag):
+    opts.ldznet_precision, webui.shared.cmd_opts.ldznet_precision = page, flag
+
+    run.once(copy.copy(p), [{"prompt": "bright"}])
+
+    assert (method.dtype, method.storage) == (torch.float32, torch.int8)
 
 
 def test_the_folder_of_the_command_line_wins(webui, opts):

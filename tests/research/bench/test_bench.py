@@ -90,19 +90,20 @@ def test_benchs_help_says_what_it_times_by_default(capsys):
     assert "models/tiny" not in text
 
 
-def test_the_plain_way_has_float32_weights_in_the_usual_layout_whatever_ours_are():
+@pytest.mark.parametrize("storage", [torch.float16, torch.int8])
+def test_the_plain_way_has_float32_weights_in_the_usual_layout_whatever_ours_are(storage):
     host = random_host()
     method = random_head(host.info.unet)
     for module in (host.unet, host.vae, method.head):
         torch.nn.Module.to(module, memory_format=torch.channels_last)
-    store_narrow(method.head, torch.float16)
+    store_narrow(method.head, storage)
 
     plain, plain_method = plain_way._plain_copies(host, method)
 
     for module in (plain.unet, plain.vae, plain_method.head):
         assert all(p.dtype == torch.float32 and p.is_contiguous() for p in module.parameters())
     assert not any(layer._forward_pre_hooks for layer in plain_method.head.modules())
-    assert next(method.head.parameters()).dtype == torch.float16
+    assert storage in {p.dtype for p in method.head.parameters()}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,7 @@ def test_the_plain_way_has_float32_weights_in_the_usual_layout_whatever_ours_are
     [
         ([], False),
         (["--head-storage", "float16"], True),
+        (["--head-storage", "int8"], True),
         (["--channels-last", "on"], True),
         (["--compile"], True),
         (["--dtype", "bfloat16"], True),

@@ -592,6 +592,24 @@ def test_a_head_of_the_folder_is_used_and_named(webui, heads):
     assert webui.session.obstacle(webui.model, settings) == ""
 
 
+def test_a_large_head_is_offered_in_8_bits_as_well_and_loaded_so(webui, heads, monkeypatch):
+    in_8_bits = "one.safetensors (in 8 bits)"
+    assert in_8_bits not in webui.session.head_files.names()  # a small one gains nothing
+    monkeypatch.setattr(head_files, "_LARGE", 1)
+    assert webui.session.head_files.names() == ["automatic", "one.safetensors", in_8_bits]
+    webui.session.head_files.require_name(in_8_bits)
+
+    in_16, in_8 = (
+        webui.session.segment_image(webui.model, half(), read_panel_settings(args(resolution=64, head=name)))
+        for name in ("one.safetensors", in_8_bits)
+    )
+
+    assert in_16.key != in_8.key
+    assert in_16.segmentation.record["head_storage"] == "float32"
+    assert in_8.segmentation.record["head_storage"] == "int8"
+    assert webui.session.status()["head"] == "one.safetensors"
+
+
 def test_another_model_or_method_is_not_answered_from_memory(webui, heads):
     settings = read_panel_settings(args("bright", resolution=64))
     first = webui.session.segment_image(webui.model, half(), settings)
