@@ -156,9 +156,10 @@ def _widen_into(wide: Tensor, whole: Tensor, scale: Tensor) -> Tensor:
     """Fill `wide` with the weight of whole numbers and scales, and return it."""
     # The product is rounded once, from float32. In parts: as a whole it would take the memory of the layer again.
     rows = len(whole) if whole.is_cuda else max(1, _PART // whole[0].numel())
-    parts = (whole.split(rows), _along(scale, whole).split(rows), wide.split(rows))
-    for numbers, scales, target in zip(*parts, strict=True):
-        torch.mul(numbers, scales, out=target)
+    scales = _along(scale, whole)
+    for first in range(0, len(whole), rows):
+        part = slice(first, first + rows)
+        torch.mul(whole[part], scales[part], out=wide[part])
     return wide
 
 
