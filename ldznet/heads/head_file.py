@@ -192,8 +192,9 @@ def _read_8_bits(
             # On the device, which is quicker at it than the CPU.
             state[name], state[scale_name(name)] = quantised(tensor.to(device))
         else:
+            _require_finite(info.path, {name: tensor})
             state[name] = tensor.to(device, torch.float32 if name in scales else dtype, copy=True)
-            _require_finite(info.path, {name: state[name]})
+            _require_finite(info.path, {name: state[name]})  # again: half precision may not hold it
     return state
 
 
