@@ -15,10 +15,10 @@ from types import ModuleType, SimpleNamespace
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ldznet.heads.unet import UNet
 from ldznet.hosts.diffusers.random_weights import random_host
-from ldznet.hosts.diffusers.unet_names import original_unet_names
 from ldznet.webui.forge_app import ForgeApp
 
 CPU = torch.device("cpu")
@@ -33,26 +33,16 @@ class ForgeUNet(UNet):
 
     def forward(self, x, timesteps=None, context=None, y=None, control=None, transformer_options=SHARED_OPTIONS):
         transformer_options["original_shape"] = list(x.shape)
-        assert (y is not None) == hasattr(self, "label_emb")
+        assert (y is not None) == (self.label_emb is not None)
         for patch in transformer_options.get("patches", {}).get("input_block_patch", []):
             x = patch(x)
-        self.added = None if y is None else self.label_emb(y)
-        return super().forward(x, timesteps, context)
+        return super().forward(x, timesteps, context, labels=y)
 
 
 def forge_unet(host):
-    """Return the UNet of a DiffusersHost in Forge's layout."""
-    unet = ForgeUNet(host.info.unet)
-    state = host.unet.state_dict()
-    names = original_unet_names(state)
-    if host.info.family == "sdxl":
-        first, second = host.unet.add_embedding.linear_1, host.unet.add_embedding.linear_2
-        unet.label_emb = nn.Sequential(
-            nn.Sequential(nn.Linear(*first.weight.shape[::-1]), nn.SiLU(), nn.Linear(*second.weight.shape[::-1]))
-        )
-    unet.added = None
-    unet.time_embed.register_forward_hook(lambda _m, _a, out: out if unet.added is None else out + unet.added)
-    unet.load_state_dict({names[name]: tensor for name, tensor in state.items()})
+    """Return the UNet of a DiffusersHost as Forge has it."""
+    unet = ForgeUNet(host.info.unet, label_width=host.unet.label_width)
+    unet.load_state_dict(host.unet.state_dict())
     return unet.eval().requires_grad_(False)
 
 
@@ -82,7 +72,7 @@ class Autoencoder(nn.Module):
     def __init__(self, vae):
         super().__init__()
         self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
-        self.scaling_factor = vae.config.scaling_factor
+        self.scaling_factor = vae.scale
 
     def encode(self, x):
         mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
@@ -119,6 +109,31 @@ class Embeddings(nn.Module):
             for place, vector in places:
                 vectors[row, place + 1] = vector.to(vectors)
         return vectors
+
+
+def of_transformers(ours):
+    """Return the text encoder of transformers with the weights of a DiffusersHost's."""
+    config, layers = ours.config, len(ours.encoder.layers)
+    kind = CLIPTextModelWithProjection if config.projection else CLIPTextModel
+    model = kind(
+        CLIPTextConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.inner_width,
+            num_hidden_layers=layers,
+            num_attention_heads=config.heads,
+            projection_dim=config.projection or config.width,
+            bos_token_id=config.vocabulary - 2,
+            eos_token_id=config.vocabulary - 1,
+            hidden_act="quick_gelu" if config.quick_gelu else "gelu",
+        )
+    )
+    state = ours.state_dict()
+    projection = state.pop("text_projection.weight", None)
+    getattr(model, "text_model", model).load_state_dict(state, strict=False)
+    if projection is not None:
+        model.text_projection.weight.data = projection
+    return model.eval().requires_grad_(False)
 
 
 class Transformer(nn.Module):
@@ -159,7 +174,9 @@ class TextEngine:
 
     def __init__(self, encoder, *, clip_skip, projected):
         self.embeddings = SimpleNamespace(fixes=None)
-        self.text_encoder = SimpleNamespace(transformer=Transformer(encoder.model, self.embeddings))
+        self.text_encoder = SimpleNamespace(
+            transformer=Transformer(of_transformers(encoder.model), self.embeddings)
+        )
         self.tokenizer = Tokenizer(encoder.tokenize)
         self.id_start, *_, self.id_end = (encoder.tokenize(["x"])[0][0, place].item() for place in (0, 2))
         self.id_pad = encoder.tokenize(["x"])[0][0, 76].item()
@@ -499,7 +516,7 @@ class Forge:
         channels = network.unet_config.in_channels
         x = torch.linspace(-1, 1, channels * 8 * 16).reshape(1, channels, 8, 16)
         y = None
-        if hasattr(network, "label_emb"):
+        if network.label_emb is not None:
             y = torch.ones(1, network.label_emb[0][0].in_features)
         options = unet.model_options["transformer_options"]
         return network(x, torch.tensor([500.0]), context.float(), y=y, transformer_options=options)
