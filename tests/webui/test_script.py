@@ -99,11 +99,12 @@ def test_in_a_webui_that_is_not_supported_the_routes_answer_with_the_same_senten
     assert {name for name, *_ in foreign["callbacks"].method_calls} == {"on_app_started"}
 
 
-def test_the_axes_are_there_before_any_script_builds_its_part_of_the_page(monkeypatch):
+def test_the_axes_are_there_before_any_script_builds_its_part_of_the_page(monkeypatch, tmp_path):
     """With --nowebui no callback comes before that; `show` of all scripts does."""
     modules, added = ModuleType("modules"), []
     modules.scripts = SimpleNamespace(Script=object, AlwaysVisible="always")
     modules.script_callbacks = MagicMock()
+    modules.paths = SimpleNamespace(models_path=str(tmp_path))
     for name in ("gradio", "ldznet.webui.panel.layout"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(remember=None))
     monkeypatch.setitem(sys.modules, "modules", modules)
@@ -114,9 +115,10 @@ def test_the_axes_are_there_before_any_script_builds_its_part_of_the_page(monkey
     assert (shown, added) == (False, ["axes"])
 
 
-def test_reload_ui_which_runs_the_script_again_makes_no_second_session(monkeypatch):
+def test_reload_ui_which_runs_the_script_again_makes_no_second_session(monkeypatch, tmp_path):
     modules = ModuleType("modules")
     modules.scripts, modules.script_callbacks = SimpleNamespace(Script=object), MagicMock()
+    modules.paths = SimpleNamespace(models_path=str(tmp_path))
     for name in ("gradio", "ldznet.webui.panel.layout"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(remember=None))
     monkeypatch.setitem(sys.modules, "modules", modules)
@@ -125,3 +127,4 @@ def test_reload_ui_which_runs_the_script_again_makes_no_second_session(monkeypat
 
     assert first["SESSION"] is second["SESSION"]
     assert first["APP"] is second["APP"]
+    assert (tmp_path / "ldznet").is_dir()
