@@ -115,8 +115,10 @@ def _cut(part: Bools) -> NDArray[np.int32]:
 
 def _without_specks(part: Bools) -> Bools:
     """Fill holes that are too small to be the gap between three things that touch."""
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
+    if count <= 2:  # the part and its surroundings: there is no hole, and distances need not be measured
+        return part
     depth = cv2.distanceTransform(part.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
     specks = statistics[:, cv2.CC_STAT_AREA] < SPECK * float(depth.max()) ** 2
     specks[[0, labels[0, 0]]] = False  # the part itself, and its surroundings
     solid: Bools = part | specks[labels]

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ldznet.cli.flags import load_chosen_model
 from ldznet.errors import OptionError
@@ -63,10 +63,13 @@ def measure_pictures(parsed: argparse.Namespace) -> int:
 
 
 def encoded_image(side: int, number: int) -> str:
-    """Return an image of soft colours as PNG in base64; each number gives another image."""
-    colors = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+    """Return a triangle on soft colours as PNG in base64; each number gives another image."""
+    colors = np.random.default_rng(number).integers(128, 256, (16, 16, 3), np.uint8)
+    image = Image.fromarray(colors).resize((side, side), Image.Resampling.BICUBIC)
+    corners = [(0.2 * side, 0.8 * side), (0.7 * side, 0.75 * side), (0.4 * side, 0.3 * side)]
+    ImageDraw.Draw(image).polygon(corners, fill=(200, 30, 30))
     file = io.BytesIO()
-    Image.fromarray(colors).resize((side, side), Image.Resampling.BICUBIC).save(file, "PNG", compress_level=1)
+    image.save(file, "PNG", compress_level=1)
     return base64.b64encode(file.getbuffer()).decode()
 
 
@@ -75,7 +78,7 @@ def _ask(session: Session, images: Iterator[str]) -> None:
     from ldznet.webui.api.models import SegmentRequest
     from ldznet.webui.api.routes import answer_request
 
-    answer = answer_request(session, SegmentRequest(image=next(images), prompt="triangle", threshold=0.0))
+    answer = answer_request(session, SegmentRequest(image=next(images), prompt="triangle", threshold=0.3))
     assert answer.mask is not None
 
 
