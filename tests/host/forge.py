@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from functools import cache
+from hashlib import sha256
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -226,7 +227,7 @@ class Patcher:
     def __init__(self, model, load_device, offload_device, size=0, current_device=None):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
         self.current_device = current_device or offload_device
-        self.lora_patches, self.object_patches, self.patched = {}, {}, {}
+        self.lora_patches, self.object_patches, self.object_patches_backup = {}, {}, {}
         self.model_options = {"transformer_options": {}}
         if not hasattr(model, "lora_loader"):
             model.lora_loader = LoraLoader(model)
@@ -244,14 +245,14 @@ class Patcher:
     def patch(self):
         self.model.lora_loader.refresh(self.lora_patches)
         for name, replacement in self.object_patches.items():
-            self.patched[name] = getattr(self.model.diffusion_model, name)
-            setattr(self.model.diffusion_model, name, replacement)
+            self.object_patches_backup[name] = getattr(self.model, name)
+            setattr(self.model, name, replacement)
         self.current_device = self.load_device
 
     def unpatch(self, device=None):
-        for name, original in self.patched.items():
-            setattr(self.model.diffusion_model, name, original)
-        self.patched = {}
+        for name, original in self.object_patches_backup.items():
+            setattr(self.model, name, original)
+        self.object_patches_backup = {}
         if device is not None:
             self.model.to(device)
             self.current_device = device
@@ -379,7 +380,11 @@ class Engine:
         self.forge_objects = ForgeObjects(unet, clip, vae)
         self.forge_objects_original = self.forge_objects.shallow_copy()
         self.sd_checkpoint_info = SimpleNamespace(
-            title=name, filename=f"/models/{name}", sha256=None, shorthash=None, hash="0a1b2c3d"
+            title=name,
+            filename=f"/models/{name}",
+            sha256=None,
+            shorthash=None,
+            hash=sha256(name.encode()).hexdigest()[:8],
         )
         self.sd_model_hash = None
 

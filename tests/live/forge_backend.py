@@ -85,7 +85,6 @@ def write_configurations(folder, unet):
     """Write the folder in diffusers' layout that says how large each part is."""
     parts = {"scheduler": ["diffusers", "EulerDiscreteScheduler"], "unet": ["diffusers", "UNet2DConditionModel"]}
     parts |= {"vae": ["diffusers", "AutoencoderKL"]}
-    scale = 0.13025 if FAMILY == "sdxl" else 0.18215
     configurations = {
         "vae/config.json": {
             "_class_name": "AutoencoderKL",
@@ -94,7 +93,7 @@ def write_configurations(folder, unet):
             "up_block_types": ["UpDecoderBlock2D"] * 4,
             "layers_per_block": 1,
             "latent_channels": 4,
-            "scaling_factor": scale,
+            "scaling_factor": 0.18215,  # as the .yaml beside the checkpoint says, for XL too
         },
         "scheduler/scheduler_config.json": {
             "_class_name": "EulerDiscreteScheduler",
@@ -124,7 +123,8 @@ def write_configurations(folder, unet):
             "vocab_size": 1024,
             "bos_token_id": 1022,
             "eos_token_id": 1023,
-            "hidden_act": "quick_gelu" if FAMILY == "sd1" else "gelu",
+            # OpenCLIP is all of 2.x and the second encoder of XL.
+            "hidden_act": "gelu" if number or FAMILY == "sd2" else "quick_gelu",
         }
         target = folder / f"tokenizer{suffix}"
         target.mkdir(parents=True)
@@ -150,8 +150,9 @@ def load_engine():
         kind.unet_extra_config = {"num_heads": -1, "num_head_channels": 16}
     home = Path(OUT).parent / "configurations"
     write_configurations(home / "huggingface" / "small", unet)
-    loader.dir_path = str(home)
+    loader.dir_path, loader.HF = str(home), str(home / "huggingface")  # of Forge, and of Neo
     guess = kind(unet_settings(unet, shapes))
+    guess.unet_key_prefix = ["model.diffusion_model."]
     huggingface_guess.guess = lambda *_given, **_more: guess
     engine = loader.forge_loader(str(CHECKPOINT))
     engine.sd_checkpoint_info = SimpleNamespace(
@@ -180,7 +181,7 @@ def use(host):
 @torch.inference_mode()
 def generate(engine):
     """Return what a step of Forge's own makes of a prompt with the patchers of the last run."""
-    conditioning = engine.get_learned_conditioning(["a (big:1.5) cat"])
+    conditioning = engine.get_learned_conditioning(["a big cat"])
     unet = engine.forge_objects.unet
     channels = unet.model.diffusion_model.in_channels
     memory_management.load_models_gpu([unet], memory_required=unet.memory_required([2, channels, 8, 16]))

@@ -38,7 +38,8 @@ class ForgeHost(PatchedHost):
         info = _describe(webui, engine)
         model = engine.forge_objects_original.unet.model
         # "Zero Terminal SNR" of a run changes `sigmas` only.
-        super().__init__(webui, engine, info, model.computation_dtype, model.predictor.alphas_cumprod)
+        alphas_cumprod = _predictor(webui, engine.forge_objects_original.unet).alphas_cumprod
+        super().__init__(webui, engine, info, model.computation_dtype, alphas_cumprod)
 
     def _scale_latent(self, latent: Tensor) -> Tensor:
         scaled: Tensor = self._parts().vae.first_stage_model.process_in(latent)
@@ -86,11 +87,12 @@ def _describe(webui: ForgeModules, engine: Any) -> HostInfo:
     checkpoint = engine.sd_checkpoint_info
     name = checkpoint.title
     family, engines = read_family(engine, name), _text_engines(engine)
-    model = engine.forge_objects_original.unet.model
+    unet = engine.forge_objects_original.unet
+    model, predictor = unet.model, _predictor(webui, unet)
     # The mark is what the model was trained with; the webui knows only its own configuration.
-    marks, kind = marks_of(checkpoint), getattr(model.predictor, "prediction_type", "")
+    marks, kind = marks_of(checkpoint), getattr(predictor, "prediction_type", "")
     prediction = "v" if V_PREDICTION in marks else _PREDICTIONS.get(kind)
-    if prediction is None or not hasattr(model.predictor, "alphas_cumprod"):
+    if prediction is None or not hasattr(predictor, "alphas_cumprod"):
         raise unfit(name, f'it predicts "{kind}", neither noise nor v')
     if len(engines) != (2 if family == "sdxl" else 1):
         raise unfit(name, UNKNOWN_TEXT)
@@ -112,6 +114,15 @@ def _describe(webui: ForgeModules, engine: Any) -> HostInfo:
         fingerprint += "".join(f"+{file}" for file in files)
     known_words = read_known_words(getattr(checkpoint, "filename", None) or "")
     return HostInfo(name, family, prediction, structure, fingerprint, details, known_words)
+
+
+def _predictor(webui: ForgeModules, unet: Any) -> Any:
+    """Return the model's own schedule: a run's patcher may have put another one into the model, and kept it."""
+    for entry in webui.memory.current_loaded_models:
+        clone = entry.model
+        if clone is not None and clone.model is unet.model and "predictor" in clone.object_patches_backup:
+            return clone.object_patches_backup["predictor"]
+    return unet.model.predictor
 
 
 def _additional_files(loaded_as: str) -> list[str]:

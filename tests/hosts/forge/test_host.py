@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from host.forge import SHARED_OPTIONS, Forge
+from host.forge import SHARED_OPTIONS, Forge, Predictor
 from host.reforge import Reforge
 from host.state import digest
 
@@ -144,7 +144,7 @@ def test_what_the_model_is(forge):
 
     assert (info.name, info.family, info.prediction) == ("sd1.safetensors", "sd1", "noise")
     assert info.unet == forge.hosts["sd1.safetensors"].info.unet
-    assert info.fingerprint == "0a1b2c3d"  # with --no-hashing Forge has no digest of the whole file
+    assert info.fingerprint == "97a4300f"  # with --no-hashing Forge has no digest of the whole file
     assert info.details["vae"] == "in the checkpoint"
 
 
@@ -177,10 +177,11 @@ def token_merging(forge):
 
 
 def object_patch(forge):
-    """Replace a part of the UNet in a clone."""
+    """Replace the schedule and the kind of prediction in a clone, as extensions for other samplings do."""
     objects = forge.engine.forge_objects
     objects.unet = forge.engine.forge_objects_original.unet.clone()
-    objects.unet.object_patches["out"] = torch.nn.Identity()
+    alphas_cumprod = objects.unet.model.predictor.alphas_cumprod
+    objects.unet.object_patches["predictor"] = Predictor(alphas_cumprod / 2, "v")
 
 
 def clip_skip(forge):
@@ -211,7 +212,7 @@ def replaced_forward(forge):
     encoder.forward = lambda *given: original(*given) + 1
 
 
-SEEN_BY_A_RUN = [lora, token_merging, object_patch, clip_skip, emphasis, textual_inversion]
+SEEN_BY_A_RUN = [lora, token_merging, clip_skip, emphasis, textual_inversion]
 
 
 @in_all
@@ -232,6 +233,20 @@ def test_nothing_that_a_run_has_switched_on_changes_the_result_and_all_is_as_bef
     assert everything(forge) == before
 
 
+@in_both
+def test_a_schedule_that_a_run_has_put_into_the_model_is_not_taken_for_the_models_own(forge):
+    expected = use(forge.make_host())
+    object_patch(forge)
+    painted = forge.paint("a cat")
+    before = everything(forge)
+
+    found = use(forge.make_host())  # a new host describes the model while the patch is in it
+
+    assert same(found, expected)
+    assert torch.equal(forge.paint("a cat"), painted)
+    assert everything(forge) == before
+
+
 def test_the_options_that_all_callers_of_the_unet_share_stay_empty(forge):
     use(forge.make_host())
 
@@ -241,7 +256,8 @@ def test_the_options_that_all_callers_of_the_unet_share_stay_empty(forge):
 @torch.inference_mode()  # the tensors of the stand-in were made in it
 def test_zero_terminal_snr_of_a_run_does_not_change_the_schedule(forge):
     expected = use(forge.make_host())
-    forge.engine.forge_objects.unet.model.predictor.sigmas *= 2
+    predictor = forge.engine.forge_objects.unet.model.predictor
+    predictor.sigmas = predictor.sigmas * 2
 
     assert same(use(forge.make_host()), expected)
 
@@ -283,15 +299,18 @@ def test_memory_is_freed_by_the_manager(forge):
 
 @torch.inference_mode()  # the tensors of the stand-in were made in it
 def test_a_vae_that_overflows_in_half_precision_runs_in_float32_and_has_its_weights_back(forge):
-    network = forge.engine.forge_objects.vae.first_stage_model.half()
-    before = {name: digest(tensor) for name, tensor in network.named_parameters()}
+    network = forge.engine.forge_objects.vae.first_stage_model
+    with torch.inference_mode():  # as Forge loads and moves models
+        network.half()
+        before = {name: digest(tensor) for name, tensor in network.named_parameters()}
     network.encoder.register_forward_hook(
         lambda _m, _a, out: out * (1 if out.dtype == torch.float32 else torch.inf)
     )
 
     assert forge.make_host().encode_image(IMAGE).isfinite().all()
 
-    assert {name: digest(tensor) for name, tensor in network.named_parameters()} == before
+    with torch.inference_mode():
+        assert {name: digest(tensor) for name, tensor in network.named_parameters()} == before
 
 
 def test_a_broken_vae_is_an_error_in_words(forge):
