@@ -21,6 +21,7 @@ sys.argv[1:] = ["--cpu"] if IS_NEO else ["--always-cpu"]
 shared = ModuleType("modules.shared")  # all that the model code needs of the page
 shared.opts = SimpleNamespace(emphasis="Original", sdxl_crop_left=0, sdxl_crop_top=0, sdxl_zero_neg=True)
 modules = ModuleType("modules")
+modules.__path__ = [str(WEBUI / "modules")]  # Neo's model code also reads its parser of prompts
 modules.shared = shared
 sys.modules |= {"modules": modules, "modules.shared": shared}
 
