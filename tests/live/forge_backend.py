@@ -19,7 +19,7 @@ IS_NEO = not (WEBUI / "modules" / "sd_hijack.py").exists()
 sys.argv[1:] = ["--cpu"] if IS_NEO else ["--always-cpu"]
 
 shared = ModuleType("modules.shared")  # all that the model code needs of the page
-shared.opts = SimpleNamespace(emphasis="Original", sdxl_crop_left=0, sdxl_crop_top=0, sdxl_zero_neg=True)
+shared.opts = SimpleNamespace(emphasis="No norm", sdxl_crop_left=0, sdxl_crop_top=0, sdxl_zero_neg=True)
 modules = ModuleType("modules")
 modules.__path__ = [str(WEBUI / "modules")]  # Neo's model code also reads its parser of prompts
 modules.shared = shared
@@ -94,7 +94,7 @@ def write_configurations(folder, unet):
             "up_block_types": ["UpDecoderBlock2D"] * 4,
             "layers_per_block": 1,
             "latent_channels": 4,
-            "scaling_factor": 0.18215,  # as the .yaml beside the checkpoint says, for XL too
+            "scaling_factor": 0.13025 if FAMILY == "sdxl" else 0.18215,
         },
         "scheduler/scheduler_config.json": {
             "_class_name": "EulerDiscreteScheduler",

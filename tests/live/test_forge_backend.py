@@ -37,6 +37,9 @@ MODELS = {
 def make_checkpoint(folder, family, **options):
     """Write a checkpoint whose text encoders have values of half precision, as Forge keeps them."""
     path, *_ = write_checkpoint(folder, family, **options)
+    if family == "sdxl":  # Neo knows the scale of XL's latents by itself
+        settings = path.with_suffix(".yaml")
+        settings.write_text(settings.read_text().replace("0.18215", "0.13025"))
     state = load_file(path)
     text = [name for name in state if not name.startswith(("model.", "first_stage_model."))]
     save_file(state | {name: state[name].half().float() for name in text}, path)
