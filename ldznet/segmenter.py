@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldznet import __version__
+from ldznet.cpu_memory import kept_memory
 from ldznet.errors import ImageError, OptionError, OutOfMemoryError
 from ldznet.hosts.host import Host
 from ldznet.images.reading import on_background, read_image
@@ -110,7 +111,8 @@ class Segmenter:
         self._put_on(options.background)
         # The released code draws the posterior anew for each run, so only the fixed latent can be encoded early.
         if options.randomness == "fixed":
-            self._encode_image(options, None)
+            with kept_memory(self.host.device.type):
+                self._encode_image(options, None)
 
     def _put_on(self, background: str) -> None:
         """Put the source on a background; one that shows through drops what was encoded on another."""
@@ -157,10 +159,11 @@ class Segmenter:
         texts = [*positive, *negative]
         self._digest = self._digest or image_digest(image)  # once for all prompts
         passes = Passes(options, len(texts))
-        encoded = self._encode_image(options, passes.posterior_noise)
-        # Draws now, so that the order of random values does not depend on the batch.
-        passes.prepare(encoded.latent)
-        maps, cut, patches = self._find(texts, encoded, passes, progress)
+        with kept_memory(self.host.device.type):
+            encoded = self._encode_image(options, passes.posterior_noise)
+            # Draws now, so that the order of random values does not depend on the batch.
+            passes.prepare(encoded.latent)
+            maps, cut, patches = self._find(texts, encoded, passes, progress)
         record = self._record(positive, negative, encoded, options)
         first = len(positive)  # index of the first negative prompt
         notes = (*_notes("Prompt", positive, cut[:first]), *_notes("Negative prompt", negative, cut[first:]))

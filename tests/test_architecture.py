@@ -12,7 +12,7 @@ FILES = sorted((ROOT / "ldznet").rglob("*.py")) + sorted((ROOT / "scripts").glob
 # A room may import rooms of its own layer and of those above it in this list, never below.
 LAYERS = [
     {"errors"},
-    {"options", "files", "memory_errors"},
+    {"options", "files", "memory_errors", "cpu_memory"},
     {"images", "masks", "drawing", "heads"},
     {"hosts"},
     {"methods"},

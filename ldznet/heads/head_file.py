@@ -24,7 +24,13 @@ from torch import Tensor
 
 from ldznet.errors import CheckpointError, NoHeadError
 from ldznet.heads.model_kinds import model_kind
-from ldznet.heads.narrow_storage import names_in_8_bits, quantised, scale_name, store_in_8_bits
+from ldznet.heads.narrow_storage import (
+    names_in_8_bits,
+    quantised,
+    scale_name,
+    store_in_8_bits,
+    wide_state,
+)
 from ldznet.heads.network import Head, HeadConfig
 from ldznet.heads.weight_files import TensorFile, open_tensors
 from ldznet.heads.writer import IN_8_BITS, NO_DIGEST, Shapes, write_head
@@ -45,7 +51,7 @@ def save_head(
     Raises:
         CheckpointError: the file exists, the disk is full, or a weight does not fit into `dtype`.
     """
-    state = head.state_dict()
+    state = wide_state(head) if head.stored_dtype == torch.int8 else head.state_dict()
     return write_head(Path(path), head.config, source, state, state.__getitem__, dtype, overwrite)
 
 
@@ -55,9 +61,11 @@ def write_threshold(path: str | os.PathLike[str], threshold: float) -> str:
     Raises:
         CheckpointError: the file is not a head file, is damaged, or cannot be written.
     """
-    head = load_head(path)
-    source = {**read_head_info(path).source, "threshold": threshold}
-    return save_head(head, path, source=source, dtype=next(head.parameters()).dtype, overwrite=True)
+    info = read_head_info(path)
+    # The small weights of a file in 8 bits are float32, and stay so.
+    head = load_head(path, dtype=torch.float32 if info.in_8_bits else None)
+    dtype = torch.int8 if info.in_8_bits else next(head.parameters()).dtype
+    return save_head(head, path, source={**info.source, "threshold": threshold}, dtype=dtype, overwrite=True)
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -5,14 +5,22 @@ import json
 
 import pytest
 import torch
-from conftest import CASES, CHECKPOINT, features_of
+from conftest import CASES, features_of
+from parity_weights import released_checkpoint
 from safetensors.torch import load_file, safe_open, save_file
 from torch import nn
 
 from ldznet.errors import CheckpointError
 from ldznet.heads import narrow_storage
 from ldznet.heads.convert import convert
-from ldznet.heads.head_file import HeadConfig, load_head, read_head_info, save_head, verify_digest
+from ldznet.heads.head_file import (
+    HeadConfig,
+    load_head,
+    read_head_info,
+    save_head,
+    verify_digest,
+    write_threshold,
+)
 from ldznet.heads.narrow_storage import names_in_8_bits, quantised, store_in_8_bits, wide_state, widened
 from ldznet.methods.learned_head import LearnedHead
 
@@ -20,7 +28,7 @@ from ldznet.methods.learned_head import LearnedHead
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     path = tmp_path_factory.mktemp("heads") / "head.safetensors"
-    return convert(CHECKPOINT, path, heads=4, dtype=torch.int8)
+    return convert(released_checkpoint(), path, heads=4, dtype=torch.int8)
 
 
 def test_a_weight_is_a_whole_number_times_the_scale_of_its_output_channel():
@@ -177,6 +185,20 @@ def test_it_computes_in_half_precision_unless_told_otherwise(tmp_path, small_hea
 
     assert head.dtype == computed
     assert {p.dtype for p in head.parameters()} == {torch.int8, computed}
+
+
+def test_a_threshold_is_written_into_a_file_in_8_bits_and_changes_no_weight(tmp_path, converted):
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(converted.path.read_bytes())
+    before = load_file(path)
+
+    write_threshold(path, 0.25)
+
+    info, after = read_head_info(path), load_file(path)
+    assert (info.in_8_bits, info.source["threshold"]) == (True, 0.25)
+    assert {name: tensor.dtype for name, tensor in after.items()} == {n: t.dtype for n, t in before.items()}
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=1e-6, atol=0)
 
 
 def test_a_head_moves_with_its_scales(converted):

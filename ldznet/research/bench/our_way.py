@@ -39,6 +39,7 @@ class OurWay:
         """Time each step alone, for one prompt and for the largest number of prompts."""
         import torch
 
+        from ldznet.cpu_memory import kept_memory
         from ldznet.hosts.capture import capture
         from ldznet.images.tensors import to_image_size
         from ldznet.masks.pipeline import make_mask
@@ -86,7 +87,9 @@ class OurWay:
         probability = torch.rand(self.side, self.side, generator=torch.Generator().manual_seed(0))
         options = MaskOptions(smallest_area=50, grow=8, feather=4)
         works.append(("mask", 1, lambda: make_mask(to_image_size(probability, size), options)))
-        return time_in_rounds(self.host.device, self.repeat, works)
+        # As the segmenter does around all of them.
+        with kept_memory(self.host.device.type):
+            return time_in_rounds(self.host.device, self.repeat, works)
 
     def whole(self, count: int) -> None:
         """Make a mask from one image and `count` prompts, without any cache from before."""

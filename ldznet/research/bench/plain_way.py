@@ -31,7 +31,7 @@ class PlainWay:
         from ldznet.heads.cpu_conv import as_pytorch_does
 
         # MATH computes attention in separate steps, as PyTorch did before it had fused kernels.
-        with sdpa_kernel(SDPBackend.MATH), as_pytorch_does(self.host.unet, self.method.head):
+        with sdpa_kernel(SDPBackend.MATH), as_pytorch_does(self.host.unet, self.host.vae, self.method.head):
             self._all(count)
 
     def _all(self, count: int) -> None:
