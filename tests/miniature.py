@@ -1,4 +1,4 @@
-"""Small datasets in the formats of the published ones, painted by our own scenes.
+"""Small datasets in the formats of the published ones, with scenes of the stand-in's art.
 
 They test readers, training and evaluation without any download: everything but the images is as in the
 originals. Each function writes into a folder and returns the exact mask of every sample by its key. The same
@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
+from stand_in_art import stand_in_world
 
 from ldznet.masks.checks import Mask
-from ldznet.research.scenes.phrases import RELATIONS
-from ldznet.research.scenes.scenes import LOOK_NAMES, Phrase, Scene, make_scene
+from ldznet.research.scenes.icons import IconPhrase, IconScene
 
 Folder = str | os.PathLike[str]
 Size = tuple[int, int]
@@ -57,7 +57,7 @@ def write_phrasecut(
                 "split": split,
             }
         )
-        for phrase in _present(scene):
+        for phrase in present_phrases(scene):
             task = _task(image_id, scene, phrase, numbers)
             tasks[split].append(task)
             masks[task["task_id"]] = phrase.mask
@@ -90,7 +90,7 @@ def write_aigi(
     for number, scene in enumerate(_scenes(scenes, seed, size), start=1):
         name = f"scene{number:03}.png"
         Image.fromarray(scene.image).save(root / name)
-        captions = {phrase.text.title(): phrase.mask for phrase in _present(scene)}
+        captions = {phrase.text.title(): phrase.mask for phrase in present_phrases(scene)}
         masks |= {f"{name}/{caption}": mask for caption, mask in captions.items()}
         images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
         shapes: list[dict[str, Any]] = []
@@ -138,16 +138,23 @@ def run_lengths(mask: Mask) -> list[int]:
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
 
 
-def _scenes(number: int, seed: int, size: Size) -> Iterator[Scene]:
+def miniature_scene(seed: int, size: Size) -> IconScene:
+    """Return the scene of a seed, by one of two artists."""
+    return stand_in_world().scene(seed, ("noto", "twemoji")[seed % 2], size)
+
+
+def present_phrases(scene: IconScene) -> list[IconPhrase]:
+    """Return different phrases, six at most, for what is in a scene."""
+    phrases = [scene.phrase(number) for number in range(12)]
+    return list({phrase.text: phrase for phrase in phrases if phrase}.values())[:6]
+
+
+def _scenes(number: int, seed: int, size: Size) -> Iterator[IconScene]:
     for index in range(number):
-        yield make_scene(seed + index, look=LOOK_NAMES[index % len(LOOK_NAMES)], size=size)
+        yield miniature_scene(seed + index, size)
 
 
-def _present(scene: Scene) -> list[Phrase]:
-    return [phrase for phrase in scene.phrases() if phrase.kind != "absent"]
-
-
-def _task(image_id: int, scene: Scene, phrase: Phrase, numbers: Iterator[int]) -> dict[str, Any]:
+def _task(image_id: int, scene: IconScene, phrase: IconPhrase, numbers: Iterator[int]) -> dict[str, Any]:
     instances = [mask for mask in scene.masks if (mask & phrase.mask).any()]
     ids = [next(numbers) for _ in instances]
     return {
@@ -161,14 +168,14 @@ def _task(image_id: int, scene: Scene, phrase: Phrase, numbers: Iterator[int]) -
     }
 
 
-def _structure(phrase: Phrase) -> dict[str, Any]:
+def _structure(phrase: IconPhrase) -> dict[str, Any]:
     """What of the phrase is the name, an attribute or a relation."""
     head, relations = phrase.text, []
-    for relation in RELATIONS:
+    for relation in ("on the", "at the"):
         if f" {relation} " in head:
             head, _, other = head.partition(f" {relation} ")
             relations = [[relation, other]]
-    *attributes, name = head.split()
+    *attributes, name = head.removeprefix("the ").removeprefix("a ").removeprefix("an ").split()
     return {
         "name": name,
         "attributes": attributes,

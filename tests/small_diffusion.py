@@ -1,10 +1,11 @@
 """An embedded model that trains within seconds, for tests and for the processes that they start."""
 
+from stand_in_art import stand_in_world
+
 from ldznet.heads.unet import UNetConfig
 from ldznet.research.embedded.model import TinyConfig
-from ldznet.research.scenes.stream import ShapeWorld
 
-SHAPES = ShapeWorld()
+WORLD = stand_in_world()
 
 TINY = TinyConfig(
     unet=UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), heads=2, context_width=32),

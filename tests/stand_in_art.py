@@ -7,18 +7,22 @@ outline and shade. It looks like nothing, but it has the nouns, the artists and 
 from __future__ import annotations
 
 import colorsys
+from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ldznet.research.scenes.art import ARTISTS, fit_sprite
+from ldznet.research.scenes.icon_samples import IconSamples
 from ldznet.research.scenes.icons import IconWorld
-from ldznet.research.scenes.nouns import NOUNS
-from ldznet.research.scenes.sprites import Array, Sprites
+from ldznet.research.scenes.nouns import NOUNS, nouns_digest
+from ldznet.research.scenes.sprites import Array, Sprites, write_sprites
 
 _SIDE = 96  # pixels of a drawing, before it becomes a sprite
 
 
+@cache
 def stand_in_world() -> IconWorld:
     """Return a world of icons whose art is drawn here."""
     hands = {
@@ -26,6 +30,18 @@ def stand_in_world() -> IconWorld:
         for number, (name, artist) in enumerate(ARTISTS.items())
     }
     return IconWorld(hands, [name for name, artist in ARTISTS.items() if artist.trained_on])
+
+
+def stand_in_samples(scenes, artist="noto", *, size=64, absent=1) -> IconSamples:
+    """Return samples of the stand-in's scenes: of each three phrases for things in it, `absent` for others."""
+    return IconSamples(stand_in_world(), (artist,), scenes, size=size, absent=absent)
+
+
+def write_art(folder: Path) -> None:
+    """Write the stand-in's art as `datasets art` does, for commands that run in another process."""
+    for name, sprites in stand_in_world().hands.items():
+        levels = {word: sprites.levels(word, "")[0] for word in sprites.words}
+        write_sprites(folder / f"{name}.npz", levels, nouns_digest())
 
 
 def _draw(place: int, artist: int) -> Array:

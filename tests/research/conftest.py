@@ -4,7 +4,10 @@ import signal
 
 import pytest
 import torch
+from stand_in_art import stand_in_world
 from stand_ins import write_tokenizer
+
+from ldznet.research.scenes.icons import IconWorld
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,9 @@ def ctrl_c_works():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def art(monkeypatch):
+    """Let commands read the stand-in's art."""
+    monkeypatch.setattr(IconWorld, "read", lambda _folder=None: stand_in_world())

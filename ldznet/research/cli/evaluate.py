@@ -14,9 +14,9 @@ from ldznet.cli.flags import add_model, load_chosen_model, process_of_launch
 from ldznet.cli.printing import item_bar
 from ldznet.cli.reports import require_writable
 from ldznet.errors import OptionError
+from ldznet.research.cli.artists import add_artists, chosen_artists
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut, is_phrasecut
 from ldznet.research.cli.run_key import key_of, record_of
-from ldznet.research.cli.worlds import add_world, chosen_artists
 from ldznet.research.evaluation.paper_tables import PublishedRow, comparable_rows
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  python -m ldznet evaluate scenes\n"
-        "  python -m ldznet evaluate scenes --method attention --looks cartoon,sketch\n"
+        "  python -m ldznet evaluate scenes --method attention --artists noto,twemoji\n"
         "  python -m ldznet evaluate scenes --head runs/tiny/last.safetensors --write-threshold\n"
         "  python -m ldznet evaluate phrasecut --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
         "  python -m ldznet evaluate aigi --data AIGI/ --checkpoint sd15.safetensors --head ld-znet.safetensors\n"
@@ -54,29 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="`scenes`, which ldznet draws; `phrasecut` or `aigi`, in their usual folders (see --data); any "
-        "folder in PhraseCut's layout, or of images with a mask per caption, or with a COCO or labelme JSON; or "
-        "a study: "
+        help="`scenes` of icons, whose art `python -m ldznet datasets art` fetches; `phrasecut` or `aigi`, in "
+        "their usual folders (see --data); any folder in PhraseCut's layout, or of images with a mask per "
+        "caption, or with a COCO or labelme JSON; or a study: "
         f"{', '.join(STUDY_NAMES)}",
     )
     add_place(parser)
     parser.add_argument("--split", default="test", help="PhraseCut: the split (default: %(default)s)")
     parser.add_argument(
-        "--looks",
-        default="photo,cartoon,sketch,painting",
-        metavar="LIST",
-        help="scenes: their looks (default: %(default)s)",
+        "--scenes", type=int, default=100, metavar="N", help="scenes per artist (default: %(default)s)"
     )
-    parser.add_argument(
-        "--scenes", type=int, default=100, metavar="N", help="scenes per look (default: %(default)s)"
-    )
-    add_world(parser)
+    add_artists(parser)
     parser.add_argument(
         "--pairs",
         type=int,
         default=40,
         metavar="N",
-        help="icons: pairs of things of every kind, asked both ways; 0 is none (default: %(default)s)",
+        help="scenes: pairs of things of every kind, asked both ways; 0 is none (default: %(default)s)",
     )
     parser.add_argument(
         "--on-problem",
@@ -171,7 +165,7 @@ def run(parsed: argparse.Namespace) -> int:
             published, note = comparable_rows(dataset.table, len(scores.clipseg))
     if process[0]:
         return 0
-    pairs = parsed.data == "scenes" and parsed.world == "icons" and parsed.pairs > 0 and head is None
+    pairs = parsed.data == "scenes" and parsed.pairs > 0 and head is None
     if pairs:
         from ldznet.research.evaluation.pairs import pairs_table
 
@@ -262,15 +256,14 @@ def _count(parsed: argparse.Namespace, dataset: _Dataset) -> int:
 
 
 def _datasets(parsed: argparse.Namespace, method: Method, path: Path | None) -> list[_Dataset]:
-    """Open the dataset, or one for each look; `path` is None for scenes."""
+    """Open the dataset, or one for each artist; `path` is None for scenes."""
     from ldznet.research.datasets.aigi import Aigi
     from ldznet.research.datasets.phrasecut import PhraseCut
-    from ldznet.research.scenes.samples import SceneSamples
-    from ldznet.research.scenes.world import TRAIN_SEEDS
+    from ldznet.research.scenes.training_scene import TRAIN_SEEDS
 
     # Scenes of a validation have seeds and names of their own.
     start, suffix = (TRAIN_SEEDS // 2, "-validation") if parsed.write_threshold else (0, "")
-    if path is None and parsed.world == "icons":
+    if path is None:
         from ldznet.research.scenes.icon_samples import IconSamples
         from ldznet.research.scenes.icons import IconWorld
 
@@ -280,14 +273,6 @@ def _datasets(parsed: argparse.Namespace, method: Method, path: Path | None) -> 
             for artist in chosen_artists(
                 parsed, world, world.trained_on if parsed.write_threshold else tuple(world.hands)
             )
-        ]
-    if path is None:
-        from ldznet.research.cli.studies import chosen_looks
-
-        size = method.defaults.resolution
-        return [
-            _Dataset(look + suffix, SceneSamples(look, parsed.scenes, start=start, size=size))
-            for look in chosen_looks(parsed)
         ]
     if parsed.data == "phrasecut" or is_phrasecut(inner_phrasecut(path)):
         folder = inner_phrasecut(path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,52 +20,41 @@ from ldznet.cli.printing import item_bar
 from ldznet.errors import OptionError
 from ldznet.files import write_text
 from ldznet.methods.load import MODELS
+from ldznet.research.cli.artists import chosen_artists
 
 if TYPE_CHECKING:
     from ldznet.hosts.diffusers.host import DiffusersHost
     from ldznet.methods.method import Method
     from ldznet.research.datasets.sample import Sample
+    from ldznet.research.scenes.icons import IconWorld
     from ldznet.research.studies.ablation import Setup
 
 
-def chosen_looks(parsed: argparse.Namespace) -> list[str]:
-    """Return the looks in --looks.
+def _world(parsed: argparse.Namespace) -> tuple[IconWorld, list[str]]:
+    """Return the world, and the artists of --artists or those whose art may be trained on."""
+    from ldznet.research.scenes.icons import IconWorld
 
-    Raises:
-        OptionError: it is empty.
-    """
-    from ldznet.research.scenes.scenes import LOOK_NAMES
-
-    looks = [look.strip() for look in parsed.looks.split(",") if look.strip()]
-    if not looks:
-        raise OptionError(f"--looks names no look: give some of {', '.join(LOOK_NAMES)}.")
-    return looks
+    world = IconWorld.read(parsed.art)
+    return world, chosen_artists(parsed, world, world.trained_on)
 
 
-def _scenes(
-    parsed: argparse.Namespace,
-    looks: Sequence[str],
-    scenes: int,
-    size: int,
-    start: int = 0,
-    *,
-    absent: bool = True,
+def _mixed_scenes(
+    parsed: argparse.Namespace, scenes: int, size: int, start: int = 0, *, absent: bool = True
 ) -> list[Sample]:
-    """Return the samples of so many scenes per look; in the world of icons, per artist."""
-    from ldznet.research.scenes.samples import SceneSamples
+    """Return the samples of so many scenes, artists alternating."""
+    from ldznet.research.scenes.icon_samples import IconSamples
 
-    if parsed.world == "icons":
-        from ldznet.research.cli.worlds import chosen_artists
-        from ldznet.research.scenes.icon_samples import IconSamples
-        from ldznet.research.scenes.icons import IconWorld
+    world, artists = _world(parsed)
+    samples = IconSamples(world, artists, scenes, start=start, size=size, absent=int(absent))
+    return [samples[index] for index in range(len(samples))]
 
-        world = IconWorld.read(parsed.art)
-        icons = [
-            IconSamples(world, (artist,), scenes, start=start, size=size, absent=int(absent))
-            for artist in chosen_artists(parsed, world, world.trained_on)
-        ]
-        return [samples[index] for samples in icons for index in range(len(samples))]
-    parts = [SceneSamples(look, scenes, start=start, size=size, absent=absent) for look in looks]
+
+def _scenes_by_artist(parsed: argparse.Namespace, size: int) -> list[Sample]:
+    """Return the samples of so many scenes of each artist."""
+    from ldznet.research.scenes.icon_samples import IconSamples
+
+    world, artists = _world(parsed)
+    parts = [IconSamples(world, (artist,), parsed.scenes, size=size) for artist in artists]
     return [samples[index] for samples in parts for index in range(len(samples))]
 
 
@@ -82,7 +71,7 @@ def _samples(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -
     """Draw images from captions."""
     from PIL import Image
 
-    from ldznet.research.scenes.scenes import caption_cells
+    from ldznet.research.evaluation.contact_sheets import caption_cells
     from ldznet.research.studies.ddim_samples import generate
 
     folder = _folder(parsed)
@@ -95,29 +84,22 @@ def _samples(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -
 
 def _captions(parsed: argparse.Namespace, count: int = 16) -> list[str]:
     """Return captions of scenes that no training has seen."""
-    if parsed.world == "icons":
-        from ldznet.research.cli.worlds import chosen_artists
-        from ldznet.research.scenes.icons import IconWorld
-
-        world = IconWorld.read(parsed.art)
-        artists = chosen_artists(parsed, world, world.trained_on)
-        return [world.scene(seed, artists[seed % len(artists)]).caption() for seed in range(count)]
-    from ldznet.research.scenes.scenes import LOOK_NAMES, make_scene
-
-    return [make_scene(seed, look=LOOK_NAMES[seed % 4], objects=1 + seed % 3).caption for seed in range(count)]
+    world, artists = _world(parsed)
+    return [world.scene(seed, artists[seed % len(artists)]).caption() for seed in range(count)]
 
 
-def _features(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> int:
-    """Measure which features know where objects are."""
+def _features(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> int:
+    """Measure which features know where objects are, asked with the method's sentence."""
     from PIL import Image
 
-    from ldznet.research.scenes.world import TRAIN_SEEDS
+    from ldznet.research.scenes.training_scene import TRAIN_SEEDS
     from ldznet.research.studies.features import draw_scores, measure_features
 
     # Seeds from other ranges than those of trainings and reports, so that nothing is measured on known scenes.
-    training = _scenes(parsed, ["photo"], 2 * parsed.scenes, 128, 2 * TRAIN_SEEDS, absent=False)
-    validation = _scenes(parsed, ["photo"], max(1, parsed.scenes // 2), 128, absent=False)
-    scores = measure_features(host, training, validation, size=128, say=_say(parsed))
+    training = _mixed_scenes(parsed, 2 * parsed.scenes, 128, 2 * TRAIN_SEEDS, absent=False)
+    validation = _mixed_scenes(parsed, max(1, parsed.scenes // 2), 128, absent=False)
+    template = method.defaults.template
+    scores = measure_features(host, training, validation, size=128, template=template, say=_say(parsed))
     best = max(scores, key=lambda score: score.ap)
     rows = [{"path": score.path, "timestep": score.timestep, "ap": score.ap} for score in scores]
     if parsed.out:
@@ -155,7 +137,7 @@ def _ablation(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -
     setup = Setup.of(name, host.info)
     if parsed.greedy:
         return _search(parsed, host, setup)
-    samples = _scenes(parsed, chosen_looks(parsed), parsed.scenes, setup.defaults.resolution)
+    samples = _scenes_by_artist(parsed, setup.defaults.resolution)
     bench = Workbench(host, samples, parsed.out)
     rows = [(f"**{name}, defaults**", setup.method()), *_others(host, name)]
     # The defaults come first: times are relative to theirs.
@@ -189,13 +171,12 @@ def _others(host: DiffusersHost, name: str) -> list[tuple[str, Method]]:
 
 def _search(parsed: argparse.Namespace, host: DiffusersHost, setup: Setup) -> int:
     """Search step by step for the best options, on scenes that are neither trained on nor reported."""
-    from ldznet.research.scenes.world import TRAIN_SEEDS
+    from ldznet.research.scenes.training_scene import TRAIN_SEEDS
     from ldznet.research.studies.ablation import Workbench
     from ldznet.research.studies.search import search, starts
     from ldznet.research.studies.variants import steps_for
 
-    # One look is enough to search with, and four times as quick.
-    samples = _scenes(parsed, ["photo"], parsed.scenes, setup.defaults.resolution, 3 * TRAIN_SEEDS)
+    samples = _mixed_scenes(parsed, parsed.scenes, setup.defaults.resolution, 3 * TRAIN_SEEDS)
     bench = Workbench(host, samples, parsed.out, timed=False)
     say = _say(parsed)
     ends = []
@@ -222,10 +203,10 @@ def _refine(parsed: argparse.Namespace, host: DiffusersHost, method: Method) -> 
         sizes = [int(part) for part in parsed.sizes.split(",")]
     except ValueError:
         raise OptionError(f"--sizes is {parsed.sizes!r}, but it must be numbers, such as 256,384,512.") from None
-    looks, results = chosen_looks(parsed), []
-    bar = item_bar(len(sizes) * len(looks) * parsed.scenes, "scene", quiet=parsed.quiet)
+    (world, artists), results = _world(parsed), []
+    bar = item_bar(len(sizes) * len(artists) * parsed.scenes, "scene", quiet=parsed.quiet)
     for size in sizes:
-        results.append(measure_refinement(host, method, looks, size, parsed.scenes, progress=bar.update))
+        results.append(measure_refinement(host, method, world, artists, size, parsed.scenes, progress=bar.update))
     bar.close()
     records: list[Mapping[str, Any]] = [refinement.record() for refinement in results]
     if parsed.out:
@@ -248,7 +229,7 @@ def _steps(parsed: argparse.Namespace, host: DiffusersHost, _method: Method) -> 
     from ldznet.research.studies.steps import draw_steps
 
     folder = _folder(parsed)
-    samples = _scenes(parsed, ["photo"], 1, suited_options(host.info)[1].resolution, parsed.seed)
+    samples = _mixed_scenes(parsed, 1, suited_options(host.info)[1].resolution, parsed.seed)
     present = next(sample for sample in samples if sample.mask.any())
     absent = next(sample for sample in samples if not sample.mask.any())
     for name in ("difference", "attention"):

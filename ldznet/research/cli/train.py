@@ -8,8 +8,8 @@ from pathlib import Path
 from ldznet.cli.flags import add_options
 from ldznet.errors import OptionError
 from ldznet.methods.load import EMBEDDED
+from ldznet.research.cli.artists import add_artists
 from ldznet.research.cli.datasets import add_place, find_dataset, inner_phrasecut
-from ldznet.research.cli.worlds import add_world
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="`phrasecut`, in its usual folder (see --data), or the path of that folder; `scenes`, which ldznet "
-        "draws; `diffusion`, to train the small diffusion model itself on scenes",
+        help="`phrasecut`, in its usual folder (see --data), or the path of that folder; `scenes` of icons, whose "
+        "art `python -m ldznet datasets art` fetches; `diffusion`, to train the small diffusion model on these",
     )
     add_place(parser, ("phrasecut",))
     parser.add_argument("--out", "-o", type=Path, required=True, metavar="FOLDER", help="folder of the training")
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="diffusion: train this part only; the UNet needs the encoder alone, so the decoder may be trained "
         "meanwhile or later (default: all, and write the model)",
     )
-    add_world(parser)
+    add_artists(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")
     group = parser.add_argument_group("model")
     group.add_argument(

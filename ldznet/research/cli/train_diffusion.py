@@ -8,13 +8,12 @@ import json
 from ldznet.cli.flags import process_of_launch
 from ldznet.errors import OptionError
 from ldznet.research.cli.train_head import training_device
-from ldznet.research.cli.worlds import open_world
 
 # Arguments of `train` that the diffusion model uses, and what the parser adds itself.
 _USED = frozenset(
     (
         *("command", "data", "folder", "out", "minutes", "steps", "workers", "device", "go_on", "default_of"),
-        *("world", "art", "stage", "precision"),
+        *("art", "stage", "precision"),
     )
 )
 
@@ -24,8 +23,9 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     from ldznet.research.embedded.autoencoder import train_decoder, train_encoder
     from ldznet.research.embedded.diffusion import train_unet
     from ldznet.research.embedded.files import export, unpack
-    from ldznet.research.embedded.model import config_of
+    from ldznet.research.embedded.model import TinyConfig
     from ldznet.research.embedded.resumable_stage import RunOptions, join_launch, wait_for_all
+    from ldznet.research.scenes.icons import IconWorld
 
     _refuse_unused(parsed)
     # Without --minutes nearly two years, which is no limit.
@@ -34,7 +34,7 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     rank, processes = process_of_launch()
     if processes > 1:
         join_launch(device.type)
-    config, world = config_of(parsed.world), open_world(parsed.world, parsed.art)
+    config, world = TinyConfig(), IconWorld.read(parsed.art)
     # Only once, and by one process: later runs resume what they have trained.
     if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:
         unpack(parsed.go_on, parsed.out)

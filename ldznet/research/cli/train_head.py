@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ldznet.cli.flags import device_and_dtype, process_of_launch
 from ldznet.cli.launch import require_own_gpus
 from ldznet.errors import OptionError
-from ldznet.research.cli.worlds import chosen_artists, scenes_name
+from ldznet.research.cli.artists import chosen_artists, scenes_name
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def train_head(parsed: argparse.Namespace, place: Path | None) -> int:
         belongs={
             "another VAE or text encoder": host.others,
             "another start of its head": _first_weights(parsed),
-            **({} if place else {"scenes of another world or by other artists": scenes_name(parsed)}),
+            **({} if place else {"scenes by other artists": scenes_name(parsed)}),
         },
         workers=parsed.workers,
         cache=None if parsed.dry_run else parsed.cache,
@@ -192,12 +192,11 @@ def _final(parsed: argparse.Namespace) -> str:
 def _data(parsed: argparse.Namespace, options: TrainOptions, place: Path | None) -> tuple[Samples, Samples]:
     """Return the samples to train on and those to validate with."""
     from ldznet.research.datasets.phrasecut import PhraseCut
-    from ldznet.research.scenes.samples import SceneSamples
-    from ldznet.research.scenes.world import TRAIN_SEEDS
 
-    if place is None and parsed.world == "icons":
+    if place is None:
         from ldznet.research.scenes.icon_samples import IconSamples
         from ldznet.research.scenes.icons import IconWorld
+        from ldznet.research.scenes.training_scene import TRAIN_SEEDS
 
         world = IconWorld.read(parsed.art)
         artists = chosen_artists(parsed, world, world.trained_on)
@@ -205,11 +204,6 @@ def _data(parsed: argparse.Namespace, options: TrainOptions, place: Path | None)
             IconSamples(world, artists, parsed.scenes, start=2 * TRAIN_SEEDS, size=options.size, absent=0),
             IconSamples(world, artists, min(32, parsed.scenes), start=TRAIN_SEEDS // 2, size=options.size),
         )
-    if place is None:
-        training = SceneSamples(
-            "photo", parsed.scenes, start=2 * TRAIN_SEEDS, size=options.size, each=2, absent=False
-        )
-        return training, SceneSamples("photo", min(32, parsed.scenes), start=TRAIN_SEEDS // 2, size=options.size)
     problem = parsed.on_problem
     validation = PhraseCut(place, "miniv", on_problem=problem)  # the smaller file first: it may be missing
     return PhraseCut(place, "train", on_problem=problem), validation

@@ -14,14 +14,14 @@ from ldznet.errors import OptionError
 from ldznet.research.embedded.crops import CropStream, join_crops
 from ldznet.research.embedded.model import TinyConfig, TinyModel
 from ldznet.research.embedded.resumable_stage import RunOptions, Stage, step_generator, train_stage
+from ldznet.research.scenes.icons import IconWorld
 from ldznet.research.scenes.stream import SceneStream, normalised, one_thread
-from ldznet.research.scenes.world import World
 
 _SCALE_SCENES = 64  # by which the deviation of the latents is measured
 
 
 def train_encoder(
-    config: TinyConfig, options: RunOptions, world: World, say: Callable[[str], None] = print
+    config: TinyConfig, options: RunOptions, world: IconWorld, say: Callable[[str], None] = print
 ) -> bool:
     """Train the autoencoder's encoder; True when its steps are done.
 
@@ -56,7 +56,7 @@ def train_encoder(
 
 
 def train_decoder(
-    config: TinyConfig, options: RunOptions, world: World, say: Callable[[str], None] = print
+    config: TinyConfig, options: RunOptions, world: IconWorld, say: Callable[[str], None] = print
 ) -> bool:
     """Train the decoder on the finished encoder's latents; True when its steps are done.
 
@@ -117,7 +117,7 @@ def _difference(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
 
 
 def _batches(
-    config: TinyConfig, world: World, step: int, options: RunOptions, scenes: int, each: int
+    config: TinyConfig, world: IconWorld, step: int, options: RunOptions, scenes: int, each: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches from step `step` on, `scenes` x `each` crops; the same wherever a run begins."""
     stream = CropStream(
@@ -134,7 +134,7 @@ def _batches(
     yield from loader
 
 
-def load_encoder(model: TinyModel, folder: Path, world: World) -> None:
+def load_encoder(model: TinyModel, folder: Path, world: IconWorld) -> None:
     """Put the trained encoder's average into the model and measure the scale of its latents on the world.
 
     Raises:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldznet.research.scenes.icons import IconWorld
 from ldznet.research.scenes.sprites import Array
-from ldznet.research.scenes.world import TRAIN_SEEDS, World
+from ldznet.research.scenes.training_scene import TRAIN_SEEDS
 
 _THING_WEIGHT = 3.0  # of a thing's pixels and of a rim around it, where the ground's is 1
 _RIM = 5  # pixels
@@ -26,7 +27,7 @@ _RIM = 5  # pixels
 class CropStream(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """Scene number n: `each` crops of it, `side` pixels high and wide, and their weights."""
 
-    def __init__(self, world: World, *, start: int, count: int, size: int, side: int, each: int) -> None:
+    def __init__(self, world: IconWorld, *, start: int, count: int, size: int, side: int, each: int) -> None:
         self.world, self.start, self.count = world, start, count
         self.size, self.side, self.each = size, side, each
 

@@ -27,10 +27,12 @@ from ldznet.research.embedded.resumable_stage import (
     step_generator,
     train_stage,
 )
-from ldznet.research.scenes.world import World
+from ldznet.research.scenes.icons import IconWorld
 
 
-def train_unet(config: TinyConfig, options: RunOptions, world: World, say: Callable[[str], None] = print) -> bool:
+def train_unet(
+    config: TinyConfig, options: RunOptions, world: IconWorld, say: Callable[[str], None] = print
+) -> bool:
     """Train UNet and text encoder on the finished autoencoder's latents; True when their steps are done.
 
     Raises:

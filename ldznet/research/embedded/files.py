@@ -22,7 +22,7 @@ from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, par
 from ldznet.research.embedded.ldm_names import vae_state
 from ldznet.research.embedded.model import TinyConfig, TinyModel
 from ldznet.research.embedded.resumable_stage import save_whole
-from ldznet.research.scenes.world import World
+from ldznet.research.scenes.icons import IconWorld
 
 YAML = """model:
   base_learning_rate: 1.0e-04
@@ -84,7 +84,7 @@ YAML = """model:
 
 
 def export(
-    config: TinyConfig, folder: Path, target: Path, world: World, *, dtype: torch.dtype = torch.float16
+    config: TinyConfig, folder: Path, target: Path, world: IconWorld, *, dtype: torch.dtype = torch.float16
 ) -> Mapping[str, Any]:
     """Write the trained model as NAME.safetensors, NAME.yaml and the folder NAME with the tokenizer.
 

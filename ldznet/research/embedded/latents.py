@@ -24,8 +24,8 @@ from ldznet.research.embedded.resumable_stage import (
     step_generator,
     wait_for_all,
 )
+from ldznet.research.scenes.icons import IconWorld
 from ldznet.research.scenes.stream import SceneStream, normalised, one_thread
-from ldznet.research.scenes.world import World
 
 _Shard = tuple[Tensor, list[list[str]]]
 _ENCODED_AT_ONCE = 32
@@ -40,7 +40,7 @@ class Latents:
     """
 
     def __init__(
-        self, config: TinyConfig, options: RunOptions, world: World, say: Callable[[str], None] = print
+        self, config: TinyConfig, options: RunOptions, world: IconWorld, say: Callable[[str], None] = print
     ) -> None:
         self.config, self.options, self.world, self.say = config, options, world, say
         self._model = TinyModel(config, options.folder / "tokenizer", world.vocabulary)

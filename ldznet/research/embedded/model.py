@@ -24,7 +24,7 @@ class TinyConfig:
 
     unet: UNetConfig = field(
         default_factory=lambda: UNetConfig(
-            model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=64
+            model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=96
         )
     )
     # Of 32 channels each would be normalised alone, in 32 groups, and the level of a whole picture would be
@@ -38,9 +38,9 @@ class TinyConfig:
     encoder_scenes: int = 8
     encoder_crops: int = 2  # of each scene
     decoder_scenes: int = 4  # with one crop each
-    encoder_steps: int = 3000
-    decoder_steps: int = 3000
-    unet_steps: int = 2400
+    encoder_steps: int = 4000
+    decoder_steps: int = 4000
+    unet_steps: int = 32_000
     vae_crop: int = 64  # side of the autoencoder's crops; it is convolutional
     encoder_rate: float = 1e-3
     decoder_rate: float = 1e-3
@@ -49,7 +49,7 @@ class TinyConfig:
     uses: int = 4  # how often each of them is seen before the next shard is made
     window: int = 24  # latest shards from which a step's scenes are drawn
     unet_rate: float = 1e-3
-    unet_plateau: float = 0.0  # share of the UNet's steps before its rate falls
+    unet_plateau: float = 0.75  # share of the UNet's steps before its rate falls
     # Of the signal-to-noise ratio, where a timestep's weight in the loss follows it: less noise weighs no more,
     # and more noise, where it is decided what a thing is, no less. (0, infinity) weighs all noise alike.
     snr_range: tuple[float, float] = (0.4, 5.0)
@@ -57,15 +57,6 @@ class TinyConfig:
     encoder_warmup: int = 500
     caption_dropout: float = 0.1  # empty captions, for guidance and for the difference method
     ema: float = 0.999
-
-
-def config_of(world: str) -> TinyConfig:
-    """Return the structure and recipe for a world, by its name."""
-    if world == "shapes":
-        return TinyConfig()
-    # Five times as many words as the shapes have, in sentences of colours, sizes and sides: contexts are wider.
-    unet = UNetConfig(model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=96)
-    return TinyConfig(unet=unet, encoder_steps=4000, decoder_steps=4000, unet_steps=32_000, unet_plateau=0.75)
 
 
 def vae_settings(widths: Sequence[int], blocks: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import cv2
 import numpy as np
@@ -12,7 +13,6 @@ from PIL import Image
 
 from ldznet.drawing.overlay import heat_map, overlay
 from ldznet.research.evaluation.runner import Prediction, intersection_over_union
-from ldznet.research.scenes.scenes import caption_cells
 
 _SIDE = 192  # pixels of each image on a sheet
 TRUTH, PREDICTION = "truth", "prediction"  # written into each pair
@@ -32,10 +32,28 @@ def prediction_sheet(predictions: Sequence[Prediction], columns: int = 3) -> NDA
     return caption_cells(cells, texts, columns)
 
 
+def caption_cells(images: Sequence[NDArray[np.uint8]], texts: Sequence[str], columns: int) -> NDArray[np.uint8]:
+    """Return a sheet of images of one size in rows, each with its text below."""
+    lines = [wrap(text, images[0].shape[1] // 7) for text in texts]
+    band = 8 + 15 * max(map(len, lines))
+    cells = [_with_text(image, text, band) for image, text in zip(images, lines, strict=True)]
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    return np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
+
+
 def save_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 3) -> None:
     """Write a contact sheet as JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(prediction_sheet(predictions, columns)).save(path, quality=88)
+
+
+def _with_text(image: NDArray[np.uint8], lines: Sequence[str], band: int) -> NDArray[np.uint8]:
+    """Return an image in a white frame, with lines of text in a band of so many pixels below."""
+    framed = cv2.copyMakeBorder(image, 4, band, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    for row, line in enumerate(lines):
+        place = (8, image.shape[0] + 18 + 15 * row)
+        cv2.putText(framed, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (30, 30, 30), 1, cv2.LINE_AA)
+    return np.asarray(framed, np.uint8)
 
 
 def _labelled(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:

@@ -17,8 +17,8 @@ from ldznet.research.scenes.art import ARTISTS, read_art
 from ldznet.research.scenes.composition import Thing, compose
 from ldznet.research.scenes.related_words import KNOWN_NOUNS, RELATED_WORDS
 from ldznet.research.scenes.sprites import Array, Sprites
+from ldznet.research.scenes.training_scene import TRAIN_SEEDS, TrainingScene
 from ldznet.research.scenes.wording import PHRASE_KINDS, VOCABULARY, draw_caption, draw_phrase
-from ldznet.research.scenes.world import TRAIN_SEEDS, TrainingScene
 
 __all__ = ["IconPhrase", "IconScene", "IconWorld"]
 
@@ -76,7 +76,6 @@ class IconScene:
 class IconWorld:
     """The sprites of several artists, and the scenes composed of them."""
 
-    name = "icons"
     vocabulary = VOCABULARY
     nouns = KNOWN_NOUNS
     related = RELATED_WORDS

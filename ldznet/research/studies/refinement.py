@@ -1,6 +1,6 @@
 """Measure what the second look gains and costs: masks at the image's own size, by the size of objects.
 
-The scenes are larger than what the network sees, and different in each look. Every scene is segmented alternately
+The scenes are larger than what the network sees, and other ones for each artist. Each is segmented alternately
 without and with the second look, so that the ratio of the times holds on a busy machine. The result of the tiles
 alone is the final one without its patches.
 """
@@ -18,11 +18,12 @@ from ldznet.methods.method import Method
 from ldznet.options import SegmentOptions
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.evaluation.runner import Prediction, Scores
-from ldznet.research.scenes.samples import SceneSamples
+from ldznet.research.scenes.icon_samples import IconSamples
+from ldznet.research.scenes.icons import IconWorld
 from ldznet.result import Segmentation
 from ldznet.segmenter import Segmenter
 
-SIZES = ("small", "medium", "large")  # as in scenes/samples.py
+SIZES = ("small", "medium", "large")  # as in scenes/icon_samples.py
 STAGES = ("first look", "tiles", "tiles and boxes")
 
 
@@ -81,18 +82,19 @@ class Refinement:
 def measure_refinement(
     host: Host,
     method: Method,
-    looks: Sequence[str],
+    world: IconWorld,
+    artists: Sequence[str],
     size: int,
     scenes: int,
     *,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Refinement:
-    """Segment the scenes of some looks at one size, all phrases of a scene at once."""
+    """Segment the scenes of some artists at one size, all phrases of a scene at once."""
     result, segmenter = Refinement(size), Segmenter(host, method)
     # Other programs do not lengthen the processor's time.
     clock = time.process_time if host.device.type == "cpu" else time.perf_counter
-    for place, look in enumerate(looks):
-        samples = SceneSamples(look, scenes, start=place * scenes, size=size)
+    for place, artist in enumerate(artists):
+        samples = IconSamples(world, (artist,), scenes, start=place * scenes, size=size)
         each = len(samples) // scenes
         for number in range(scenes):
             group = [samples[number * each + index] for index in range(each)]

@@ -25,7 +25,7 @@ from ldznet.methods.noise_difference import DifferenceMethod
 from ldznet.methods.noise_evidence import presence
 from ldznet.research.datasets.network_input import stretch_to_square
 from ldznet.research.datasets.sample import Sample
-from ldznet.research.scenes.scenes import caption_cells
+from ldznet.research.evaluation.contact_sheets import caption_cells
 from ldznet.research.studies.ablation import Setup
 
 _SIDE = 168  # pixels of a cell

@@ -1,7 +1,7 @@
 """Alternatives for each step of a method: the rows of an ablation, and the values that a search tries.
 
-A step changes one option or default. Its values are published ones and other plausible ones; words are published
-ones and those that describe the scenes.
+A step changes one option or default. Its values are published ones and other plausible ones; words and sentences
+are published ones and those that captions of scenes have.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 from ldznet.hosts.attention_probes import levels_of
 from ldznet.hosts.host import HostInfo
 from ldznet.methods.attention_options import PUBLISHED, AttentionOptions
-from ldznet.research.scenes.brushes import COLORS
-from ldznet.research.scenes.shapes import KINDS
-from ldznet.research.scenes.styles import GROUNDS, MATERIALS
+from ldznet.research.scenes.grounds import GROUND_COLORS
+from ldznet.research.scenes.nouns import GROUPS
 from ldznet.research.studies.ablation import Setup
 
 
@@ -32,18 +31,22 @@ class Step:
 # Lower ends of gates; the upper end is twice as much.
 _GATES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 _EVIDENCE = ((), (300,), (600,), (200, 400, 600), (400, 500, 600, 700), tuple(range(100, 701, 100)))
+# One noun of each group, and three of none.
+_NOUNS = (
+    *("dog", "bird", "bee", "apple", "bread", "carrot", "car", "hammer", "shirt", "guitar", "tree", "rose"),
+    *("bucket", "house", "book"),
+)
 _WORDS = {
     "none": (),
     "published": AttentionOptions().distractors,
-    "kinds": tuple(KINDS),
-    "grounds": (*GROUNDS, *MATERIALS),
-    "kinds and grounds": (*KINDS, *MATERIALS),
-    "colors": tuple(COLORS),
+    "nouns": _NOUNS,
+    "groups": tuple(GROUPS),
+    "colors": tuple(GROUND_COLORS),
 }
 _RIVALS = {
     "of full-size models": AttentionOptions().evidence_rivals,
-    "five kinds": tuple(KINDS)[:5],
-    "all kinds": tuple(KINDS),
+    "five nouns": _NOUNS[::3],
+    "fifteen nouns": _NOUNS,
 }
 
 
@@ -52,7 +55,7 @@ def steps_for(setup: Setup, info: HostInfo) -> list[Step]:
     if not isinstance(setup.options, AttentionOptions):
         return [
             Step("timesteps", ((200,), (300,), (400,), (500,), (600,))),
-            Step("template", (*_templates(), "a picture of a {}.")),
+            Step("template", _templates()),
             Step("noises", (1, 4, 10, 20), ""),
             Step("blur", (0.0, 0.5, 1.0, 2.0)),
             Step("clamp", (2.0, 3.0, 4.0, 6.0), "usefulness"),
@@ -90,7 +93,7 @@ def steps_for(setup: Setup, info: HostInfo) -> list[Step]:
 
 def _templates() -> tuple[str, ...]:
     """Return the sentences to try."""
-    return ("{}", "a {}", "a photo of a {}", PUBLISHED.template)
+    return ("{}", "a {}", "a photo of a {}", "a picture of {}", PUBLISHED.template)
 
 
 def _mixes(levels: int) -> Iterator[tuple[float, ...]]:

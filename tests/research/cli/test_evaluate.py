@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from miniature import write_aigi, write_phrasecut
-from stand_in_art import stand_in_world
 from stand_ins import write_folder
 
 from ldznet.__main__ import main
@@ -18,7 +17,6 @@ from ldznet.research.datasets.polygons import rasterize_pillow
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.evaluation.pairs import is_right
 from ldznet.research.evaluation.runner import Prediction, Scores
-from ldznet.research.scenes.icons import IconWorld
 from ldznet.research.scenes.pairs import PAIR_KINDS
 
 pytestmark = pytest.mark.usefixtures("small_squares")
@@ -150,9 +148,9 @@ def test_a_folder_that_cannot_be_made_is_reported_before_anything_is_measured(ph
     assert "Nothing can be written to" in capsys.readouterr().err
 
 
-def test_scenes_of_icons_are_measured_by_artist_and_in_pairs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(IconWorld, "read", lambda _folder=None: stand_in_world())
-    icons = ("--world", "icons", "--artists", "noto,firefox", "--scenes", "1", "--pairs", "1")
+@pytest.mark.usefixtures("art")
+def test_scenes_of_icons_are_measured_by_artist_and_in_pairs(tmp_path, capsys):
+    icons = ("--artists", "noto,firefox", "--scenes", "1", "--pairs", "1")
 
     assert measure("scenes", tmp_path / "out", *icons) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -169,11 +167,12 @@ def test_scenes_of_icons_are_measured_by_artist_and_in_pairs(tmp_path, capsys, m
     assert all(numbers[f"pair_{kind}"] in (0, 25, 50, 75, 100) for kind in PAIR_KINDS)
 
 
+@pytest.mark.usefixtures("art")
 def test_the_best_threshold_is_printed_and_written_into_the_head_that_it_was_measured_for(tmp_path, capsys):
     host = random_host()
     write_folder(tmp_path / "model", host)
     save_head(random_head(host.info.unet, "znet").head, tmp_path / "z.safetensors", source={"resolution": 64})
-    command = ["evaluate", "scenes", "--scenes", "1", "--looks", "photo", "--quiet", "--device", "cpu"]
+    command = ["evaluate", "scenes", "--scenes", "1", "--artists", "noto", "--quiet", "--device", "cpu"]
     command += ["--checkpoint", str(tmp_path / "model")]
 
     assert main([*command, "--head", str(tmp_path / "z.safetensors")]) == 0
@@ -182,8 +181,8 @@ def test_the_best_threshold_is_printed_and_written_into_the_head_that_it_was_mea
 
     assert main([*command, "--head", str(tmp_path / "z.safetensors"), "--write-threshold", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert list(report["numbers"]) == ["photo-validation"]  # not the scenes that are measured otherwise
-    assert report["threshold"] == report["numbers"]["photo-validation"]["miou_threshold"]
+    assert list(report["numbers"]) == ["noto-validation"]  # not the scenes that are measured otherwise
+    assert report["threshold"] == report["numbers"]["noto-validation"]["miou_threshold"]
     written = read_head_info(tmp_path / "z.safetensors").source
     assert written == {"resolution": 64, "threshold": report["threshold"]}
 

@@ -13,7 +13,7 @@ from miniature import write_phrasecut
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from stand_in_art import stand_in_world
+from stand_in_art import stand_in_world, write_art
 from stand_ins import write_folder
 
 from ldznet.__main__ import main
@@ -29,8 +29,6 @@ from ldznet.research.embedded.diffusion import train_unet
 from ldznet.research.embedded.files import export
 from ldznet.research.embedded.model import TinyConfig
 from ldznet.research.embedded.resumable_stage import RunOptions
-from ldznet.research.scenes.icons import IconWorld
-from ldznet.research.scenes.stream import ShapeWorld
 
 RECIPE = ("--preset", "tiny", "--steps", "4", "--batch", "4", "--size", "64", "--scenes", "4", "--device", "cpu")
 CONFIG = TinyConfig(
@@ -47,6 +45,8 @@ CONFIG = TinyConfig(
 )
 QUICK = ("--log-every", "1", "--save-every", "2", "--validate-every", "100")
 
+pytestmark = pytest.mark.usefixtures("art")
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -54,8 +54,8 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     options = RunOptions(folder=folder, steps=1)
     for stage in (train_encoder, train_decoder, train_unet):
-        stage(CONFIG, options, ShapeWorld(), lambda _text: None)
-    export(CONFIG, folder, folder / "small.safetensors", ShapeWorld(), dtype=torch.float32)
+        stage(CONFIG, options, stand_in_world(), lambda _text: None)
+    export(CONFIG, folder, folder / "small.safetensors", stand_in_world(), dtype=torch.float32)
     return folder / "small.safetensors"
 
 
@@ -312,7 +312,8 @@ def test_a_head_starts_from_a_folder_in_diffusers_layout_as_from_the_single_file
 
 
 def test_two_processes_give_the_losses_of_one_with_the_same_batch(checkpoint, tmp_path):
-    command = ["train", "scenes", "--checkpoint", str(checkpoint), *RECIPE, *QUICK]
+    write_art(tmp_path / "art")
+    command = ["train", "scenes", "--checkpoint", str(checkpoint), "--art", str(tmp_path / "art"), *RECIPE, *QUICK]
     assert main([*command, "--out", str(tmp_path / "one")]) == 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     run = subprocess.run(
@@ -337,7 +338,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_pat
     assert train(checkpoint, tmp_path / "run", "--dry-run", "--cache", str(tmp_path / "cache")) == 0
 
     said = capsys.readouterr().out
-    assert "24 samples, 4 steps of 4: 0.7 epochs" in said  # two of each of three kinds in four scenes
+    assert "12 samples, 4 steps of 4: 1.3 epochs" in said  # three phrases of each of four scenes
     assert "parameters" in said
     assert "a step takes" in said
     assert "with everything in the cache" in said
@@ -347,9 +348,8 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(checkpoint, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_head_is_trained_on_icons_by_the_artists_that_are_named(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(IconWorld, "read", lambda _folder=None: stand_in_world())
-    icons = ("--world", "icons", "--kind", "znet")
+def test_a_head_is_trained_on_icons_by_the_artists_that_are_named(checkpoint, tmp_path, capsys):
+    icons = ("--kind", "znet")
 
     assert train(checkpoint, tmp_path / "run", *icons, "--artists", "noto,twemoji") == 0
 
@@ -357,15 +357,14 @@ def test_a_head_is_trained_on_icons_by_the_artists_that_are_named(checkpoint, tm
     assert info.source["data"] == "scenes of icons by noto,twemoji"
     capsys.readouterr()
     assert train(checkpoint, tmp_path / "run", *icons, "--artists", "noto,emojitwo") == 1
-    assert "holds a training with scenes of another world or by other artists" in capsys.readouterr().err
+    assert "holds a training with scenes by other artists" in capsys.readouterr().err
     assert train(checkpoint, tmp_path / "other", *icons, "--artists", "picasso") == 2
     assert "--artists names 'picasso', who is unknown. Give some of fluent-3d" in capsys.readouterr().err
 
 
 def test_a_stage_of_the_diffusion_model_is_trained_by_itself_and_resumed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(IconWorld, "read", lambda _folder=None: stand_in_world())
-    monkeypatch.setattr(model, "config_of", lambda _world: CONFIG)
-    command = ["train", "diffusion", "--world", "icons", "--out", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(model, "TinyConfig", lambda: CONFIG)
+    command = ["train", "diffusion", "--out", str(tmp_path), "--device", "cpu"]
 
     assert main([*command, "--stage", "encoder", "--steps", "3", "--minutes", "0"]) == 3
     assert main([*command, "--stage", "encoder", "--steps", "3"]) == 0

@@ -10,7 +10,7 @@ import unicodedata
 import numpy as np
 import pytest
 from conftest import iou, read_all
-from miniature import run_lengths, write_aigi
+from miniature import miniature_scene, run_lengths, write_aigi
 from PIL import Image, ImageDraw
 
 from ldznet.research.datasets import samples
@@ -18,7 +18,6 @@ from ldznet.research.datasets.aigi import Aigi
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import DatasetError, SampleError
 from ldznet.research.datasets.skip_report import Skipped
-from ldznet.research.scenes.scenes import make_scene
 
 FORMS = ("masks", "coco", "labelme")
 
@@ -67,7 +66,7 @@ def test_every_caption_comes_back_with_its_image_and_mask(written, form):
         assert iou(sample.mask, masks[sample.key]) > 0.95
         assert sample.key == f"{sample.source.rsplit('/', 1)[1]}/{sample.phrase}"
         assert sample.categories == {"name": (sample.phrase,)}
-    assert np.array_equal(found[0].image, make_scene(0, look="photo", size=(96, 128)).image)
+    assert np.array_equal(found[0].image, miniature_scene(0, (96, 128)).image)
     assert [sample.source for sample in found] == sorted(sample.source for sample in found)
 
 

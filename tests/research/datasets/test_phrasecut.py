@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import iou, read_all
-from miniature import outlines, write_phrasecut
+from miniature import miniature_scene, outlines, present_phrases, write_phrasecut
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -19,7 +19,6 @@ from ldznet.research.datasets.phrasecut import WRONG_SIZES, PhraseCut
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.samples import DatasetError, SampleError, usable
 from ldznet.research.datasets.skip_report import Report, Skipped
-from ldznet.research.scenes.scenes import make_scene
 
 ALL = "train_val_test_miniv"
 
@@ -60,10 +59,10 @@ def test_every_task_comes_back_with_its_image_phrase_and_masks(written):
             assert iou(mask, masks[sample.key]) > 0.95
         assert sample.mask.shape == (96, 128)
         assert sample.mask.dtype == bool
-    scene = make_scene(0, look="photo", size=(96, 128))
+    scene = miniature_scene(0, (96, 128))
     first = found[0]
     assert first.source.endswith("1.jpg")
-    assert first.phrase in {phrase.text for phrase in scene.phrases()}
+    assert first.phrase in {phrase.text for phrase in present_phrases(scene)}
     assert first.image.dtype == np.uint8
     assert np.abs(first.image.astype(int) - scene.image).mean() < 5  # JPEG
 

@@ -5,17 +5,17 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from stand_in_art import stand_in_samples
 
 from ldznet.__main__ import main
 from ldznet.errors import CheckpointError
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.research.evaluation.clipseg import ClipSeg
 from ldznet.research.evaluation.runner import predict
-from ldznet.research.scenes.samples import SceneSamples
 
 
 def test_it_gives_one_probability_per_pixel_and_phrase(clipseg_folder):
-    samples = SceneSamples("photo", 1, size=64)
+    samples = stand_in_samples(1)
     found = list(predict(random_host(), ClipSeg.load(clipseg_folder), samples, size=64))
 
     assert len(found) == len(samples)
@@ -30,15 +30,27 @@ def test_it_sees_the_square_of_its_protocol_whatever_its_config_says(clipseg_fol
     method.model.register_forward_pre_hook(
         lambda _model, _args, given: seen.append(given["pixel_values"].shape), with_kwargs=True
     )
-    list(predict(random_host(), method, [SceneSamples("photo", 1, size=64)[0]], size=64))
+    list(predict(random_host(), method, [stand_in_samples(1)[0]], size=64))
 
     assert method.model.config.vision_config.image_size == 64
     assert [tuple(shape) for shape in seen] == [(1, 3, 352, 352)]
 
 
+@pytest.mark.usefixtures("art")
 def test_it_is_measured_from_the_command_line(clipseg_folder, capsys):
-    arguments = ["evaluate", "scenes", "--scenes", "1", "--looks", "photo", "--random-weights", "--quiet"]
-    assert main([*arguments, "--clipseg", str(clipseg_folder)]) == 0
+    arguments = [
+        "evaluate",
+        "scenes",
+        "--scenes",
+        "1",
+        "--artists",
+        "noto",
+        "--pairs",
+        "0",
+        "--random-weights",
+        "--quiet",
+    ]
+    assert main([*arguments, "--random-weights", "--quiet", "--clipseg", str(clipseg_folder)]) == 0
     assert "clipseg (a baseline)" in capsys.readouterr().out
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stand_in_art import stand_in_samples
 
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods import attention
 from ldznet.methods.attention_options import SMALL, AttentionOptions, suited_options
-from ldznet.research.scenes.samples import SceneSamples
+from ldznet.research.scenes.wording import VOCABULARY
 from ldznet.research.studies import ablation
 from ldznet.research.studies.ablation import AblationRow, Setup, Workbench, ablation_table, looks_of
 from ldznet.research.studies.search import search
@@ -22,12 +23,14 @@ from ldznet.research.studies.variants import Step, steps_for, value_text, varian
 
 FAST = ("--random-weights", "--quiet")
 
+pytestmark = pytest.mark.usefixtures("art")
+
 
 @pytest.fixture(scope="module")
 def samples():
     return [
         scenes[index]
-        for scenes in (SceneSamples(look, 1, size=64) for look in ("photo", "sketch"))
+        for scenes in (stand_in_samples(1, artist) for artist in ("noto", "twemoji"))
         for index in range(len(scenes))
     ]
 
@@ -63,6 +66,16 @@ def test_every_variant_differs_in_one_thing_and_can_be_run(host, name):
         changed = {key for key in plain if plain[key] != other[key]}
         assert len(changed) == 1 or changed in ({"distractors", "tokens"}, {"together", "tokens"})
         one.method().check(host.info)
+
+
+def test_words_to_compare_with_and_sentences_are_those_of_captions(host):
+    steps = {step.name: step.values for step in steps_for(Setup.of("attention", host.info), host.info)}
+    own = [words for words in steps["distractors"] if words != AttentionOptions().distractors]
+    own += [words for words in steps["evidence_rivals"] if words != AttentionOptions().evidence_rivals]
+
+    assert {word for words in own for word in words} <= set(VOCABULARY)
+    for template in steps["evidence_template"]:
+        assert set(template.replace("{}", "").split()) <= set(VOCABULARY), template
 
 
 def test_a_rows_name_says_what_else_had_to_change(host):
@@ -106,7 +119,7 @@ def test_a_row_has_the_numbers_that_the_method_itself_gives(host, samples, setup
         for found in ablation.predict(host, one.method(), samples):
             scores.update(found)
         assert row.numbers == pytest.approx(scores.numbers())
-    assert list(row.looks) == looks_of(samples) == ["photo", "sketch"]
+    assert list(row.looks) == looks_of(samples) == ["noto", "twemoji"]
 
 
 def test_rows_that_differ_in_what_is_made_of_it_run_the_unet_once(host, samples, setup, monkeypatch):
@@ -169,7 +182,7 @@ def test_another_model_or_sample_is_measured_anew(host, samples, setup, tmp_path
     monkeypatch.setattr(Workbench, "_measure", lambda *_: measured.append(1) or row)
     text = random_host()
     text.others = "of other text encoders"
-    larger = SceneSamples("photo", 1, size=128)
+    larger = stand_in_samples(1, size=128)
     other_phrase = dataclasses.replace(samples[0], phrase="a word")
 
     benches = [
@@ -298,7 +311,7 @@ def test_the_pictures_of_the_steps_have_no_chance_in_them(host, samples):
 def test_an_ablation_from_the_command_line_goes_on_where_it_was(capsys, tmp_path, monkeypatch):
     short = [Step("eta", (0.0, 0.02)), Step("flip", (False, True), "")]
     monkeypatch.setattr("ldznet.research.studies.variants.steps_for", lambda *_: short)
-    command = ["evaluate", "ablation", "--method", "attention", "--scenes", "1", "--looks", "photo", *FAST]
+    command = ["evaluate", "ablation", "--method", "attention", "--scenes", "1", "--artists", "noto", *FAST]
     command += ["--out", str(tmp_path)]
 
     assert main(command) == 0
@@ -340,8 +353,8 @@ def test_a_second_look_is_measured_from_the_command_line(capsys, tmp_path):
         "96",
         "--scenes",
         "1",
-        "--looks",
-        "photo",
+        "--artists",
+        "noto",
         "--method",
         "attention",
         *FAST,
@@ -354,10 +367,10 @@ def test_a_second_look_is_measured_from_the_command_line(capsys, tmp_path):
     assert "--sizes is 'big', but it must be numbers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("study", ["ablation", "refine"])
-def test_a_study_of_no_look_is_refused(capsys, study):
-    assert main(["evaluate", study, "--looks", ",", *FAST]) == 2
-    assert "--looks names no look: give some of photo, cartoon, sketch, painting." in capsys.readouterr().err
+@pytest.mark.parametrize("study", ["ablation", "refine", "features"])
+def test_a_study_of_an_unknown_artist_is_refused(capsys, study):
+    assert main(["evaluate", study, "--artists", "picasso", *FAST]) == 2
+    assert "--artists names 'picasso', who is unknown. Give some of fluent-3d" in capsys.readouterr().err
 
 
 def test_the_attention_method_is_benched_against_a_plain_pass(capsys):

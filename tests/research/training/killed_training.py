@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator  # noqa: F401  here, so that not every process has to
+from stand_in_art import stand_in_samples
 from stand_ins import SmallestHost
 
 from ldznet.heads import head_file, writer
 from ldznet.methods.learned_head import random_head
-from ldznet.research.scenes.samples import SceneSamples
 from ldznet.research.training.trainer import Trainer, TrainOptions
 
 OPTIONS = TrainOptions(
@@ -62,7 +62,7 @@ def train(host, folder):
     trainer = Trainer(
         host,
         random_head(host.info.unet, "znet").head,
-        SceneSamples("photo", 2, size=64),
+        stand_in_samples(2),
         OPTIONS,
         folder,
         validate=validate,

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import torch
+from stand_in_art import stand_in_samples
 from stand_ins import SmallestHost
 
 from ldznet.errors import LaunchError
 from ldznet.methods.learned_head import random_head
-from ldznet.research.scenes.samples import SceneSamples
 from ldznet.research.training.trainer import Trainer, TrainOptions
 
 
@@ -23,7 +23,7 @@ def main(folder, parts, last=0):
     options = TrainOptions(steps=4, batch=8, accumulate=parts, size=64, rate=1e-3, log_every=1, save_every=1)
     host = SmallestHost()
     head = random_head(host.info.unet, "znet").head
-    trainer = Trainer(host, head, SceneSamples("photo", 4, size=64), options, folder)
+    trainer = Trainer(host, head, stand_in_samples(4), options, folder)
     whole_loss = trainer.loss
 
     def loss(batch):

@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from stand_in_art import stand_in_samples
 from stand_ins import SmallestHost
 
 from ldznet import files
 from ldznet.hosts.diffusers.random_weights import random_host
 from ldznet.methods.learned_head import random_head
-from ldznet.research.scenes.samples import SceneSamples
 from ldznet.research.training import frozen_cache
 from ldznet.research.training.frozen_cache import AnswerFolder, FrozenModel, may_keep_latents
 from ldznet.research.training.trainer import Trainer, TrainOptions
@@ -29,9 +29,7 @@ def pixels():
 
 
 def train(host, folder, options=WHOLE, **more):
-    trainer = Trainer(
-        host, random_head(host.info.unet, "znet").head, SceneSamples("photo", 2, size=64), options, folder, **more
-    )
+    trainer = Trainer(host, random_head(host.info.unet, "znet").head, stand_in_samples(2), options, folder, **more)
     assert trainer.run(say=lambda _text: None)
     return trainer
 

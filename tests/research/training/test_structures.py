@@ -26,6 +26,8 @@ RUNS = [  # each structure with each kind of head, and from each kind of file
     ),
 ]
 
+pytestmark = pytest.mark.usefixtures("art")
+
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):

@@ -12,13 +12,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from stand_in_art import stand_in_samples, stand_in_world
 from stand_ins import SmallestHost
 
 from ldznet.errors import CheckpointError, OptionError
 from ldznet.methods.learned_head import random_head
 from ldznet.research.datasets.sample import Sample
 from ldznet.research.datasets.skip_report import Skipped
-from ldznet.research.scenes.samples import SceneSamples
+from ldznet.research.scenes.icon_samples import IconSamples
 from ldznet.research.training.cost import try_steps
 from ldznet.research.training.items import Stream
 from ldznet.research.training.progress import time_text
@@ -32,7 +33,7 @@ def say(_text): ...
 
 @pytest.fixture(scope="module")
 def samples():
-    return SceneSamples("photo", 4, size=64)
+    return stand_in_samples(4)
 
 
 def trainer(host, samples, folder, kind="ld-znet", **changes):
@@ -65,7 +66,7 @@ def test_a_training_does_not_go_on_with_another_model_or_dataset(samples, tmp_pa
     if other == "model":
         host.info = dataclasses.replace(host.info, fingerprint="of another one")
     else:
-        samples = SceneSamples("photo", 3, size=64)
+        samples = stand_in_samples(3)
 
     with pytest.raises(
         CheckpointError, match=rf"holds a training with another {other}, so this one cannot resume"
@@ -76,13 +77,15 @@ def test_a_training_does_not_go_on_with_another_model_or_dataset(samples, tmp_pa
 def test_a_step_that_is_tried_costs_the_reading_of_its_samples_as_well(tmp_path, monkeypatch):
     now = [0.0]
 
-    class Slow(SceneSamples):
+    class Slow(IconSamples):
         def __getitem__(self, index):
             now[0] += 10
             return super().__getitem__(index)
 
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    cost = try_steps(trainer(SmallestHost(), Slow("photo", 4, size=64), tmp_path, "znet", batch=2), 2)
+    cost = try_steps(
+        trainer(SmallestHost(), Slow(stand_in_world(), ["noto"], 4, size=64), tmp_path, "znet", batch=2), 2
+    )
 
     assert cost.seconds == 20
 
