@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ldznet.errors import OptionError
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.hosts.diffusers.model_files import unet_state
 from ldznet.hosts.known_words import KEY as WORDS_KEY
@@ -130,12 +131,21 @@ def export(
     }
 
 
-def unpack(checkpoint: Path, folder: Path) -> None:
+def unpack(checkpoint: Path, folder: Path, config: TinyConfig) -> None:
     """Lay out what `export` wrote so that `train_unet` continues from its weights, with a new schedule.
 
     The autoencoder is kept as it is: with another one all that the UNet knows would be lost.
+
+    Raises:
+        OptionError: the model has another structure than the one that is trained.
     """
     host = DiffusersHost.load(checkpoint)
+    if host.info.unet != config.unet:
+        raise OptionError(
+            f"{checkpoint} has another structure than the model that is trained (its prompts have a width of "
+            f"{host.info.unet.context_width}, the new model's of {config.unet.context_width}), so its training "
+            "cannot continue. Give a model that this version has written, or leave --go-on out."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for stage, names in (("encoder", ("encoder", "quant_conv")), ("decoder", ("decoder", "post_quant_conv"))):
         save_whole({"average": part_of(host.vae, names).state_dict()}, folder / f"{stage}.pt")

@@ -1,1 +1,1 @@
-"""Procedural scenes with phrases and masks."""
+"""Scenes of icons with phrases and masks."""

@@ -157,7 +157,7 @@ class Workbench:
 
 
 def _digest(sample: Sample) -> str:
-    """Return a digest of a sample: scenes with one key differ in size, and between versions of the painters."""
+    """Return a digest of a sample: scenes with one key differ in size, and between versions of the art."""
     size, mask = sample.image.shape, sample.mask.tobytes()
     text = json.dumps([sample.key, sample.phrase, size, {**sample.categories}]).encode()
     return hashlib.sha256(text + sample.image.tobytes() + mask).hexdigest()

@@ -548,13 +548,16 @@ def test_a_damaged_image_is_skipped_by_name_and_the_others_are_read(copy, writte
 
 def test_masks_whose_image_is_missing_are_not_taken_for_images(copy, written):
     folder, keys = copy("masks"), set(written["masks"][1])
-    (folder / "scene002.png").unlink()
+    (folder / "scene001.png").unlink()
 
     found, report = read_all(Aigi(folder))
 
-    assert {sample.key for sample in found} == {key for key in keys if not key.startswith("scene002")}
-    assert report.skipped["not an image"] == ["scene002_Orange_Heart.png/Below The Purple Circle"]
-    assert "scene002_Circle.png" in report.skipped["image without a mask"]
+    assert {sample.key for sample in found} == {key for key in keys if not key.startswith("scene001")}
+    assert report.skipped["not an image"] == [
+        "scene001_The_Bacon.png/At The Bottom",
+        "scene001_The_Bacon.png/On The Left",
+    ]
+    assert "scene001_Dogs.png" in report.skipped["image without a mask"]
 
 
 # ---- damaged folders ----

@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer
 from ldznet.errors import OptionError
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.hosts.host import Schedule
+from ldznet.methods.load import EMBEDDED
 from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, train_decoder, train_encoder
 from ldznet.research.embedded.diffusion import loss_weights, train_unet
 from ldznet.research.embedded.files import export, unpack
@@ -219,7 +220,7 @@ def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp
 def test_a_written_model_is_trained_further(tmp_path):
     train(tmp_path, 2)
     export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
-    unpack(tmp_path / "tiny.safetensors", tmp_path / "more")
+    unpack(tmp_path / "tiny.safetensors", tmp_path / "more", TINY)
 
     assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), WORLD, say)
 
@@ -232,6 +233,16 @@ def test_a_written_model_is_trained_further(tmp_path):
         for folder in (tmp_path, tmp_path / "more")
     ]
     torch.testing.assert_close(*latents, atol=1e-2, rtol=1e-2)
+
+
+def test_a_model_of_another_structure_is_not_trained_further(tmp_path):
+    width = DiffusersHost.load(EMBEDDED).info.unet.context_width
+
+    with pytest.raises(
+        OptionError, match=rf"prompts have a width of {width}, the new model's of 32\), so its training"
+    ):
+        unpack(EMBEDDED, tmp_path, TINY)
+    assert not (tmp_path / "start.pt").exists()
 
 
 def test_latents_are_scaled_to_a_deviation_of_one(tmp_path):
