@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stand_in_art import stand_in_world
 
 from ldznet.inference import tiles
 from ldznet.inference.passes import count_passes
@@ -393,7 +394,7 @@ def test_out_of_memory_halves_the_first_look_and_the_second_runs_one_by_one(segm
 def test_masks_are_measured_with_and_without_refinement_by_the_size_of_the_object(host):
     head = random_head(host.info.unet)
     head._defaults = Defaults(resolution=64)
-    found = measure_refinement(host, head, ["photo"], 96, 2)
+    found = measure_refinement(host, head, stand_in_world(), ["noto"], 96, 2)
 
     record = json.loads(json.dumps(found.record()))
     assert record["size"] == 96

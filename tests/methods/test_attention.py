@@ -302,10 +302,8 @@ def test_attention_that_never_runs_is_an_error(host, monkeypatch):
     block = host.feature_modules()["input_blocks.1.1"].transformer_blocks[0]
     block.attn1.forward, plain = block.attn1.forward, type(block).forward
 
-    def other(self, hidden_states, **kwargs):
-        if self is not block:
-            return plain(self, hidden_states, **kwargs)
-        return hidden_states
+    def other(self, x, *others):
+        return x if self is block else plain(self, x, *others)
 
     monkeypatch.setattr(type(block), "forward", other)
     with pytest.raises(FeatureError, match=r"2 of its attention layers were never called, first input_blocks.1.1"):
@@ -593,18 +591,18 @@ def test_queries_and_keys_are_held_of_as_many_prompts_as_fit(host, monkeypatch):
         rows.clear()
 
 
-def test_maps_of_odd_sides_are_as_large_as_the_unet_makes_them(host, monkeypatch):
-    """A latent of 9 x 13 becomes 5 x 7, then 3 x 4."""
+def test_the_memory_of_a_level_is_counted_by_its_own_sides(host, monkeypatch):
+    """A latent of 8 x 16 becomes 4 x 8 on the second level."""
     rows = []
     predict_noise = host.predict_noise
     monkeypatch.setattr(host, "predict_noise", lambda *args: rows.append(len(args[2])) or predict_noise(*args))
-    monkeypatch.setattr(attention, "_MOST_HELD", 2 * (5 * 2 * 35 * 64 * 4) - 1)  # one byte too few for two prompts
-    picture = a_picture(host, 72, 104)
+    monkeypatch.setattr(attention, "_MOST_HELD", 2 * (5 * 2 * 32 * 64 * 4) - 1)  # one byte too few for two prompts
+    picture = a_picture(host, 64, 128)
 
     found = probability(host, "cat", "dog", picture=picture, gate=(), self_level=1)
 
-    assert tuple(picture.latent.shape) == (1, 4, 9, 13)
-    assert tuple(found.shape) == (2, 72, 104)
+    assert tuple(picture.latent.shape) == (1, 4, 8, 16)
+    assert tuple(found.shape) == (2, 64, 128)
     assert found.amax(dim=(1, 2)).min() > 0.9
     assert rows == [1, 1]
 
@@ -861,10 +859,10 @@ def test_merged_tokens_are_an_error(host):
 def test_attention_to_another_picture_is_an_error(host):
     attention = host.feature_modules()["output_blocks.11.1"].transformer_blocks[0].attn1
 
-    def see_twice(_module, args, kwargs):
-        return args, kwargs | {"encoder_hidden_states": args[0].repeat(1, 2, 1)}
+    def see_twice(_module, args):
+        return args[0], args[0].repeat(1, 2, 1)
 
-    hook = attention.register_forward_pre_hook(see_twice, with_kwargs=True)
+    hook = attention.register_forward_pre_hook(see_twice)
     with pytest.raises(
         FeatureError, match=r"output_blocks.11.1 ran over 256 pixels, but its map has 8 x 16 = 128"
     ):

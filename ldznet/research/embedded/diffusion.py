@@ -10,7 +10,7 @@ Efficient Diffusion Training via Min-SNR Weighting Strategy, ICCV 2023, https://
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,10 @@ from ldznet.research.embedded.resumable_stage import (
     step_generator,
     train_stage,
 )
+from ldznet.research.evaluation.sentences import context_difference
 from ldznet.research.scenes.icons import IconWorld
+
+_MEASURE_EVERY = 500  # steps between two reports on the contexts
 
 
 def train_unet(
@@ -56,6 +59,7 @@ def train_unet(
         options.folder,
         options.steps,
         config.unet_plateau,
+        {"text.": config.text_rate_share},
     )
     stage.average.to(options.device)
     for state in stage.optimizer.state.values():
@@ -70,6 +74,9 @@ def train_unet(
         )
 
     def loss_of(latent: Tensor, captions: list[str]) -> Tensor:
+        if stage.step % _MEASURE_EVERY == 0 and not rank:
+            share = _difference_of_nouns(model, world.nouns[::8], captions)
+            say(f"unet: contexts of nouns differ {share:.2f} times as much as those of captions (wanted: 0.50)")
         generator = step_generator(stage.step)
         noise = torch.randn(latent.shape, generator=generator)
         timesteps = torch.randint(0, 1000, (len(latent),), generator=generator)
@@ -85,6 +92,15 @@ def train_unet(
         return (errors * loss_weights(schedule, timesteps, config.snr_range).to(errors.device)).mean()
 
     return train_stage(stage, latents.batches(stage.step), config.batch, options, loss_of, say)
+
+
+@torch.no_grad()
+def _difference_of_nouns(model: TinyModel, nouns: Sequence[str], captions: Sequence[str]) -> float:
+    """Return how much the contexts of bare nouns differ, relative to those of captions.
+
+    Near 0 a text encoder has lost its words, and nothing that reads its contexts can learn what they mean.
+    """
+    return context_difference(model.context(nouns)) / context_difference(model.context(captions))
 
 
 def loss_weights(schedule: Schedule, timesteps: Tensor, snr_range: tuple[float, float]) -> Tensor:

@@ -49,6 +49,9 @@ class TinyConfig:
     uses: int = 4  # how often each of them is seen before the next shard is made
     window: int = 24  # latest shards from which a step's scenes are drawn
     unet_rate: float = 1e-3
+    # Of the UNet's rate. At the whole rate the text encoder's contexts fell together into two after 2,000 steps:
+    # all words drift along with what they share, and the last norm leaves nothing of their differences.
+    text_rate_share: float = 0.1
     unet_plateau: float = 0.75  # share of the UNet's steps before its rate falls
     # Of the signal-to-noise ratio, where a timestep's weight in the loss follows it: less noise weighs no more,
     # and more noise, where it is decided what a thing is, no less. (0, infinity) weighs all noise alike.

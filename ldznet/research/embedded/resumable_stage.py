@@ -10,7 +10,7 @@ import copy
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,10 +51,20 @@ class Stage:
     folder: Path
     steps: int  # of the whole stage; the rate falls to 0 there
     plateau: float = 0.0  # share of the steps before the rate falls; until then `steps` may be changed
+    shares: Mapping[str, float] = field(default_factory=dict)  # of the rate, by the beginning of a weight's name
 
     def __post_init__(self) -> None:
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.01)
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.module.named_parameters():
+            share = next((share for start, share in self.shares.items() if name.startswith(start)), 1.0)
+            if parameter.requires_grad:
+                groups.setdefault(share, []).append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": parameters, "share": share} for share, parameters in groups.items()],
+            lr=self.rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+        )
         self.average = copy.deepcopy(self.module).requires_grad_(False)
         self.step = 0
         self.losses: list[float] = []
@@ -90,7 +100,7 @@ class Stage:
         share = min(1.0, max(0.0, self.step / self.steps - self.plateau) / (1 - self.plateau))
         rate = self.rate * min(1.0, (self.step + 1) / self.warmup) * 0.5 * (1 + np.cos(np.pi * share))
         for group in self.optimizer.param_groups:
-            group["lr"] = float(rate)
+            group["lr"] = float(rate) * group["share"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         mean_loss, late = self._together(float(loss.detach()), late)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,6 +145,25 @@ def test_the_rate_stays_on_a_plateau_on_which_the_steps_may_change(tmp_path):
 
     assert rates[8][:5] == rates[16][:5] == [0.5] * 5
     assert rates[8][5:] == pytest.approx([0.5 * 0.5 * (1 + math.cos(math.pi * n / 4)) for n in (1, 2, 3)])
+
+
+def test_parts_of_a_stage_learn_at_their_own_share_of_the_rate(tmp_path):
+    parts = torch.nn.ModuleDict({"unet": torch.nn.Linear(1, 1), "text": torch.nn.Linear(1, 1)})
+    stage = Stage("part", parts, 0.5, 1, 0.9, tmp_path, 8, 0.5, {"text.": 0.1})
+
+    stage.update(parts["text"](parts["unet"](torch.ones(1, 1))).sum())
+
+    rates = {id(p): group["lr"] for group in stage.optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in parts["unet"].parameters()} == {0.5}
+    assert {rates[id(p)] for p in parts["text"].parameters()} == {0.05}
+
+
+def test_the_training_reports_how_much_the_text_encoder_tells_nouns_apart(tmp_path):
+    lines = []
+    assert train_encoder(TINY, RunOptions(folder=tmp_path, steps=2), WORLD, say)
+    assert train_unet(TINY, RunOptions(folder=tmp_path, steps=1), WORLD, lines.append)
+
+    assert any(re.match(r"unet: contexts of nouns differ \d\.\d\d times", line) for line in lines)
 
 
 def test_two_processes_train_the_unet_as_one_does(tmp_path):
