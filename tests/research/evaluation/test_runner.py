@@ -387,7 +387,7 @@ def test_a_feature_that_holds_the_mask_scores_higher_than_one_that_does_not(host
     data = stand_in_samples(24, absent=0)
     some = [data[n] for n in range(len(data))]
     scores = measure_features(
-        host, some[:48], some[48:], size=64, timesteps=(100,), epochs=20, batch=8, say=lambda _text: None
+        host, some[:48], some[48:], size=64, timesteps=(100,), epochs=60, batch=8, say=lambda _text: None
     )
 
     by_path = {score.path: score.ap for score in scores}
@@ -427,7 +427,7 @@ def test_scenes_are_measured_from_the_command_line(capsys, tmp_path):
     text = capsys.readouterr().out
     assert "| noto | 3 |" in text
     assert "mIoU" in text
-    names = ["parts", "noto.jpg", "noto.json", "noto.md", "noto.tex"]
+    names = ["noto.jpg", "noto.json", "noto.md", "noto.tex", "parts"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert "look: noto" in json.loads((out / "noto.json").read_text())["categories"]
     assert (out / "noto.tex").read_text().startswith("ld-znet & ")
