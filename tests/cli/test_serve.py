@@ -380,7 +380,7 @@ def test_other_words_or_another_picture_mark_what_is_shown_and_no_slider_moves_i
     page.locator("#ldznet_prompt textarea").fill(PHRASE)
     image_url(page, "mask_picture", unlike=first)
     is_gone = not note.count()
-    page.locator("#img_inpaint_base button[aria-label='Clear'], #img_inpaint_base button[title='Clear']").click()
+    page.locator("#img_inpaint_base button[aria-label='Remove Image']").click()
     note.wait_for()
 
     assert said == "What is shown belongs to other words. Press Segment."
@@ -459,6 +459,7 @@ def test_without_a_prompt_it_says_what_to_do(page):
 
 def test_controls_for_runs_of_the_webui_are_hidden(page):
     page.get_by_role("button", name="Advanced").click()
+    page.locator("#ldznet_advanced_mask > button").click()
     page.wait_for_selector("#ldznet_brush", state="visible")
 
     for name in ("send", "enabled", "fill", "area", "on_nothing", "append"):

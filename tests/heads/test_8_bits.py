@@ -24,6 +24,8 @@ from ldznet.heads.head_file import (
 from ldznet.heads.narrow_storage import names_in_8_bits, quantised, store_in_8_bits, wide_state, widened
 from ldznet.methods.learned_head import LearnedHead
 
+CHECKPOINT = released_checkpoint()
+
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
