@@ -30,7 +30,7 @@ from ldznet.research.embedded.resumable_stage import (
 from ldznet.research.evaluation.sentences import context_difference
 from ldznet.research.scenes.icons import IconWorld
 
-_MEASURE_EVERY = 500  # steps between two reports on the contexts
+_MEASURE_EVERY = 100  # steps between two reports on the contexts
 
 
 def train_unet(
@@ -47,7 +47,8 @@ def train_unet(
     model = TinyModel(config, options.folder / "tokenizer", world.vocabulary).to(options.device)
     parts = nn.ModuleDict({"unet": model.unet, "text": model.text})
     if (options.folder / "start.pt").exists():
-        parts.load_state_dict(torch.load(options.folder / "start.pt", map_location="cpu", weights_only=True))
+        start = torch.load(options.folder / "start.pt", map_location="cpu", weights_only=True)
+        parts.load_state_dict({**parts.state_dict(), **start})  # without a text encoder of the same words
     # Convolutions of bfloat16 are computed in this layout on a CPU; latents come in it, too.
     model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = Stage(

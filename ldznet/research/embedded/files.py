@@ -131,10 +131,11 @@ def export(
     }
 
 
-def unpack(checkpoint: Path, folder: Path, config: TinyConfig) -> None:
+def unpack(checkpoint: Path, folder: Path, config: TinyConfig, world: IconWorld) -> bool:
     """Lay out what `export` wrote so that `train_unet` continues from its weights, with a new schedule.
 
-    The autoencoder is kept as it is: with another one all that the UNet knows would be lost.
+    The autoencoder is kept as it is: with another one all that the UNet knows would be lost. The text encoder is
+    kept where it reads the world's words as the new one would; else it starts anew, and False is returned.
 
     Raises:
         OptionError: the model has another structure than the one that is trained.
@@ -150,5 +151,9 @@ def unpack(checkpoint: Path, folder: Path, config: TinyConfig) -> None:
     for stage, names in (("encoder", ("encoder", "quant_conv")), ("decoder", ("decoder", "post_quant_conv"))):
         save_whole({"average": part_of(host.vae, names).state_dict()}, folder / f"{stage}.pt")
     unet = {f"unet.{name}": tensor for name, tensor in unet_state(checkpoint).items()}
-    text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()}
+    model = TinyModel(config, folder / "tokenizer", world.vocabulary)
+    words = list(world.vocabulary)
+    same = torch.equal(host.text[0].tokenize(words)[0], model.tokenize(words)[0])
+    text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()} if same else {}
     save_whole({**unet, **text}, folder / "start.pt")
+    return same

@@ -24,7 +24,7 @@ class TinyConfig:
 
     unet: UNetConfig = field(
         default_factory=lambda: UNetConfig(
-            model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=96
+            model_channels=64, channel_mult=(1, 1, 2, 2), res_blocks=1, heads=4, context_width=64
         )
     )
     # Of 32 channels each would be normalised alone, in 32 groups, and the level of a whole picture would be
@@ -49,9 +49,11 @@ class TinyConfig:
     uses: int = 4  # how often each of them is seen before the next shard is made
     window: int = 24  # latest shards from which a step's scenes are drawn
     unet_rate: float = 1e-3
-    # Of the UNet's rate. At the whole rate the text encoder's contexts fell together into two after 2,000 steps:
-    # all words drift along with what they share, and the last norm leaves nothing of their differences.
-    text_rate_share: float = 0.1
+    # Deviation of a new word's embedding. AdamW moves each weight by the rate, whatever its gradient is. With
+    # CLIP's deviation of 0.02 all words drifted into two contexts within 2,000 steps, as what they share moved them
+    # further than what tells them apart; the last norm left nothing of their differences.
+    word_deviation: float = 0.3
+    text_rate_share: float = 0.1  # of the UNet's rate, for the same reason
     unet_plateau: float = 0.75  # share of the UNet's steps before its rate falls
     # Of the signal-to-noise ratio, where a timestep's weight in the loss follows it: less noise weighs no more,
     # and more noise, where it is decided what a thing is, no less. (0, infinity) weighs all noise alike.
@@ -99,6 +101,8 @@ class TinyModel(nn.Module):
             "eos_token_id": vocabulary - 1,
         }
         self.text = CLIPTextModel(CLIPTextConfig(**self.text_settings))
+        # Beginning and end keep CLIP's small deviation: the end is the padding, too, which is to tell what was read.
+        nn.init.normal_(self.text.get_input_embeddings().weight[:-2], std=config.word_deviation)
         self.unet = UNet(config.unet)
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(0.18215))

@@ -120,10 +120,12 @@ def test_shards_of_latents_are_made_as_the_training_needs_them(tmp_path):
     assert train_unet(config, RunOptions(folder=tmp_path, steps=5), WORLD, lines.append)
 
     assert sorted(path.name for path in (tmp_path / "latents").iterdir()) == ["00000.pt", "00001.pt", "00002.pt"]
-    assert lines == [f"latents of scenes {first} to {first + 1}" for first in (0, 2, 4)]
-    latents = Latents(config, RunOptions(folder=tmp_path, steps=5), WORLD, lines.append)
+    about_latents = [line for line in lines if line.startswith("latents")]
+    assert about_latents == [f"latents of scenes {first} to {first + 1}" for first in (0, 2, 4)]
+    made = list[str]()
+    latents = Latents(config, RunOptions(folder=tmp_path, steps=5), WORLD, made.append)
     whole, later = list(latents.batches(0)), list(latents.batches(3))
-    assert len(lines) == 3
+    assert not made
     assert whole[4][0].shape == (2, 4, 8, 8)
     assert whole[4][1] == later[1][1]
     captions = {text for shard in (1, 2) for number in (0, 1) for text in scene_captions(2 * shard + number)}
@@ -240,7 +242,7 @@ def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp
 def test_a_written_model_is_trained_further(tmp_path):
     train(tmp_path, 2)
     export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
-    unpack(tmp_path / "tiny.safetensors", tmp_path / "more", TINY)
+    assert unpack(tmp_path / "tiny.safetensors", tmp_path / "more", TINY, WORLD)
 
     assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), WORLD, say)
 
@@ -261,7 +263,7 @@ def test_a_model_of_another_structure_is_not_trained_further(tmp_path):
     with pytest.raises(
         OptionError, match=rf"prompts have a width of {width}, the new model's of 32\), so its training"
     ):
-        unpack(EMBEDDED, tmp_path, TINY)
+        unpack(EMBEDDED, tmp_path, TINY, WORLD)
     assert not (tmp_path / "start.pt").exists()
 
 
