@@ -37,8 +37,7 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     config, world = TinyConfig(), IconWorld.read(parsed.art)
     # Only once, and by one process: later runs resume what they have trained.
     if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:
-        if not unpack(parsed.go_on, parsed.out, config, world):
-            print(f"{parsed.go_on} knows other words: its text encoder starts anew, UNet and autoencoder go on.")
+        unpack(parsed.go_on, parsed.out, config, world)
     # Files must be complete before other processes read them.
     wait_for_all()
     stages = {

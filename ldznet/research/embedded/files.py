@@ -6,7 +6,7 @@ So a webui and `hosts/diffusers_files.py` load it; `unpack` lays it out to be tr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,13 @@ def export(
     }
 
 
-def unpack(checkpoint: Path, folder: Path, config: TinyConfig, world: IconWorld) -> bool:
+def unpack(
+    checkpoint: Path, folder: Path, config: TinyConfig, world: IconWorld, say: Callable[[str], None] = print
+) -> None:
     """Lay out what `export` wrote so that `train_unet` continues from its weights, with a new schedule.
 
     The autoencoder is kept as it is: with another one all that the UNet knows would be lost. The text encoder is
-    kept where it reads the world's words as the new one would; else it starts anew, and False is returned.
+    kept where it reads the world's words as the new one would; else it starts anew.
 
     Raises:
         OptionError: the model has another structure than the one that is trained.
@@ -153,7 +155,9 @@ def unpack(checkpoint: Path, folder: Path, config: TinyConfig, world: IconWorld)
     unet = {f"unet.{name}": tensor for name, tensor in unet_state(checkpoint).items()}
     model = TinyModel(config, folder / "tokenizer", world.vocabulary)
     words = list(world.vocabulary)
-    same = torch.equal(host.text[0].tokenize(words)[0], model.tokenize(words)[0])
-    text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()} if same else {}
+    text = {}
+    if torch.equal(host.text[0].tokenize(words)[0], model.tokenize(words)[0]):
+        text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()}
+    else:
+        say(f"{checkpoint} knows other words: its text encoder starts anew, UNet and autoencoder go on.")
     save_whole({**unet, **text}, folder / "start.pt")
-    return same

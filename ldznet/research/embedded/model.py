@@ -50,8 +50,8 @@ class TinyConfig:
     window: int = 24  # latest shards from which a step's scenes are drawn
     unet_rate: float = 1e-3
     # Deviation of a new word's embedding. AdamW moves each weight by the rate, whatever its gradient is. With
-    # CLIP's deviation of 0.02 all words drifted into two contexts within 2,000 steps, as what they share moved them
-    # further than what tells them apart; the last norm left nothing of their differences.
+    # CLIP's deviation of 0.02 all words drifted into two contexts within 2,000 steps: what they share moved them
+    # further than what tells them apart, and the last norm left nothing of their differences.
     word_deviation: float = 0.3
     text_rate_share: float = 0.1  # of the UNet's rate, for the same reason
     unet_plateau: float = 0.75  # share of the UNet's steps before its rate falls
@@ -101,7 +101,7 @@ class TinyModel(nn.Module):
             "eos_token_id": vocabulary - 1,
         }
         self.text = CLIPTextModel(CLIPTextConfig(**self.text_settings))
-        # Beginning and end keep CLIP's small deviation: the end is the padding, too, which is to tell what was read.
+        # Beginning and end keep CLIP's deviation: the end is the padding, too, which is to tell what was read.
         nn.init.normal_(self.text.get_input_embeddings().weight[:-2], std=config.word_deviation)
         self.unet = UNet(config.unet)
         self.scale: Tensor

@@ -1,5 +1,6 @@
 """The embedded model's training: resumable, and written as the webui reads it."""
 
+import copy
 import json
 import math
 import os
@@ -242,7 +243,7 @@ def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp
 def test_a_written_model_is_trained_further(tmp_path):
     train(tmp_path, 2)
     export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
-    assert unpack(tmp_path / "tiny.safetensors", tmp_path / "more", TINY, WORLD)
+    unpack(tmp_path / "tiny.safetensors", tmp_path / "more", TINY, WORLD)
 
     assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), WORLD, say)
 
@@ -255,6 +256,21 @@ def test_a_written_model_is_trained_further(tmp_path):
         for folder in (tmp_path, tmp_path / "more")
     ]
     torch.testing.assert_close(*latents, atol=1e-2, rtol=1e-2)
+
+
+def test_a_text_encoder_of_other_words_starts_anew(tmp_path):
+    train(tmp_path, 1)
+    export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
+    others, lines = copy.copy(WORLD), list[str]()
+    others.vocabulary = WORLD.vocabulary[::2]
+
+    unpack(tmp_path / "tiny.safetensors", tmp_path / "more", TINY, others, lines.append)
+
+    (line,) = lines
+    assert "knows other words" in line
+    start = torch.load(tmp_path / "more" / "start.pt", weights_only=True)
+    assert {name.partition(".")[0] for name in start} == {"unet"}
+    assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), others, say)
 
 
 def test_a_model_of_another_structure_is_not_trained_further(tmp_path):
