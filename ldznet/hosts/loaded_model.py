@@ -7,6 +7,7 @@ original code. Opens no file but a checkpoint's header.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from ldznet.errors import HostError, PromptError, ShapeError
 from ldznet.heads.layers import timestep_embedding
 from ldznet.heads.unet import UNetConfig
-from ldznet.hosts.host import Family
-from ldznet.hosts.marks import read_marks
+from ldznet.hosts.host import Family, HostInfo, Prediction
+from ldznet.hosts.known_words import read_known_words
+from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR, read_marks
 
 UNKNOWN_TEXT = "its text encoders are none that ldznet knows; it may be a refiner, or for other languages"
 
@@ -89,6 +91,40 @@ def fingerprint_of(checkpoint: Any, model: Any) -> str:
     """Return a text that tells the checkpoint from others: a digest of the file, with --no-hashing of a part."""
     digests = [checkpoint.sha256, checkpoint.shorthash, model.sd_model_hash, getattr(checkpoint, "hash", None)]
     return next((digest for digest in digests if digest), "")
+
+
+def loaded_vae(model: Any) -> list[str]:
+    """Return the name of the VAE's file that the webui has loaded into the model's place, if there is one."""
+    file = getattr(model, "loaded_vae_file", None)
+    return [Path(file).name] if file else []
+
+
+def describe(
+    checkpoint: Any,
+    model: Any,
+    family: Family,
+    prediction: Prediction,
+    structure: UNetConfig,
+    *,
+    files: Sequence[str] = (),
+    vae: str = "",
+) -> HostInfo:
+    """Return what a host says about a webui's model.
+
+    `files` are the names of those that were loaded with the checkpoint, `vae` says in words where the VAE is from;
+    without it, it is from these files, and without these from the checkpoint.
+    """
+    marks = marks_of(checkpoint)
+    zero_snr = ", zero terminal SNR (marked by the tensor ztsnr)" if ZERO_SNR in marks else ""
+    details = {
+        "weights": "as the webui loaded them",
+        "vae": vae or ", ".join(files) or "in the checkpoint",
+        "prediction": "marked by the tensor v_pred in the file" if V_PREDICTION in marks else "by the webui",
+        "schedule": f"by the webui{zero_snr}",
+    }
+    fingerprint = "+".join([fingerprint_of(checkpoint, model), *files])
+    known_words = read_known_words(getattr(checkpoint, "filename", None) or "")
+    return HostInfo(checkpoint.title, family, prediction, structure, fingerprint, details, known_words)
 
 
 def transformers_of(unet: nn.Module, structure: UNetConfig) -> dict[str, nn.Module]:

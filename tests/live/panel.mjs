@@ -33,6 +33,12 @@ async function open(theme = 'light', size = { width: 1400, height: 1420 }) {
   }
   await page.locator('#img2img_prompt textarea').fill('a green star');
 }
+async function noMaskBlur() {
+  await page.locator(`${ours('mask_blur_of_tab')} input`).uncheck();
+  await page.waitForSelector(`${ours('mask_blur')} input[type=number]`, { state: 'visible' });
+  await setNumber(ours('mask_blur'), 0);
+}
+
 async function setNumber(id, value) {
   const box = page.locator(`${id} input[type=number]`);
   await box.fill(String(value));
@@ -210,9 +216,7 @@ const parts = {
   async generate() {
     await openPanel();
     await openAdvanced('inpainting');
-    await page.locator(`${ours('mask_blur_of_tab')} input`).uncheck();
-    await page.waitForSelector(`${ours('mask_blur')} input[type=number]`, { state: 'visible' });
-    await setNumber(ours('mask_blur'), 0);
+    await noMaskBlur();
     await write('prompt', PHRASE);
     await slid('threshold', process.env.THRESHOLD);
     const mask = await segmented(), scene = await pixels(dataUrl(scenes[0]));
@@ -471,9 +475,7 @@ const parts = {
     await write('prompt', PHRASE);
     await setNumber(ours('threshold'), process.env.THRESHOLD);
     await openAdvanced('inpainting');
-    await page.locator(`${ours('mask_blur_of_tab')} input`).uncheck();
-    await page.waitForSelector(`${ours('mask_blur')} input[type=number]`, { state: 'visible' });
-    await setNumber(ours('mask_blur'), 0);
+    await noMaskBlur();
     await page.locator(`${ours('append')} input`).check();
     await page.evaluate(() => switch_to_img2img_tab(5));
     await page.locator('#img2img_batch_upload input[type=file]').setInputFiles(scenes);
@@ -545,9 +547,7 @@ async function otherTab(tab, id, scene) {
   await write('prompt', PHRASE);
   await setNumber(ours('threshold'), process.env.THRESHOLD);
   await openAdvanced('inpainting');
-  await page.locator(`${ours('mask_blur_of_tab')} input`).uncheck();
-  await page.waitForSelector(`${ours('mask_blur')} input[type=number]`, { state: 'visible' });
-  await setNumber(ours('mask_blur'), 0);
+  await noMaskBlur();
   await page.locator(`${ours('advanced')} > .label-wrap`).click();
   for (let tries = 3; tries; tries--) {
     await page.evaluate(tab => switch_to_img2img_tab(tab), tab);

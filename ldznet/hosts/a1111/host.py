@@ -17,7 +17,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,13 +25,13 @@ from torch import Tensor, nn
 from ldznet.hosts.a1111.neutral import WebuiModules, neutral, text_part
 from ldznet.hosts.capture import capture
 from ldznet.hosts.host import Context, HostInfo, Prediction, Schedule
-from ldznet.hosts.known_words import read_known_words
 from ldznet.hosts.loaded_model import (
     UNKNOWN_TEXT,
     blank_inpainting,
     clip_tokens,
-    fingerprint_of,
+    describe,
     latent_of,
+    loaded_vae,
     marks_of,
     no_model,
     read_family,
@@ -246,19 +245,7 @@ def _describe(model: Any) -> HostInfo:
     key = model.model.conditioning_key
     if (structure.in_channels, key) not in {(4, "crossattn"), (9, "hybrid"), (9, "crossattn")}:
         raise unfit(name, f'its UNet reads {structure.in_channels} channels and is conditioned by "{key}"')
-    fingerprint = fingerprint_of(checkpoint, model)
-    details = {
-        "weights": "as the webui loaded them",
-        "vae": "in the checkpoint",
-        "prediction": "marked by the tensor v_pred in the file" if V_PREDICTION in marks else "by the webui",
-        "schedule": "by the webui"
-        + (", zero terminal SNR (marked by the tensor ztsnr)" if ZERO_SNR in marks else ""),
-    }
-    if vae := getattr(model, "loaded_vae_file", None):
-        details["vae"] = Path(vae).name
-        fingerprint += f"+{details['vae']}"
-    known_words = read_known_words(getattr(checkpoint, "filename", None) or "")
-    return HostInfo(name, family, prediction, structure, fingerprint, details, known_words)
+    return describe(checkpoint, model, family, prediction, structure, files=loaded_vae(model))
 
 
 def _text_encoders(model: Any) -> list[Any]:

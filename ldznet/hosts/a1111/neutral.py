@@ -19,9 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.errors import HostError
-
-# Attributes of a class that extensions overlay on single modules: Hypertile, ControlNet, tiled VAEs, older LoRAs.
-_FORWARDS = ("forward", "_forward", "_conv_forward")
+from ldznet.hosts.neutral_layers import own_forwards, replaced, zero_padding
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ def neutral(webui: WebuiModules, model: Any) -> Iterator[None]:
         undo.enter_context(_emptied(webui.shared.loaded_hypernetworks))
         if webui.networks is not None:
             undo.enter_context(_emptied(webui.networks.loaded_networks))
-        undo.enter_context(_replaced(webui.sd_hijack.model_hijack, "fixes", None))  # textual inversions
-        undo.enter_context(_replaced(webui.sd_unet, "current_unet", None))  # TensorRT and its like
+        undo.enter_context(replaced(webui.sd_hijack.model_hijack, "fixes", None))  # textual inversions
+        undo.enter_context(replaced(webui.sd_unet, "current_unet", None))  # TensorRT and its like
         undo.enter_context(_without_token_merging(webui, model))
         undo.enter_context(own_forwards(modules))
         undo.enter_context(zero_padding(modules))
@@ -80,16 +78,6 @@ def _emptied(entries: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextmanager
 def _without_token_merging(webui: WebuiModules, model: Any) -> Iterator[None]:
     """Switch off token merging, which is on from before `process` to the end of a run (processing.py:841, 850)."""
     ratio = getattr(model, "applied_token_merged_ratio", 0)
@@ -98,28 +86,6 @@ def _without_token_merging(webui: WebuiModules, model: Any) -> Iterator[None]:
         yield
     finally:
         webui.sd_models.apply_token_merging(model, ratio)
-
-
-@contextmanager
-def own_forwards(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let each module run the code of its class, which has the webui's own patches, such as those of attention."""
-    with ExitStack() as undo:
-        for module in modules:
-            own = vars(module)  # an attribute of the instance hides that of the class
-            for name in _FORWARDS:
-                if name in own and hasattr(type(module), name):
-                    undo.callback(own.__setitem__, name, own.pop(name))
-        yield
-
-
-@contextmanager
-def zero_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Pad with zeros: tiling makes the padding circular, until a run without tiling (sd_hijack.py:311)."""
-    with ExitStack() as undo:
-        for module in modules:
-            if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-                undo.enter_context(_replaced(module, "padding_mode", "zeros"))
-        yield
 
 
 @contextmanager

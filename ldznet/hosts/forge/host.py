@@ -15,17 +15,16 @@ from torch import Tensor
 from ldznet.hosts.forge.modules import ForgeModules
 from ldznet.hosts.forge.patched_host import PatchedHost
 from ldznet.hosts.host import HostInfo, Prediction
-from ldznet.hosts.known_words import read_known_words
 from ldznet.hosts.loaded_model import (
     UNKNOWN_TEXT,
-    fingerprint_of,
+    describe,
     marks_of,
     no_model,
     read_family,
     read_structure,
     unfit,
 )
-from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR
+from ldznet.hosts.marks import V_PREDICTION
 
 _PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "noise", "v_prediction": "v"}
 _TEXT_ENGINES = ("text_processing_engine", "text_processing_engine_l", "text_processing_engine_g")
@@ -101,19 +100,9 @@ def _describe(webui: ForgeModules, engine: Any) -> HostInfo:
     structure = read_structure(model.diffusion_model, name)
     if structure.in_channels not in (4, 9):
         raise unfit(name, f"its UNet reads {structure.in_channels} channels")
-    details = {
-        "weights": "as the webui loaded them",
-        "vae": "in the checkpoint",
-        "prediction": "marked by the tensor v_pred in the file" if V_PREDICTION in marks else "by the webui",
-        "schedule": "by the webui"
-        + (", zero terminal SNR (marked by the tensor ztsnr)" if ZERO_SNR in marks else ""),
-    }
-    fingerprint = fingerprint_of(checkpoint, engine)
-    if files := _additional_files(webui.loaded_as()):
-        details["vae"] = f"in the checkpoint or in {', '.join(files)}"
-        fingerprint += "".join(f"+{file}" for file in files)
-    known_words = read_known_words(getattr(checkpoint, "filename", None) or "")
-    return HostInfo(name, family, prediction, structure, fingerprint, details, known_words)
+    files = _additional_files(webui.loaded_as())
+    vae = f"in the checkpoint or in {', '.join(files)}" if files else ""
+    return describe(checkpoint, engine, family, prediction, structure, files=files, vae=vae)
 
 
 def _predictor(webui: ForgeModules, unet: Any) -> Any:

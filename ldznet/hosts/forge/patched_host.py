@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldznet.hosts.a1111.neutral import own_forwards, zero_padding
 from ldznet.hosts.capture import capture
 from ldznet.hosts.forge.memory import load
 from ldznet.hosts.forge.modules import ForgeModules
@@ -41,6 +40,7 @@ from ldznet.hosts.loaded_model import (
     with_sizes,
 )
 from ldznet.hosts.marks import ZERO_SNR
+from ldznet.hosts.neutral_layers import own_forwards, zero_padding
 
 
 class PatchedHost(ABC):

@@ -8,7 +8,6 @@ which are in patchers as those of Forge are: hosts/forge/patched_host.py. file:l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,17 +16,17 @@ from torch import Tensor
 from ldznet.hosts.forge.modules import ForgeModules
 from ldznet.hosts.forge.patched_host import PatchedHost
 from ldznet.hosts.host import HostInfo, Prediction
-from ldznet.hosts.known_words import read_known_words
 from ldznet.hosts.loaded_model import (
     UNKNOWN_TEXT,
-    fingerprint_of,
+    describe,
+    loaded_vae,
     marks_of,
     no_model,
     read_family,
     read_structure,
     unfit,
 )
-from ldznet.hosts.marks import V_PREDICTION, ZERO_SNR
+from ldznet.hosts.marks import V_PREDICTION
 
 
 class ReforgeHost(PatchedHost):
@@ -111,19 +110,7 @@ def _describe(model: Any) -> HostInfo:
     # reForge's flags do not tell these two apart (forge_loader.py:523).
     if family == "sd1" and encoders[0].minimal_clip_skip > 1:
         family = "sd2"
-    details = {
-        "weights": "as the webui loaded them",
-        "vae": "in the checkpoint",
-        "prediction": "marked by the tensor v_pred in the file" if V_PREDICTION in marks else "by the webui",
-        "schedule": "by the webui"
-        + (", zero terminal SNR (marked by the tensor ztsnr)" if ZERO_SNR in marks else ""),
-    }
-    fingerprint = fingerprint_of(checkpoint, model)
-    if vae := getattr(model, "loaded_vae_file", None):
-        details["vae"] = Path(vae).name
-        fingerprint += f"+{details['vae']}"
-    known_words = read_known_words(getattr(checkpoint, "filename", None) or "")
-    return HostInfo(name, family, prediction, structure, fingerprint, details, known_words)
+    return describe(checkpoint, model, family, prediction, structure, files=loaded_vae(model))
 
 
 def _prediction(model: Any, network: Any) -> Prediction | None:
