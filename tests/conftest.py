@@ -1,5 +1,6 @@
 """What several tests share: recorded tensors of the released network, a stand-in of the webui, reading."""
 
+import asyncio
 import json
 import logging
 import signal
@@ -42,6 +43,22 @@ def as_it_was():
     log.setLevel(level)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _closed_loops(monkeypatch):
+    """Close the event loops that gradio makes with every Blocks, and forgets."""
+    loops, make = [], asyncio.new_event_loop
+
+    def make_and_note():
+        loops.append(make())
+        return loops[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", make_and_note)
+    yield
+    for loop in loops:
+        if not loop.is_running():
+            loop.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,6 @@ from ldznet.webui.page.forge import TABS, ForgePage, read_tab
 SIZE = (128, 64)
 
 
-@pytest.fixture(autouse=True)
-def _closed_loops(closed_loops):
-    """Close what gradio leaves open."""
-
-
 def page_of(*makers):
     """Return a page that has got the components which each of `makers` makes."""
     page = ForgePage()

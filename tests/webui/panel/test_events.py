@@ -7,7 +7,7 @@ from ldznet.webui.panel.events import Events
 
 
 @pytest.fixture
-def blocks(closed_loops):
+def blocks():
     with gr.Blocks() as blocks:
         yield blocks
 

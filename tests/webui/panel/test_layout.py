@@ -17,7 +17,7 @@ SLIDERS = dict.fromkeys(("img2img_mask_blur", "img2img_mask_alpha", "img2img_wid
 
 
 @pytest.fixture(autouse=True)
-def containers(webui, monkeypatch, session, closed_loops):
+def containers(webui, monkeypatch, session):
     """Give the app plain containers: the stand-in of the webui has none."""
     from contextlib import contextmanager
 
