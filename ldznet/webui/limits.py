@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-# Pixels of an image or a mask: 8K, 7680 x 4320, is 33.2 million. Each map of such an image takes 128 MB, and
+# Pixels of an image or a mask: a square of 8192. Each map of such an image takes 256 MB, and
 # making a mask holds several of them.
-MOST_PIXELS = 2**25
+MOST_PIXELS = 2**26
 # Letters of base64: a file of 48 MB, such as a photograph of 16 million pixels as PNG.
 LONGEST_IMAGE = 64 * 2**20
 # An image, a mask, which is far smaller as PNG, and the prompts.
