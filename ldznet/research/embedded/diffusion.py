@@ -101,7 +101,10 @@ def _difference_of_nouns(model: TinyModel, nouns: Sequence[str], captions: Seque
 
     Near 0 a text encoder has lost its words, and nothing that reads its contexts can learn what they mean.
     """
-    return context_difference(model.context(nouns)) / context_difference(model.context(captions))
+    of_nouns, of_captions = (
+        context_difference(model.context(texts), model.count_tokens(texts)) for texts in (nouns, captions)
+    )
+    return of_nouns / of_captions
 
 
 def loss_weights(schedule: Schedule, timesteps: Tensor, snr_range: tuple[float, float]) -> Tensor:

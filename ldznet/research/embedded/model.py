@@ -113,6 +113,12 @@ class TinyModel(nn.Module):
         states: Tensor = self.text(ids.to(self.scale.device)).last_hidden_state
         return states
 
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each caption, without start and end."""
+        ids, _ = self.tokenize(captions)
+        counts: list[int] = (ids.argmax(dim=-1) - 1).tolist()  # the end has the largest id
+        return counts
+
     @torch.no_grad()
     def latent(self, images: Tensor) -> Tensor:
         """Return the posterior's mean, scaled to a deviation of 1: (B, 3, H, W) in [-1, 1] -> (B, 4, H/8, W/8)."""

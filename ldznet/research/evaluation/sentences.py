@@ -9,7 +9,9 @@ with it, different nouns give nearly the same context, and no head can learn wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
+import torch
 from torch import Tensor
 
 from ldznet.hosts.host import Host
@@ -17,20 +19,28 @@ from ldznet.hosts.host import Host
 __all__ = ["context_difference", "sentence_difference"]
 
 
-def context_difference(tokens: Tensor) -> float:
-    """Return the mean distance of two of B contexts (B, L, D): of each token but the first, over all pairs."""
+def context_difference(tokens: Tensor, counts: Sequence[int]) -> float:
+    """Return the mean distance of two of B contexts (B, L, D) over all pairs.
+
+    `counts` are the numbers of tokens of each text, without start and end. Two contexts are compared at the words
+    of the longer text and at its end: the start says nothing, and in a small text encoder the padding says the less
+    the further it is from the words.
+    """
     count = len(tokens)
     assert count > 1
-    # (L - 1, B, B): the first token is the start of the text and says nothing
-    tokens = tokens[:, 1:].float().transpose(0, 1)
-    distances = (tokens[:, :, None] - tokens[:, None]).norm(dim=-1)
-    return float(distances.mean() * count / (count - 1))
+    distances = [
+        (tokens[one, 1 : stop + 2].float() - tokens[other, 1 : stop + 2].float()).norm(dim=-1).mean()
+        for one, other in combinations(range(count), 2)
+        for stop in (max(counts[one], counts[other]),)
+    ]
+    return float(torch.stack(distances).mean())
 
 
 def sentence_difference(host: Host, template: str, nouns: Sequence[str], captions: Sequence[str]) -> float:
     """Return how much nouns in the sentence differ, relative to captions; at least 0.5 is wanted."""
     sentences = [template.replace("{}", noun) for noun in nouns]
     of_nouns, of_captions = (
-        context_difference(host.encode_prompt(texts).tokens) for texts in (sentences, list(captions))
+        context_difference(host.encode_prompt(texts).tokens, host.count_tokens(texts))
+        for texts in (sentences, list(captions))
     )
     return of_nouns / of_captions
