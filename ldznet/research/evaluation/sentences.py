@@ -23,7 +23,7 @@ def context_difference(tokens: Tensor, counts: Sequence[int]) -> float:
     """Return the mean distance of two of B contexts (B, L, D) over all pairs.
 
     `counts` are the numbers of tokens of each text, without start and end. Two contexts are compared at the words
-    of the longer text and at its end: the start says nothing, and in a small text encoder the padding says the less
+    of the longer text and at its end: the start says nothing, and in a small text encoder the padding says less,
     the further it is from the words.
     """
     count = len(tokens)
