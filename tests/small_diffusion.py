@@ -14,6 +14,7 @@ TINY = TinyConfig(
     text_layers=1,
     size=64,
     batch=2,
+    text_batch=2,
     vae_crop=32,
     shard=6,
     window=2,

@@ -92,13 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--go-on",
         type=Path,
         metavar="PATH",
-        help="diffusion: continue to train the UNet of this model file (with --steps)",
+        help="diffusion: continue to train the UNet of this model file (with --steps); where it knows other "
+        "words, after training a new text encoder",
     )
     parser.add_argument(
         "--stage",
-        choices=("encoder", "decoder", "unet"),
-        help="diffusion: train this part only; the UNet needs the encoder alone, so the decoder may be trained "
-        "meanwhile or later (default: all, and write the model)",
+        choices=("encoder", "decoder", "text", "unet"),
+        help="diffusion: train this part only; the text encoder needs the encoder, and the UNet both, so the "
+        "decoder may be trained meanwhile or later (default: all, and write the model)",
     )
     add_artists(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that prepare samples")

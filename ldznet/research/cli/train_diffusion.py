@@ -24,7 +24,8 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     from ldznet.research.embedded.diffusion import train_unet
     from ldznet.research.embedded.files import export, unpack
     from ldznet.research.embedded.model import TinyConfig
-    from ldznet.research.embedded.resumable_stage import RunOptions, join_launch, wait_for_all
+    from ldznet.research.embedded.resumable_stage import RunOptions, is_given, join_launch, wait_for_all
+    from ldznet.research.embedded.text_encoder import train_text
     from ldznet.research.scenes.icons import IconWorld
 
     _refuse_unused(parsed)
@@ -43,9 +44,12 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     stages = {
         "encoder": (train_encoder, config.encoder_steps),
         "decoder": (train_decoder, config.decoder_steps),
+        "text": (train_text, config.text_steps),
         "unet": (train_unet, config.unet_steps),
     }
-    names = [parsed.stage] if parsed.stage else ["unet"] if parsed.go_on else list(stages)
+    names = [parsed.stage] if parsed.stage else ["text", "unet"] if parsed.go_on else list(stages)
+    if parsed.go_on and is_given(parsed.out / "text.pt"):
+        names.remove("text")
     done = True
     for name in names:
         train, steps = stages[name]

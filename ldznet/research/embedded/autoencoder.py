@@ -140,7 +140,7 @@ def load_encoder(model: TinyModel, folder: Path, world: IconWorld) -> None:
     Raises:
         OptionError: the encoder has not been trained yet.
     """
-    average = _average_of(folder, "encoder")
+    average = average_of(folder, "encoder")
     part_of(model.vae, ("encoder", "quant_conv")).load_state_dict(
         {name: tensor for name, tensor in average.items() if not name.startswith("light.")}
     )
@@ -158,7 +158,7 @@ def load_decoder(model: TinyModel, folder: Path) -> None:
     Raises:
         OptionError: the decoder has not been trained yet.
     """
-    part_of(model.vae, ("decoder", "post_quant_conv")).load_state_dict(_average_of(folder, "decoder"))
+    part_of(model.vae, ("decoder", "post_quant_conv")).load_state_dict(average_of(folder, "decoder"))
     model.vae.eval().requires_grad_(False)
 
 
@@ -167,7 +167,12 @@ def part_of(vae: Any, names: Sequence[str]) -> nn.ModuleDict:
     return nn.ModuleDict({name: getattr(vae, name) for name in names})
 
 
-def _average_of(folder: Path, stage: str) -> dict[str, Tensor]:
+def average_of(folder: Path, stage: str) -> dict[str, Tensor]:
+    """Return the averaged weights that a stage has written.
+
+    Raises:
+        OptionError: the stage has not been trained yet.
+    """
     path = folder / f"{stage}.pt"
     if not path.exists():
         raise OptionError(f"There is no trained {stage} in {folder}. Train the stage {stage} first.")

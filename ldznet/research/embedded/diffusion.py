@@ -1,8 +1,8 @@
 """A small latent diffusion model of Stable Diffusion 1.x's structure, trained from scratch on scenes.
 
 Stages, each resumable to the step: the KL autoencoder's encoder on crops of scenes, then its decoder
-(autoencoder.py); here, UNet and text encoder together on the latents of scenes and their captions
-(latents.py), with the noise prediction loss. files.py writes what a webui loads.
+(autoencoder.py); the text encoder on the latents of scenes and their captions (text_encoder.py, latents.py); here,
+the UNet on these, with the noise prediction loss. files.py writes what a webui loads.
 
 Sources: Rombach et al., Latent Diffusion Models, CVPR 2022, https://arxiv.org/abs/2112.10752; Hang et al.,
 Efficient Diffusion Training via Min-SNR Weighting Strategy, ICCV 2023, https://arxiv.org/abs/2303.09556
@@ -10,7 +10,7 @@ Efficient Diffusion Training via Min-SNR Weighting Strategy, ICCV 2023, https://
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,28 +27,27 @@ from ldznet.research.embedded.resumable_stage import (
     step_generator,
     train_stage,
 )
-from ldznet.research.evaluation.sentences import context_difference
+from ldznet.research.embedded.text_encoder import load_text
 from ldznet.research.scenes.icons import IconWorld
-
-_MEASURE_EVERY = 100  # steps between two reports on the contexts
 
 
 def train_unet(
     config: TinyConfig, options: RunOptions, world: IconWorld, say: Callable[[str], None] = print
 ) -> bool:
-    """Train UNet and text encoder on the finished autoencoder's latents; True when their steps are done.
+    """Train the UNet on the finished encoder's latents and text encoder's contexts; True when its steps are done.
 
     Raises:
-        OptionError: the encoder has not been trained yet, or the processes cannot share a batch.
+        OptionError: one of these has not been trained yet, or the processes cannot share a batch.
     """
     rank, processes = share_of_launch()
     latents = Latents(config, options, world, say)
     torch.manual_seed(1)
     model = TinyModel(config, options.folder / "tokenizer", world.vocabulary).to(options.device)
+    load_text(model, options.folder)
     parts = nn.ModuleDict({"unet": model.unet, "text": model.text})
     if (options.folder / "start.pt").exists():
         start = torch.load(options.folder / "start.pt", map_location="cpu", weights_only=True)
-        parts.load_state_dict({**parts.state_dict(), **start})  # without a text encoder of the same words
+        model.unet.load_state_dict(start)
     # Convolutions of bfloat16 are computed in this layout on a CPU; latents come in it, too.
     model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = Stage(
@@ -60,7 +59,6 @@ def train_unet(
         options.folder,
         options.steps,
         config.unet_plateau,
-        {"text.": config.text_rate_share},
     )
     stage.average.to(options.device)
     for state in stage.optimizer.state.values():
@@ -75,9 +73,6 @@ def train_unet(
         )
 
     def loss_of(latent: Tensor, captions: list[str]) -> Tensor:
-        if stage.step % _MEASURE_EVERY == 0 and not rank:
-            share = _difference_of_nouns(model, world.nouns[::8], captions)
-            say(f"unet: contexts of nouns differ {share:.2f} times as much as those of captions (wanted: 0.50)")
         generator = step_generator(stage.step)
         noise = torch.randn(latent.shape, generator=generator)
         timesteps = torch.randint(0, 1000, (len(latent),), generator=generator)
@@ -86,25 +81,14 @@ def train_unet(
         # Randomness belongs to the whole batch; a process takes its share of it.
         latent, noise = latent[rank::processes].to(options.device), noise[rank::processes].to(options.device)
         timesteps, texts = timesteps[rank::processes], texts[rank::processes]
-        context = model.context(texts)
+        with torch.no_grad():
+            context = model.context(texts)
         noisy = schedule.add_noise(latent, noise, timesteps).contiguous(memory_format=torch.channels_last)
         prediction = model.unet(noisy, timesteps.to(latent.device), context)
         errors = F.mse_loss(prediction.float(), noise, reduction="none").mean(dim=(1, 2, 3))
         return (errors * loss_weights(schedule, timesteps, config.snr_range).to(errors.device)).mean()
 
     return train_stage(stage, latents.batches(stage.step), config.batch, options, loss_of, say)
-
-
-@torch.no_grad()
-def _difference_of_nouns(model: TinyModel, nouns: Sequence[str], captions: Sequence[str]) -> float:
-    """Return how much the contexts of bare nouns differ, relative to those of captions.
-
-    Near 0 a text encoder has lost its words, and nothing that reads its contexts can learn what they mean.
-    """
-    of_nouns, of_captions = (
-        context_difference(model.context(texts), model.count_tokens(texts)) for texts in (nouns, captions)
-    )
-    return of_nouns / of_captions
 
 
 def loss_weights(schedule: Schedule, timesteps: Tensor, snr_range: tuple[float, float]) -> Tensor:

@@ -136,8 +136,8 @@ def unpack(
 ) -> None:
     """Lay out what `export` wrote so that `train_unet` continues from its weights, with a new schedule.
 
-    The autoencoder is kept as it is: with another one all that the UNet knows would be lost. The text encoder is
-    kept where it reads the world's words as the new one would; else it starts anew.
+    The autoencoder is kept as it is: with another one all that the UNet knows would be lost. So is the text
+    encoder where it reads the world's words as a new one would; else a new one has to be trained first.
 
     Raises:
         OptionError: the model has another structure than the one that is trained.
@@ -152,12 +152,11 @@ def unpack(
     folder.mkdir(parents=True, exist_ok=True)
     for stage, names in (("encoder", ("encoder", "quant_conv")), ("decoder", ("decoder", "post_quant_conv"))):
         save_whole({"average": part_of(host.vae, names).state_dict()}, folder / f"{stage}.pt")
-    unet = {f"unet.{name}": tensor for name, tensor in unet_state(checkpoint).items()}
     model = TinyModel(config, folder / "tokenizer", world.vocabulary)
     words = list(world.vocabulary)
-    text = {}
     if torch.equal(host.text[0].tokenize(words)[0], model.tokenize(words)[0]):
         text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()}
+        save_whole({"average": text}, folder / "text.pt")
     else:
         say(f"{checkpoint} knows other words: its text encoder starts anew, UNet and autoencoder go on.")
-    save_whole({**unet, **text}, folder / "start.pt")
+    save_whole(unet_state(checkpoint), folder / "start.pt")

@@ -40,20 +40,18 @@ class TinyConfig:
     decoder_scenes: int = 4  # with one crop each
     encoder_steps: int = 4000
     decoder_steps: int = 4000
+    text_steps: int = 4000
     unet_steps: int = 32_000
     vae_crop: int = 64  # side of the autoencoder's crops; it is convolutional
     encoder_rate: float = 1e-3
     decoder_rate: float = 1e-3
     kl_weight: float = 1e-5
+    text_batch: int = 128  # scenes and captions that are compared with each other
+    text_rate: float = 1e-3
     shard: int = 4096  # scenes whose latents are made together for the UNet
     uses: int = 4  # how often each of them is seen before the next shard is made
     window: int = 24  # latest shards from which a step's scenes are drawn
     unet_rate: float = 1e-3
-    # Deviation of a new word's embedding. AdamW moves each weight by the rate, whatever its gradient is. With
-    # CLIP's deviation of 0.02 all words drifted into two contexts within 2,000 steps: what they share moved them
-    # further than what tells them apart, and the last norm left nothing of their differences.
-    word_deviation: float = 0.3
-    text_rate_share: float = 0.1  # of the UNet's rate, for the same reason
     unet_plateau: float = 0.75  # share of the UNet's steps before its rate falls
     # Of the signal-to-noise ratio, where a timestep's weight in the loss follows it: less noise weighs no more,
     # and more noise, where it is decided what a thing is, no less. (0, infinity) weighs all noise alike.
@@ -101,8 +99,6 @@ class TinyModel(nn.Module):
             "eos_token_id": vocabulary - 1,
         }
         self.text = CLIPTextModel(CLIPTextConfig(**self.text_settings))
-        # Beginning and end keep CLIP's deviation: the end is the padding, too, which is to tell what was read.
-        nn.init.normal_(self.text.get_input_embeddings().weight[:-2], std=config.word_deviation)
         self.unet = UNet(config.unet)
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(0.18215))

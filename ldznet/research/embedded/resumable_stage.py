@@ -10,7 +10,7 @@ import copy
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,16 +51,10 @@ class Stage:
     folder: Path
     steps: int  # of the whole stage; the rate falls to 0 there
     plateau: float = 0.0  # share of the steps before the rate falls; until then `steps` may be changed
-    shares: Mapping[str, float] = field(default_factory=dict)  # of the rate, by the beginning of a weight's name
 
     def __post_init__(self) -> None:
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.module.named_parameters():
-            share = next((share for start, share in self.shares.items() if name.startswith(start)), 1.0)
-            if parameter.requires_grad:
-                groups.setdefault(share, []).append(parameter)
         self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "share": share} for share, parameters in groups.items()],
+            [parameter for parameter in self.module.parameters() if parameter.requires_grad],
             lr=self.rate,
             betas=(0.9, 0.99),
             weight_decay=0.01,
@@ -100,7 +94,7 @@ class Stage:
         share = min(1.0, max(0.0, self.step / self.steps - self.plateau) / (1 - self.plateau))
         rate = self.rate * min(1.0, (self.step + 1) / self.warmup) * 0.5 * (1 + np.cos(np.pi * share))
         for group in self.optimizer.param_groups:
-            group["lr"] = float(rate) * group["share"]
+            group["lr"] = float(rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         mean_loss, late = self._together(float(loss.detach()), late)
@@ -172,6 +166,11 @@ def train_stage(
             say(f"{stage.name}: stopped at step {stage.step} of {options.steps}, saved in {options.folder}")
         raise KeyboardInterrupt(request.signal)
     return done
+
+
+def is_given(path: Path) -> bool:
+    """Return whether a stage's file holds weights that were trained elsewhere, with nothing to resume."""
+    return path.exists() and "step" not in torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:

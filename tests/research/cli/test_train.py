@@ -29,6 +29,7 @@ from ldznet.research.embedded.diffusion import train_unet
 from ldznet.research.embedded.files import export
 from ldznet.research.embedded.model import TinyConfig
 from ldznet.research.embedded.resumable_stage import RunOptions
+from ldznet.research.embedded.text_encoder import train_text
 
 RECIPE = ("--preset", "tiny", "--steps", "4", "--batch", "4", "--size", "64", "--scenes", "4", "--device", "cpu")
 CONFIG = TinyConfig(
@@ -37,6 +38,8 @@ CONFIG = TinyConfig(
     text_layers=1,
     size=64,
     batch=2,
+    text_batch=2,
+    text_steps=2,
     shard=4,
     encoder_scenes=2,
     encoder_steps=2,
@@ -53,7 +56,7 @@ def checkpoint(tmp_path_factory):
     """A small diffusion model, trained for a step, as a file."""
     folder = tmp_path_factory.mktemp("tiny")
     options = RunOptions(folder=folder, steps=1)
-    for stage in (train_encoder, train_decoder, train_unet):
+    for stage in (train_encoder, train_decoder, train_text, train_unet):
         stage(CONFIG, options, stand_in_world(), lambda _text: None)
     export(CONFIG, folder, folder / "small.safetensors", stand_in_world(), dtype=torch.float32)
     return folder / "small.safetensors"
@@ -368,6 +371,7 @@ def test_a_stage_of_the_diffusion_model_is_trained_by_itself_and_resumed(tmp_pat
 
     assert main([*command, "--stage", "encoder", "--steps", "3", "--minutes", "0"]) == 3
     assert main([*command, "--stage", "encoder", "--steps", "3"]) == 0
+    assert main([*command, "--stage", "text"]) == 0
     assert main([*command, "--stage", "unet", "--steps", "2"]) == 0
 
     printed = capsys.readouterr().out
