@@ -62,12 +62,15 @@ def host_in(folder):
 
 
 HOST = os.environ.get("WEBUI_HOST") or host_in(WEBUI / "webui")
+# How far two images of the same run are apart: Forge and its kin draw the latent of the image at random.
+REPEATS_WITHIN = 0 if HOST == "a1111" else 1
 # For a smaller and a larger mask of what the tests ask for.
 if HOST == "a1111":
     THRESHOLD, LOW_THRESHOLD = embedded_scenes.THRESHOLD, embedded_scenes.LOW_THRESHOLD
 else:
     THRESHOLD, LOW_THRESHOLD = 0.95, 0.6
 MODEL = "tiny.safetensors" if HOST == "a1111" else "rand.safetensors"
+HEAD = "ld-znet.safetensors" if HOST == "a1111" else "rand-head.safetensors"  # the one that fits
 ONLY_A1111 = pytest.mark.skipif(HOST != "a1111", reason="needs the embedded model, or a part of AUTOMATIC1111's")
 
 # What starts a webui of its own, and what takes one that runs already as well.
@@ -80,11 +83,11 @@ NEEDS_ANY_WEBUI = [
     pytest.mark.skipif(not {"WEBUI_DIR", "WEBUI_URL"} & os.environ.keys(), reason="no webui is named"),
 ]
 
-# Extensions that look in `process` whether the run is one with a mask, under the names of those that do.
-OTHERS = {
-    "sd-webui-controlnet/scripts/controlnet.py": ("Script", "ControlNet"),
-    "adetailer/scripts/!adetailer.py": ("AfterDetailerScript", "ADetailer"),
-}
+# Extensions that look in `process` whether the run is one with a mask, under the names of those that do. The others
+# have their own ControlNet, and Forge and Neo load no extension of that name.
+OTHERS = {"adetailer/scripts/!adetailer.py": ("AfterDetailerScript", "ADetailer")}
+if HOST == "a1111":
+    OTHERS["sd-webui-controlnet/scripts/controlnet.py"] = ("Script", "ControlNet")
 OTHER = """
 from modules import scripts
 
@@ -164,6 +167,8 @@ def start(data, *flags):
         flags = ("--gradio-allowed-path", data, *flags)
     folder = data / "checkpoints"
     own = ["--data-dir", data, "--ckpt-dir", folder, "--ckpt", folder / MODEL, *flags]
+    if HOST == "neo":  # it takes the first checkpoint
+        own = ["--data-dir", data, "--ckpt-dirs", folder, *flags]
     done = subprocess.run(
         [WEBUI / "start.sh", *map(str, own)],
         env=os.environ | {"PORT": PORT},
@@ -178,6 +183,13 @@ def stop():
     if GIVEN:
         return
     subprocess.run([WEBUI / "stop.sh"], check=True, capture_output=True)
+
+
+def resident():
+    """Return the resident memory of the webui's process in bytes."""
+    pid = (WEBUI / "run" / "pid").read_text().strip()
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) * 1024
 
 
 def ask(route, body=None, at="sdapi/v1"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from embedded_scenes import PHRASE, SCENE, THRESHOLD, image_of
 from PIL import Image
-from running import EMBEDDED, ROOT, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
+from running import EMBEDDED, ONLY_A1111, ROOT, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
 from safetensors.torch import load_file, save_file
 
 MASKED = {"prompt": PHRASE, "threshold": THRESHOLD, "append": True}
@@ -28,6 +28,7 @@ pytestmark = [
         not {"WEBUI_DIR", "CONTROLNET_DIR"} <= os.environ.keys(),
         reason="WEBUI_DIR or CONTROLNET_DIR names nothing",
     ),
+    ONLY_A1111,
 ]
 
 

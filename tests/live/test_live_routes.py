@@ -1,4 +1,4 @@
-"""Test our routes in a real AUTOMATIC1111, started with --nowebui and --api-auth. WEBUI_DIR as in running.py."""
+"""Test our routes in a real webui, started with --nowebui and --api-auth. WEBUI_DIR as in running.py."""
 
 import base64
 import json
@@ -9,10 +9,23 @@ import urllib.error
 import urllib.request
 
 import pytest
-from embedded_scenes import PHRASE, README_IMAGE, README_PROMPT, SCENE, THRESHOLD, image_of
+from embedded_scenes import PHRASE, README_IMAGE, README_PROMPT, SCENE, image_of
 from host.bodies import ROUTES, asked_as_the_schema_says, bad_bodies
 from PIL import Image
-from running import LOG, NEEDS_A_WEBUI, PORT, ROOT, SIZE, decoded, encoded, make_data_folder, start, stop
+from running import (
+    HEAD,
+    LOG,
+    NEEDS_A_WEBUI,
+    PORT,
+    ROOT,
+    SIZE,
+    THRESHOLD,
+    decoded,
+    encoded,
+    make_data_folder,
+    start,
+    stop,
+)
 
 from ldznet.webui.controls import CONTROLS
 
@@ -50,7 +63,7 @@ def server(tmp_path_factory):
     stop()
 
 
-def test_a_prompt_gives_a_mask_by_the_embedded_head(server, scene):
+def test_a_prompt_gives_a_mask_by_the_head_that_fits(server, scene):
     request = {"image": encoded(scene), "prompt": PHRASE, "threshold": THRESHOLD, "return_overlay": True}
 
     answer = server.ask("POST", "/ldznet/segment", request)
@@ -67,8 +80,8 @@ def test_what_is_loaded_is_reported_and_unloaded(server, scene):
     heads, loaded = server.ask("GET", "/ldznet/heads"), server.ask("GET", "/ldznet/status")
     unloaded = server.ask("POST", "/ldznet/unload")
 
-    assert [(head["name"], head["fits"]) for head in heads["heads"]] == [("ld-znet.safetensors", True)]
-    assert loaded["head"] == "ld-znet.safetensors"
+    assert [head["name"] for head in heads["heads"] if head["fits"]] == [HEAD]
+    assert loaded["head"] == HEAD
     assert (unloaded["head"], unloaded["kept"]) == (None, 0)
 
 

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import threading
 import time
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -31,7 +30,7 @@ from embedded_scenes import (
     numbered_image,
 )
 from host.bodies import bad_bodies
-from running import NEEDS_A_WEBUI, SIZE, WEBUI, Client, ask, encoded, make_data_folder, start, stop
+from running import NEEDS_A_WEBUI, ONLY_A1111, SIZE, Client, ask, encoded, make_data_folder, resident, start, stop
 
 from ldznet.heads.head_file import save_head
 from ldznet.hosts.diffusers.host import DiffusersHost
@@ -74,7 +73,7 @@ class Fault(scripts.Script):
             raise ZeroDivisionError("of another extension")
 """
 
-pytestmark = NEEDS_A_WEBUI
+pytestmark = [*NEEDS_A_WEBUI, ONLY_A1111]
 
 
 def segment(image, prompt=PHRASE, **more):
@@ -348,13 +347,6 @@ def test_attention_leaves_the_mask_of_what_is_nowhere_in_the_picture_empty(clien
 
 
 # --- many ------------------------------------------------------------------------------------------------
-
-
-def resident():
-    """Return the resident memory of the webui's process in bytes."""
-    pid = (WEBUI / "run" / "pid").read_text().strip()
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(status["VmRSS"].split()[0]) * 1024
 
 
 def some_request(draw, number, client, bad):

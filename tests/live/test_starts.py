@@ -1,16 +1,38 @@
-"""Start a real AUTOMATIC1111 in other ways: to save memory, in half precision, without us. See running.py."""
+"""Start a real webui in other ways: to save memory, in half precision, without us. See running.py.
+
+Half precision in AUTOMATIC1111 only: the memory managers of Forge and its kin choose it by the device.
+"""
 
 import json
 
 import numpy as np
 import pytest
-from embedded_scenes import PHRASE, SCENE, THRESHOLD, image_of
-from running import NEEDS_A_WEBUI, SIZE, Client, decoded, make_data_folder, start, stop
+from embedded_scenes import PHRASE, SCENE, image_of
+from running import (
+    HOST,
+    NEEDS_A_WEBUI,
+    ONLY_A1111,
+    REPEATS_WITHIN,
+    SIZE,
+    THRESHOLD,
+    Client,
+    decoded,
+    make_data_folder,
+    start,
+    stop,
+)
 
 MASKED = {"prompt": PHRASE, "threshold": THRESHOLD, "append": True}
 
-WITHOUT_US = "--no-half --disable-extra-extensions"
-WAYS = ("--no-half", "--no-half --medvram", "--no-half --lowvram", "--precision half", WITHOUT_US)
+PLAIN, HALF = "--no-half" if HOST == "a1111" else "", "--precision half"
+SPARING = {  # memory; --always-low-vram and its like need a GPU: with --always-cpu they are refused
+    "a1111": ("--no-half --medvram", "--no-half --lowvram"),
+    "forge": ("--always-offload-from-vram",),
+    "reforge": ("--always-offload-from-vram",),
+    "neo": ("--disable-smart-memory",),
+}[HOST]
+WITHOUT_US = f"{PLAIN} --disable-extra-extensions"
+WAYS = (PLAIN, *SPARING, *([HALF] if HOST == "a1111" else []), WITHOUT_US)
 
 pytestmark = NEEDS_A_WEBUI
 
@@ -33,20 +55,24 @@ def answers(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("flags", ["--no-half --medvram", "--no-half --lowvram"])
+@pytest.mark.parametrize("flags", SPARING)
 def test_low_memory_modes_make_the_same_mask_and_picture(answers, flags):
-    plain, found = (list(map(decoded, answers[way][1]["images"])) for way in ("--no-half", flags))
+    plain, found = (list(map(decoded, answers[way][1]["images"])) for way in (PLAIN, flags))
 
     assert len(found) == 3
-    assert all(np.array_equal(one, other) for one, other in zip(plain, found, strict=True))
+    assert np.abs(plain[0] - found[0]).max() <= REPEATS_WITHIN
+    assert np.array_equal(plain[1], found[1])
     assert json.loads(answers[flags][1]["info"])["seed"] == 1
 
 
+@ONLY_A1111
 def test_in_half_precision_nearly_the_same_is_found(answers):
-    one, other = (decoded(answers[way][1]["images"][1]) for way in ("--no-half", "--precision half"))
+    one, other = (decoded(answers[way][1]["images"][1]) for way in (PLAIN, HALF))
 
     assert (one != other).mean() < 0.001
 
 
 def test_switched_off_or_not_installed_is_the_same(answers):
-    assert answers["--no-half"][0]["images"] == answers[WITHOUT_US][0]["images"]
+    one, other = (decoded(answers[way][0]["images"][0]) for way in (PLAIN, WITHOUT_US))
+
+    assert np.abs(one - other).max() <= REPEATS_WITHIN

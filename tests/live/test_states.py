@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from embedded_scenes import PHRASE, SCENE, THRESHOLD, image_of
-from running import NEEDS_A_WEBUI, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
+from running import NEEDS_A_WEBUI, ONLY_A1111, SIZE, Client, ask, decoded, encoded, make_data_folder, start, stop
 from safetensors.torch import load_file, save_file
 
 from ldznet.methods.load import EMBEDDED
@@ -33,7 +33,7 @@ class Option(sd_unet.SdUnetOption):
 script_callbacks.on_list_unets(lambda options: options.append(Option()))
 """
 
-pytestmark = NEEDS_A_WEBUI
+pytestmark = [*NEEDS_A_WEBUI, ONLY_A1111]
 
 
 @pytest.fixture(scope="module")
