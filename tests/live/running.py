@@ -83,8 +83,8 @@ NEEDS_ANY_WEBUI = [
     pytest.mark.skipif(not {"WEBUI_DIR", "WEBUI_URL"} & os.environ.keys(), reason="no webui is named"),
 ]
 
-# Extensions that look in `process` whether the run is one with a mask, under the names of those that do. The others
-# have their own ControlNet, and Forge and Neo load no extension of that name.
+# Extensions that look in `process` whether the run is one with a mask, under the names of those that do. The other
+# webuis have their own ControlNet, and Forge and Neo load no extension of that name.
 OTHERS = {"adetailer/scripts/!adetailer.py": ("AfterDetailerScript", "ADetailer")}
 if HOST == "a1111":
     OTHERS["sd-webui-controlnet/scripts/controlnet.py"] = ("Script", "ControlNet")
