@@ -163,8 +163,8 @@ def start(data, *flags):
         return
     if HOST == "a1111" and not any(flag in flags for flag in ("--no-half", "--precision")):
         flags = ("--no-half", *flags)
-    if HOST in ("forge", "neo"):  # gradio 4 serves files of known folders only
-        flags = ("--gradio-allowed-path", data, *flags)
+    if HOST in ("forge", "neo"):  # gradio 4 serves files of named folders only; the webui names its data folder
+        flags = ("--gradio-allowed-path", data, "--gradio-allowed-path", WEBUI / "webui", *flags)
     folder = data / "checkpoints"
     own = ["--data-dir", data, "--ckpt-dir", folder, "--ckpt", folder / MODEL, *flags]
     if HOST == "neo":  # it takes the first checkpoint
