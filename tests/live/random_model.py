@@ -47,12 +47,17 @@ def _replace(path, write):
     partial.replace(path)
 
 
-def _state():
-    """Return the tensors of a checkpoint, in half precision, under their original names."""
-    unet = UNet(STRUCTURE)
+def unet_state(structure):
+    """Return the tensors of a UNet, under their original names."""
+    unet = UNet(structure)
     for parameter in unet.parameters():
         spread = parameter[0].numel() if parameter.ndim > 1 else 1
         torch.nn.init.normal_(parameter, std=0.5 / spread**0.5)
+    return {f"model.diffusion_model.{name}": tensor.detach() for name, tensor in unet.state_dict().items()}
+
+
+def _state():
+    """Return the tensors of a checkpoint, in half precision, under their original names."""
     vae = AutoencoderKL(**vae_settings([128, 256, 512, 512], 2))
     with torch.no_grad():  # the posterior has no spread: images are repeatable
         vae.quant_conv.weight[4:] = 0
@@ -70,7 +75,7 @@ def _state():
             hidden_act="quick_gelu",
         )
     )
-    state = {f"model.diffusion_model.{name}": tensor for name, tensor in unet.state_dict().items()}
+    state = unet_state(STRUCTURE)
     state |= {f"first_stage_model.{name}": tensor for name, tensor in vae_state(vae.state_dict()).items()}
     prefix = "cond_stage_model.transformer.text_model."
     state |= {
