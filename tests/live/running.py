@@ -64,9 +64,9 @@ def host_in(folder):
 HOST = os.environ.get("WEBUI_HOST") or host_in(WEBUI / "webui")
 # How far two images of the same run are apart: Forge and its kin draw the latent of the image at random.
 REPEATS_WITHIN = 0 if HOST == "a1111" else 1
-# And an image that is shown from its file: Forge hides the parameters in the alpha channel (stealth_infotext.py), and
-# a browser rounds where alpha is 254.
-SHOWN_WITHIN = 1 if HOST in ("forge", "neo") else 0
+# And an image that is shown from its file: Forge and reForge hide the parameters in its alpha channel
+# (stealth_infotext.py), and a browser rounds where alpha is 254.
+SHOWN_WITHIN = 1 if HOST in ("forge", "reforge") else 0
 # For a smaller and a larger mask of what the tests ask for.
 if HOST == "a1111":
     THRESHOLD, LOW_THRESHOLD = embedded_scenes.THRESHOLD, embedded_scenes.LOW_THRESHOLD
