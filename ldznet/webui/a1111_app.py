@@ -212,6 +212,15 @@ class A1111App(GeneratingApp):
 
     # --- images and their parameters -----------------------------------------------------------------
 
+    def fit_image(self, p: Any, image: Image.Image) -> Image.Image:
+        """Return an image of the run `p` in the run's size (processing.py:1672)."""
+        from modules import images
+
+        flat = images.flatten(image, self.option("img2img_background_color", "#ffffff"))
+        # The mode 3 resizes latents.
+        fitted: Image.Image = images.resize_image(p.resize_mode % 3, flat, p.width, p.height)
+        return fitted
+
     def save_image(self, image: Image.Image, path: Path, *, text: str | None, p: Any) -> None:
         """Save an image as the webui saves its results, under this very name."""
         from modules import images

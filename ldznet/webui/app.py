@@ -116,6 +116,9 @@ class GeneratingApp(App, Protocol):
         of the API may change it.
         """
 
+    def fit_image(self, p: Any, image: Image.Image) -> Image.Image:
+        """Return an image of the run `p` as the webui would paint it: without transparency, in the run's size."""
+
     def save_image(self, image: Image.Image, path: Path, *, text: str | None, p: Any) -> None:
         """Save a result of the run `p` under a path, its suffix included, with `text` as its parameters."""
 

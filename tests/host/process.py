@@ -39,6 +39,7 @@ class Processing:
     width: int = 512
     height: int = 512
     mask_round: bool = True
+    resize_mode: int = 0
     comments: dict = field(default_factory=dict)
     extra_generation_params: dict = field(default_factory=dict)
 
@@ -69,6 +70,17 @@ def save_image(image, path, basename, *, extension="png", forced_filename, **_mo
     image.save(image.already_saved_as)
 
 
+def flatten(image, bgcolor):
+    """Replace transparency with a color, as images.flatten does."""
+    return Image.alpha_composite(Image.new("RGBA", image.size, bgcolor), image.convert("RGBA")).convert("RGB")
+
+
+def resize_image(resize_mode, image, width, height):
+    """Resize an image as images.resize_image does in its mode 0."""
+    assert resize_mode == 0
+    return image.resize((width, height))
+
+
 class Run:
     """The hooks of one extension, called as the webui calls them."""
 
@@ -88,6 +100,7 @@ class Run:
         images = [Image.new("RGB", (8, 8)) for _ in range(count)]
         processed = SimpleNamespace(images=list(images), infotexts=["text"] * max(count, 1))
         processed.comments = "".join(f"{text}\n" for text in p.comments)
+        processed.info = processed.infotexts[0]
         processed.extra_generation_params, processed.index_of_first_image = p.extra_generation_params, 0
         for number, image in enumerate(images):
             if p.outpath_samples:  # where there is none, the webui's user wants nothing saved
@@ -145,6 +158,7 @@ def fill_in_webui(webui, monkeypatch, folder):
     images, infotext_utils = ModuleType("modules.images"), ModuleType("modules.infotext_utils")
     infotext_utils.parse_generation_parameters = infotext.read
     paths.models_path, call_queue.queue_lock, images.save_image = str(folder), Lock(), save_image
+    images.flatten, images.resize_image = flatten, resize_image
     for module in (paths, call_queue, images, infotext_utils):
         name = module.__name__.removeprefix("modules.")
         setattr(sys.modules["modules"], name, module)

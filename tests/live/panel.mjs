@@ -12,7 +12,9 @@ const ours = name => `#script_ldznet_segment_${name}`;
 const isForge = ['forge', 'neo'].includes(process.env.HOST); // canvases instead of images, and gradio 4
 let seen, page, finished; // of the part that runs; what a run of img2img is waited for with
 const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
-  '--disable-background-networking', '--disable-component-update'];
+  '--disable-background-networking', '--disable-component-update',
+  // The page asks servers of others for fonts and a script: without a network that takes minutes.
+  `--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE ${new URL(address).hostname}`];
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || '/usr/bin/chromium', args: flags });
 const PATIENCE = 240000;
 
@@ -470,6 +472,27 @@ const parts = {
     seen.log = (await generate()).log;
     await top();
     await shot('panel-8-nothing');
+  },
+
+  // Scripts of the menu that count on results, where nothing is found and where there is no prompt.
+  async scripts() {
+    await openPanel();
+    await setNumber(ours('threshold'), 1);
+    await setNumber(ours('grow'), -500);
+    const scene = await pixels(dataUrl(scenes[0])), everywhere = { data: scene.data.filter((_, at) => at % 3 === 0).fill(255) };
+    const menu = page.locator('#img2img_script_container #script_list input');
+    seen.runs = [];
+    for (const [script, prompt] of [['SD upscale', PHRASE], ['SD upscale', ''], ['Loopback', PHRASE]]) {
+      await write('prompt', prompt);
+      await menu.click();
+      await menu.fill(script);
+      await page.locator('#img2img_script_container #script_list ul.options li').filter({ hasText: script }).first().click();
+      const { log, pictures } = await generate();
+      const last = pictures.length && await pixels(pictures.at(-1));
+      seen.runs.push({ log, count: pictures.length, changed: last && compare(last, scene, everywhere)[1] });
+    }
+    await top();
+    await shot('panel-f-scripts');
   },
 
   // Three files in Batch: every file has a mask of its own, and Segment shows that of the first.

@@ -397,6 +397,16 @@ def test_nothing_found_is_shown_on_the_page(seen):
     assert "Nothing to inpaint" in seen("nothing")["log"]
 
 
+def test_scripts_that_count_on_results_get_the_image_unpainted_and_the_page_says_why(seen):
+    runs = seen("scripts")["runs"]
+    assert all(run["count"] > 0 and run["changed"] == 0 for run in runs)
+    assert all("The script continues with the picture as it is." in run["log"] for run in runs)
+    upscaled, refused, looped = (run["log"] for run in runs)
+    assert "Nothing to inpaint" in upscaled
+    assert "There is no prompt" in refused
+    assert "Nothing to inpaint" in looped
+
+
 def test_in_batch_each_file_is_as_it_was_outside_its_own_mask(seen):
     part = seen("batch")
     assert (part["count"], len(part["compared"])) == (9, 3)
@@ -430,3 +440,4 @@ def test_the_log_has_no_error_of_ours(report, log):
     text = log.read_text()
     assert "Error running" not in text
     assert "Error calling" not in text
+    assert "Error completing request" not in text  # with a traceback

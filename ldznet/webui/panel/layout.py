@@ -72,8 +72,9 @@ class _Layout:
         with self._app.accordion(label=TITLE, elem_id=self._elem_id("enabled")) as components["enabled"]:
             self._add_prompt()
             # Above all that may change its height, so that no slider moves away from the pointer.
-            with self._app.form_row():
-                self._add_controls("threshold", AUTOMATIC_THRESHOLD, "grow", "feather")
+            for row in (("threshold", AUTOMATIC_THRESHOLD), ("grow", "feather")):
+                with self._app.form_row():
+                    self._add_controls(*row)
             with self._page.result_column():
                 self._add_result()
             with self._app.form_row():

@@ -11,7 +11,7 @@ File names and lines are those of AUTOMATIC1111 1.10.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -41,7 +41,7 @@ class Phase(Enum):
     NOTED = "noted"  # the user's values are noted; the panel has had nothing to do yet
     IMAGE = "image"  # an image that needs its own mask: a single one, a file of Batch, a cell of a plot
     LOOP = "loop"  # the script Loopback has given our last result back: the mask stays, as a painted one would
-    SKIPPED = "skipped"  # nothing is generated for this image
+    SKIPPED = "skipped"  # nothing is generated for this image; a script of the menu gets it back unpainted
 
 
 @dataclass
@@ -63,7 +63,9 @@ class RunState:
     _user_values: dict[str, Any]
     phase: Phase = Phase.NOTED
     outputs: Outputs = field(default_factory=Outputs)
+    has_unpainted: bool = False  # a script of the menu has got an image back unpainted
     _values_before_skip: dict[str, Any] = field(default_factory=dict)
+    _unpainted: Sequence[Image.Image] = ()  # the results of a skipped image, for a script that counts on results
     _last_fill: int | None = None  # the masked content that the hooks have set
     _last_mask: Image.Image | None = None
     _last_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -128,27 +130,25 @@ class RunState:
         infotext.clear(p.extra_generation_params)
         p.extra_generation_params |= self._last_parameters
 
-    def can_skip(self, p: Any) -> bool:
-        """Return whether an image can be left out while others continue.
-
-        Not where a script counts on results, such as SD upscale, which puts tiles together.
-        """
-        return self.is_batch and p.init_images[0] is not None and not runs_script(p)
-
-    def skip_image(self, p: Any) -> None:
-        """Let the run generate nothing, in Batch for this file alone."""
-        self.phase = Phase.SKIPPED
+    def skip_image(self, p: Any, unpainted: Sequence[Image.Image] = ()) -> None:
+        """Let the run generate nothing, in Batch for this file alone; the results are then `unpainted`."""
+        self.phase, self._unpainted = Phase.SKIPPED, unpainted
+        self.has_unpainted |= bool(unpainted)
         self._values_before_skip = {name: getattr(p, name) for name in ("n_iter", "do_not_save_grid")}
         p.n_iter, p.do_not_save_grid = 0, True
 
     def finish_image(self, p: Any, processed: Any) -> None:
         """Close the image: remember its result, and in Batch keep the comments of all files."""
+        if self._unpainted:
+            processed.images.extend(self._unpainted)
+            processed.infotexts = [processed.info] * len(processed.images)
         self._last_result = next(iter(processed.images), None)
         self.outputs.images = {}  # they would be held as long as `p`
         self._undo_skip(p)
         if self.phase is Phase.SKIPPED:
-            processed.infotexts.clear()  # there is no image that the text would belong to
-            processed.info = ""
+            if not processed.images:
+                processed.infotexts.clear()  # there is no image that the text would belong to
+                processed.info = ""
             self.phase = Phase.IMAGE
         if not self.is_batch:
             return
@@ -158,7 +158,9 @@ class RunState:
     def _undo_skip(self, p: Any) -> None:
         for name, value in self._values_before_skip.items():
             setattr(p, name, value)
-        self._values_before_skip = {}
+        if self._unpainted:
+            vars(p).pop("init", None)  # see hooks.py
+        self._values_before_skip, self._unpainted = {}, ()
 
 
 def mark_own(mask: Image.Image) -> Image.Image:

@@ -75,11 +75,11 @@ class RunHooks:
             chosen_in = "" if "objects" in changes else next(iter(page_args), None) or ""
             self._mask_image(p, settings, chosen_in)
         except LdznetError as why:
-            _stop(p, why)
+            self._stop(p, why)
         except Exception as why:
             log.exception("The mask could not be made")
             text = f"The mask could not be made ({type(why).__name__}: {why}). The log has the details."
-            _stop(p, UnforeseenError(text))
+            self._stop(p, UnforeseenError(text))
 
     def finish(self, p: Any, processed: Any) -> None:
         """Do the work of the hook `postprocess`: mask and overlay join the results; Batch keeps all comments."""
@@ -163,6 +163,44 @@ class RunHooks:
             p.inpaint_full_res = p.inpainting_mask_invert = 0
             p.image_mask = mark_own(Image.new("L", image.size))
 
+    def _stop(self, p: Any, why: LdznetError) -> None:
+        """End the run before anything is encoded or painted, with a text for the page or the API's answer.
+
+        A program gets an error. On the page the run generates nothing, and the text is shown below the results:
+        for an exception the webui would show the name of its class, and print its traceback. In Batch only this
+        file is left out. A script of the menu counts on results, such as SD upscale, which puts tiles together:
+        it gets the image as it is, and continues. Only the first of its images is explained.
+        """
+        p.image_mask = None
+        # Only texts are kept: an error holds, by its traceback, everything in its frames.
+        kind, text = type(why), str(why)
+        log.warning("%s: %s", TITLE, text)
+        if getattr(p, "is_api", False):
+
+            def refuse(*_: object, **__: object) -> None:
+                raise refusal(kind(text))
+
+            # The first call of the webui after the hooks, and outside of what swallows exceptions.
+            p.init = refuse
+            return
+        state = RunState.of(p) or RunState.note(p)
+        unpainted = self._unpainted_results(p)
+        if not unpainted:
+            p.comment(text)
+        elif not state.has_unpainted:
+            p.comment(f"{text} The script continues with the picture as it is.")
+        state.skip_image(p, unpainted)
+        if unpainted or not state.is_batch:  # one `p` serves all files of Batch
+            p.init = lambda *_, **__: None  # nothing is encoded for a run that generates nothing
+
+    def _unpainted_results(self, p: Any) -> list[Image.Image]:
+        """Return as many results as a script of the menu expects; none without one, and for a cell of a plot."""
+        images = [image for image in p.init_images or [] if image is not None]
+        if not images or not runs_script(p) or axes.changes(p):
+            return []
+        fitted = [self._app.fit_image(p, image) for image in images]
+        return [fitted[at % len(fitted)] for at in range(p.n_iter * p.batch_size)]
+
 
 def _in_terms_of(p: Any, result: SegmentResult, decision: Decision, text: str) -> str:
     """Return a text for people at the page, or the one for programs if a program asks."""
@@ -217,34 +255,3 @@ def _note(p: Any, text: str) -> None:
     if text:
         p.comment(text)
         p.extra_generation_params[infotext.FOUND].setdefault("notes", []).append(text)
-
-
-def _stop(p: Any, why: LdznetError) -> None:
-    """End the run before anything is encoded or painted, with a text for the page or the API's answer.
-
-    A program gets an error. On the page the run generates nothing, and the text is shown below the results: for an
-    exception the webui would show the name of its class, and print its traceback. In Batch only this file is left
-    out. A script of the menu that counts on results gets an exception all the same.
-    """
-    p.image_mask = None
-    # Only texts are kept: an error holds, by its traceback, everything in its frames.
-    kind, text, is_api = type(why), str(why), getattr(p, "is_api", False)
-    log.warning("%s: %s", TITLE, text)
-    state = RunState.of(p) or RunState.note(p)
-    if not is_api and (state.can_skip(p) or not runs_script(p) or axes.changes(p)):
-        state.skip_image(p)
-        p.comment(text)
-        if not state.is_batch:  # one `p` serves all files of Batch
-            p.init = lambda *_, **__: None  # nothing is encoded for a run without images
-        return
-
-    def init(*_: object, **__: object) -> None:
-        raise refusal(kind(text)) if is_api else _named_for_users(kind)(text)
-
-    # The first call of the webui after the hooks, and outside of what swallows exceptions.
-    p.init = init
-
-
-def _named_for_users(kind: type[LdznetError]) -> type[LdznetError]:
-    """Return a kind of error with our title as its name, which the webui shows before the text."""
-    return type(TITLE, (kind,), {})

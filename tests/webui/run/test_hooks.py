@@ -16,7 +16,7 @@ from host.brightness import SIZE, half, share
 from host.process import Processing
 from PIL import Image
 
-from ldznet.errors import HeadError, LdznetError, OptionError, OutOfMemoryError, PromptError
+from ldznet.errors import HeadError, OptionError, OutOfMemoryError, PromptError
 from ldznet.heads.head_file import save_head
 from ldznet.inference.prompts import split_prompts
 from ldznet.methods.learned_head import random_head
@@ -292,20 +292,34 @@ def test_a_mask_of_which_the_webui_would_see_nothing_does_not_repaint_everything
     assert text in run.stopped(p, args(threshold=0.7, brush="replace", **given))
 
 
-@pytest.mark.parametrize(("axis", "count"), [(None, 1), ("prompt", 0)])
-def test_a_script_of_the_menu_gets_an_error_with_our_title_for_its_name(run, p, axis, count):
+@pytest.mark.parametrize("prompt", ["unicorn", ""])
+def test_a_script_of_the_menu_gets_the_image_unpainted_and_continues(run, p, prompt):
     p.script_args = (3,)  # the third script of the menu, which may count on results
-    if axis:
-        p.ldznet_axes = {axis: "unicorn"}  # a plot, which leaves such a cell empty
+    p.batch_size, p.n_iter, p.width, p.height = 2, 2, 16, 8
+    p.image_mask = Image.new("L", SIZE, 255)
 
-    stops = []
-    try:
-        run.once(p, args("unicorn"))
-    except LdznetError as why:
-        stops.append(f"{type(why).__name__}: {why}")  # as the webui shows it
+    processed = run.once(p, args(prompt, brush="subtract"))
 
-    assert len(stops) == count
-    assert all(text.startswith('LD-ZNet segment: Nothing to inpaint: "unicorn"') for text in stops)
+    assert [image.size for image in processed.images] == [(16, 8)] * 4
+    assert processed.infotexts == ["text"] * 4
+    assert processed.images[0].tobytes() == half().resize((16, 8)).tobytes()
+    assert processed.comments.endswith(" The script continues with the picture as it is.\n")
+    assert not hasattr(p, "read")  # nothing was encoded
+    assert (p.n_iter, p.image_mask) == (2, None)
+
+    p.init_images = [half()]
+    run.process_images(p, args("bright"))  # the script's next part, such as a tile
+
+    assert share(p.read["image_mask"])[0] == 1
+
+
+def test_a_plot_leaves_the_cell_empty(run, p):
+    p.script_args, p.ldznet_axes = (3,), {"prompt": "unicorn"}
+
+    processed = run.once(p, args("unicorn"))
+
+    assert processed.images == []
+    assert processed.comments.startswith('Nothing to inpaint: "unicorn"')
 
 
 @pytest.mark.parametrize("prompt", ["", " | "])
