@@ -44,7 +44,7 @@ function ldznetSame(one, other) {
 // control of the mask asks for, else empty. Returns the sentence, and the number of a drawing.
 function ldznetNotice(names, page, kind, values) {
     let drawing = values[names.indexOf('redraw_request')];
-    if (!ldznet.shown) return ['', drawing];
+    if (!ldznet.shown) return ldznetAnswer(names, values, '', drawing);
     const now = ldznetRequest(names, page, values), [picture, ...parts] = Object.keys(page.parts);
     const changed = !ldznetSame(now.picture, ldznet.shown.picture) ? picture
         : parts.find(part => !ldznetSame(now[part], ldznet.shown[part]));
@@ -57,7 +57,15 @@ function ldznetNotice(names, page, kind, values) {
         ldznet.pending = '';
         ldznet.isDrawing = Date.now();
     }
-    return [changed ? `<div class="ldznet-note">${page.outdated.replace('{}', changed)}</div>` : '', drawing];
+    const note = changed ? `<div class="ldznet-note">${page.outdated.replace('{}', changed)}</div>` : '';
+    return ldznetAnswer(names, values, note, drawing);
+}
+
+// The sentence and the number of a drawing, which follow the inputs among the values. Where both are the old ones, gradio 3
+// gets no answer: after each it draws the page anew, and every canvas with an image reports a change, without end.
+function ldznetAnswer(names, values, note, drawing) {
+    const isNew = note !== (values[names.length] ?? '') || drawing !== values[names.indexOf('redraw_request')];
+    return isNew || !globalThis.gradio_config?.version?.startsWith('3.') ? [note, drawing] : new Promise(() => {});
 }
 
 function ldznetAfterRedraw(names, page, values) {

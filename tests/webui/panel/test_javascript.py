@@ -137,6 +137,23 @@ def test_what_does_not_matter_marks_nothing(change):
     assert run(f"segment(); {change}; results.push(call('changed')[0]);") == [""]
 
 
+@pytest.mark.parametrize(("version", "expected"), [("3.41.2", [False, True, False]), ("4.40.0", [False] * 3)])
+def test_gradio_3_gets_no_answer_that_changes_nothing_since_it_would_report_every_canvas_as_changed(
+    version, expected
+):
+    steps = f"""
+        segment();
+        globalThis.gradio_config = {{ version: '{version}' }};
+        const changed = note => calls.changed(...names.map(name => values[name]), note, values.redraw_request);
+        values.prompt = 'b';
+        const [note] = changed('');
+        results.push(changed('') instanceof Promise, changed(note) instanceof Promise);
+        values.prompt = 'value of prompt';
+        results.push(changed(note) instanceof Promise);
+    """
+    assert run(steps) == expected
+
+
 def test_strokes_on_a_canvas_are_another_picture():
     steps = """
         values.img2maskimg = { image: 'a', mask: 'b' };
