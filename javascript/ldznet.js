@@ -10,6 +10,7 @@ const ldznet = {
     shown: null, // what the result on the page was asked with
     isSegmenting: false,
     isDrawing: 0, // when the server was asked to draw, else 0
+    drawing: '', // the newest request to draw; an event that was sent before it must not take it back
     pending: '', // what is to be drawn next: "mask", or "all" with the masks of other thresholds
 };
 const LDZNET_PATIENCE = 30000; // ms after which a drawing is given up
@@ -43,8 +44,7 @@ function ldznetSame(one, other) {
 // Values changed: say whether what is shown belongs to them, and have it drawn anew if it does. `kind` is what a
 // control of the mask asks for, else empty. Returns the sentence, and the number of a drawing.
 function ldznetNotice(names, page, kind, values) {
-    let drawing = values[names.indexOf('redraw_request')];
-    if (!ldznet.shown) return ldznetAnswer(names, values, '', drawing);
+    if (!ldznet.shown) return ldznetAnswer(names, values, '');
     const now = ldznetRequest(names, page, values), [picture, ...parts] = Object.keys(page.parts);
     const changed = !ldznetSame(now.picture, ldznet.shown.picture) ? picture
         : parts.find(part => !ldznetSame(now[part], ldznet.shown[part]));
@@ -53,19 +53,19 @@ function ldznetNotice(names, page, kind, values) {
     // One drawing at a time: what comes meanwhile waits, and only the newest values are drawn.
     const isBusy = ldznet.isSegmenting || Date.now() - ldznet.isDrawing < LDZNET_PATIENCE;
     if (ldznet.pending && !changed && !isBusy) {
-        drawing = `${++ldznet.count} ${ldznet.pending}`;
+        ldznet.drawing = `${++ldznet.count} ${ldznet.pending}`;
         ldznet.pending = '';
         ldznet.isDrawing = Date.now();
     }
     const note = changed ? `<div class="ldznet-note">${page.outdated.replace('{}', changed)}</div>` : '';
-    return ldznetAnswer(names, values, note, drawing);
+    return ldznetAnswer(names, values, note);
 }
 
 // The sentence and the number of a drawing, which follow the inputs among the values. Where both are the old ones, gradio 3
 // gets no answer: after each it draws the page anew, and every canvas with an image reports a change, without end.
-function ldznetAnswer(names, values, note, drawing) {
-    const isNew = note !== (values[names.length] ?? '') || drawing !== values[names.indexOf('redraw_request')];
-    return isNew || !globalThis.gradio_config?.version?.startsWith('3.') ? [note, drawing] : new Promise(() => {});
+function ldznetAnswer(names, values, note) {
+    const isNew = note !== (values[names.length] ?? '') || ldznet.drawing !== values[names.indexOf('redraw_request')];
+    return isNew || !globalThis.gradio_config?.version?.startsWith('3.') ? [note, ldznet.drawing] : new Promise(() => {});
 }
 
 function ldznetAfterRedraw(names, page, values) {

@@ -137,6 +137,15 @@ def test_what_does_not_matter_marks_nothing(change):
     assert run(f"segment(); {change}; results.push(call('changed')[0]);") == [""]
 
 
+def test_an_event_that_was_sent_before_a_drawing_was_asked_for_does_not_take_it_back():
+    steps = """
+        segment();
+        const early = { ...values };
+        results.push(call('grown')[1], calls.changed(...names.map(name => early[name]))[1]);
+    """
+    assert run(steps) == ["2 all", "2 all"]
+
+
 @pytest.mark.parametrize(("version", "expected"), [("3.41.2", [False, True, False]), ("4.40.0", [False] * 3)])
 def test_gradio_3_gets_no_answer_that_changes_nothing_since_it_would_report_every_canvas_as_changed(
     version, expected
