@@ -65,6 +65,10 @@ if HOST != "neo":  # which has neither
     CASES |= {"token merging": merging, "LoRA and token merging": CASES["LoRA"] | merging}
 
 
+# In the images of a random model these make no difference that is larger than that of two runs.
+MARKS = {"token merging": "Token merging ratio", "ControlNet": "ControlNet 0"}
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
@@ -109,9 +113,11 @@ def masked(client, **more):
     return *map(decoded, found["images"][:2]), report
 
 
-def image(client, **more):
+def image(client, mark="", **more):
+    """Return the image of a run without us, whose parameters have `mark`: what says that something was at work."""
     status, found = client.run(**more)
     assert status == 200, found
+    assert mark in found["info"]
     return decoded(found["images"][0])
 
 
@@ -131,13 +137,13 @@ def plain(client):
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_that_is_at_work_changes_the_mask_or_is_changed(client, plain, name):
     before, mask, report, answer = plain
-    alone = image(client, **CASES[name])
+    alone = image(client, MARKS.get(name, ""), **CASES[name])
 
     after_run = probabilities(client)
     _, own_mask, own_report = masked(client, **CASES[name])
-    again = image(client, **CASES[name])
+    again = image(client, **CASES[name]) if "token merging" not in name else alone  # which draws at random
 
-    assert apart(alone, before) > 5  # it was really at work
+    assert apart(alone, before) > 5 or name in MARKS  # it was really at work
     assert after_run == answer
     assert (own_report, np.array_equal(own_mask, mask)) == (report, True)
     assert apart(again, alone) <= REPEATS_WITHIN
@@ -199,16 +205,17 @@ def test_a_model_of_another_kind_is_refused_in_words_and_nothing_is_repainted(cl
 
 @pytest.mark.skipif(HOST == "neo", reason="Neo has no FreeU")
 def test_freeu_does_not_change_the_mask(client, plain):
-    freeu = {"others": {FREEU: {"args": [True, 1.5, 1.6, 0.9, 0.2, 0.0, 1.0]}}}
+    steps = [0.0, 1.0] if HOST == "forge" else []
+    freeu = {"others": {FREEU: {"args": [True, 1.5, 1.6, 0.9, 0.2, *steps]}}}
     assert ask("options", {"sd_model_checkpoint": OTHER})[0] == 200
     try:
         before, answer = image(client), probabilities(client)
-        alone, after_run = image(client, **freeu), probabilities(client)
+        image(client, "freeu_enabled", **freeu)
+        after_run = probabilities(client)
         again = image(client)
     finally:
         ask("options", {"sd_model_checkpoint": MODEL})
 
-    assert apart(alone, before) > 5  # it was really at work
     assert after_run == answer != plain[3]
     assert apart(again, before) <= REPEATS_WITHIN
 
