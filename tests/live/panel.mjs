@@ -161,7 +161,7 @@ async function generate() {
   const before = await runLog();
   const done = new Promise((resolve, reject) => {
     finished = resolve;
-    setTimeout(() => reject(new Error('the run does not end')), PATIENCE);
+    setTimeout(() => reject(new Error('the run does not end')), PATIENCE).unref(); // nothing waits for it at the end
   });
   done.catch(() => null); // gradio 4 has no socket: there the text below the results says how long the run took
   await page.locator('#img2img_generate').click();
