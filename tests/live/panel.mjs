@@ -290,8 +290,7 @@ const parts = {
     await choose('brush', 'intersect'); // what is painted is all that can be left
     await setNumber(ours('threshold'), 0);
     const preview = await segmented();
-    await page.locator(`${ours('advanced_inpainting')} > .label-wrap`).click();
-    await page.locator(`${ours('append')} input`).check();
+    await page.locator(`${ours('append')} input`).check(); // in a part that `otherTab` has opened
     const run = await generate();
     seen.log = run.log;
     seen.masks = [preview, await pixels(run.pictures[1], 1)].map(
