@@ -23,7 +23,7 @@ from ldznet.heads.layers import timestep_embedding
 from ldznet.heads.unet import UNet
 from ldznet.hosts.diffusers.parts import fingerprint
 from ldznet.hosts.diffusers.text import TextEncoder
-from ldznet.hosts.diffusers.tokenizers import Tokenize
+from ldznet.hosts.diffusers.tokenizers import Tokenize, count_tokens
 from ldznet.hosts.diffusers.vae import Posterior, Vae
 from ldznet.hosts.host import Context, HostInfo, Prediction, Schedule
 
@@ -146,8 +146,7 @@ class DiffusersHost:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without start and end; 75 at most."""
         ids, _ = self.text[0].tokenize(texts)
-        # The end has the largest id of all; what follows the first one is padding.
-        return (ids.argmax(dim=-1) - 1).tolist()
+        return count_tokens(ids)
 
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the noisy latent by the model's own noise schedule."""

@@ -24,6 +24,13 @@ _LENGTH = 77  # positions of every CLIP
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, tuple[bool, ...]]]
 
 
+def count_tokens(ids: Tensor) -> list[int]:
+    """Return the number of tokens of each text of ids (P, 77), without start and end."""
+    # The end has the largest id of all; what follows the first one is padding.
+    counts: list[int] = (ids.argmax(dim=-1) - 1).tolist()
+    return counts
+
+
 def tokenizer_folders(path: Path, configuration: Mapping[str, Any]) -> list[Path]:
     """Return the folders in which the tokenizer of a checkpoint file may lie."""
     folders = [path.with_suffix(""), path.parent / "tokenizer"]

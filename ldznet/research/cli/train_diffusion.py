@@ -47,9 +47,9 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
         "text": (train_text, config.text_steps),
         "unet": (train_unet, config.unet_steps),
     }
-    names = [parsed.stage] if parsed.stage else ["text", "unet"] if parsed.go_on else list(stages)
-    if parsed.go_on and is_given(parsed.out / "text.pt"):
-        names.remove("text")
+    names = [parsed.stage] if parsed.stage else list(stages)
+    # What --go-on has taken from the model is not trained again.
+    names = [name for name in names if not is_given(parsed.out / f"{name}.pt")]
     done = True
     for name in names:
         train, steps = stages[name]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ldznet.heads.unet import UNet, UNetConfig
-from ldznet.hosts.diffusers.tokenizers import read_tokenizer
+from ldznet.hosts.diffusers.tokenizers import count_tokens, read_tokenizer
 from ldznet.research.embedded.tokenizer import write_tokenizer
 
 
@@ -112,8 +112,7 @@ class TinyModel(nn.Module):
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Return the number of tokens of each caption, without start and end."""
         ids, _ = self.tokenize(captions)
-        counts: list[int] = (ids.argmax(dim=-1) - 1).tolist()  # the end has the largest id
-        return counts
+        return count_tokens(ids)
 
     @torch.no_grad()
     def latent(self, images: Tensor) -> Tensor:

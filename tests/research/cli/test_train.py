@@ -28,7 +28,7 @@ from ldznet.research.embedded.autoencoder import train_decoder, train_encoder
 from ldznet.research.embedded.diffusion import train_unet
 from ldznet.research.embedded.files import export
 from ldznet.research.embedded.model import TinyConfig
-from ldznet.research.embedded.resumable_stage import RunOptions
+from ldznet.research.embedded.resumable_stage import RunOptions, is_given
 from ldznet.research.embedded.text_encoder import train_text
 
 RECIPE = ("--preset", "tiny", "--steps", "4", "--batch", "4", "--size", "64", "--scenes", "4", "--device", "cpu")
@@ -380,3 +380,17 @@ def test_a_stage_of_the_diffusion_model_is_trained_by_itself_and_resumed(tmp_pat
     assert not (tmp_path / "decoder.pt").exists()
     assert main([*command, "--steps", "2"]) == 0
     assert DiffusersHost.load(tmp_path / "tiny.safetensors").info.unet == CONFIG.unet
+
+
+def test_with_go_on_only_what_the_model_does_not_give_is_trained(tmp_path, capsys, monkeypatch, checkpoint):
+    monkeypatch.setattr(model, "TinyConfig", lambda: CONFIG)
+    command = ["train", "diffusion", "--out", str(tmp_path), "--device", "cpu", "--go-on", str(checkpoint)]
+
+    for stage in ("text", "unet"):
+        assert main([*command, "--stage", stage, "--steps", "1"]) == 0
+        assert f"{stage}: done" in capsys.readouterr().out
+    assert main([*command, "--steps", "1"]) == 0
+
+    assert is_given(tmp_path / "text.pt")
+    assert not is_given(tmp_path / "unet.pt")
+    assert (tmp_path / "tiny.safetensors").exists()
