@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="diffusion: continue to train the UNet of this model file (with --steps); where it knows other "
-        "words, after training a new text encoder",
+        "words, after training a new text encoder; an encoder that --out holds already stays",
     )
     parser.add_argument(
         "--stage",

@@ -136,8 +136,9 @@ def unpack(
 ) -> None:
     """Lay out what `export` wrote so that `train_unet` continues from its weights, with a new schedule.
 
-    The autoencoder is kept as it is: with another one all that the UNet knows would be lost. So is the text
-    encoder where it reads the world's words as a new one would; else a new one has to be trained first.
+    The autoencoder is kept as it is: with another one the UNet has to learn anew what latents mean. So is the text
+    encoder where it reads the world's words as a new one would; else a new one has to be trained first. A stage
+    that was trained in `folder` before stays: then the model gives the UNet's first weights alone.
 
     Raises:
         OptionError: the model has another structure than the one that is trained.
@@ -150,13 +151,18 @@ def unpack(
             "cannot continue. Give a model that this version has written, or leave --go-on out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for stage, names in (("encoder", ("encoder", "quant_conv")), ("decoder", ("decoder", "post_quant_conv"))):
-        save_whole({"average": part_of(host.vae, names).state_dict()}, folder / f"{stage}.pt")
+    own_encoder = (folder / "encoder.pt").exists()  # to which no other decoder belongs
+    if own_encoder:
+        say(f"{folder} has an encoder of its own, which stays; UNet and text encoder can learn from its latents.")
+    else:
+        for stage, names in (("encoder", ("encoder", "quant_conv")), ("decoder", ("decoder", "post_quant_conv"))):
+            save_whole({"average": part_of(host.vae, names).state_dict()}, folder / f"{stage}.pt")
     model = TinyModel(config, folder / "tokenizer", world.vocabulary)
     words = list(world.vocabulary)
-    if torch.equal(host.text[0].tokenize(words)[0], model.tokenize(words)[0]):
+    same_words = torch.equal(host.text[0].tokenize(words)[0], model.tokenize(words)[0])
+    if same_words and not (folder / "text.pt").exists():
         text = {f"text.{name}": tensor for name, tensor in host.text[0].model.state_dict().items()}
         save_whole({"average": text}, folder / "text.pt")
-    else:
-        say(f"{checkpoint} knows other words: its text encoder starts anew, UNet and autoencoder go on.")
+    if not same_words:
+        say(f"{checkpoint} knows other words: it gives no text encoder, and one is trained anew.")
     save_whole(unet_state(checkpoint), folder / "start.pt")

@@ -265,6 +265,23 @@ def test_a_text_encoder_of_other_words_starts_anew(tmp_path):
     assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), others, say)
 
 
+def test_an_encoder_trained_before_is_kept_and_the_model_gives_the_unet_alone(tmp_path):
+    train(tmp_path, 1)
+    export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
+    more = tmp_path / "more"
+    assert train_encoder(TINY, RunOptions(folder=more, steps=3), WORLD, say)
+    assert train_text(TINY, RunOptions(folder=more, steps=1), WORLD, say)
+    own = {name: (more / f"{name}.pt").read_bytes() for name in ("encoder", "text")}
+    lines = list[str]()
+
+    unpack(tmp_path / "tiny.safetensors", more, TINY, WORLD, lines.append)
+
+    assert "has an encoder of its own" in lines[0]
+    assert {name: (more / f"{name}.pt").read_bytes() for name in own} == own
+    assert not (more / "decoder.pt").exists()
+    assert (more / "start.pt").exists()
+
+
 def test_a_model_of_another_structure_is_not_trained_further(tmp_path):
     width = DiffusersHost.load(EMBEDDED).info.unet.context_width
 
