@@ -14,7 +14,7 @@ from host import infotext
 
 
 @dataclass(repr=False)
-class Processing:
+class _Processing:
     """StableDiffusionProcessingImg2Img, as far as the hooks touch it; the defaults are the page's."""
 
     sd_model: object
@@ -24,8 +24,6 @@ class Processing:
     inpaint_full_res_padding: int = 32
     inpainting_fill: int = 1
     inpainting_mask_invert: int = 0
-    mask_blur_x: int = 4
-    mask_blur_y: int = 4
     batch_size: int = 1
     n_iter: int = 1
     is_api: bool = False
@@ -62,6 +60,29 @@ class Processing:
                 self.inpaint_full_res = False
             self.mask_for_overlay = self.image_mask
             self.overlay_images, self.mask, self.nmask, self.paste_to = ["stale"], "stale", "stale", (0, 0, 1, 1)
+
+
+@dataclass(repr=False)
+class Processing(_Processing):
+    """That of all webuis but Neo."""
+
+    mask_blur_x: int = 4
+    mask_blur_y: int = 4
+
+
+@dataclass(repr=False)
+class NeoProcessing(_Processing):
+    """That of Forge Neo, where the blur of each direction can only be read."""
+
+    mask_blur: int = 4
+
+    @property
+    def mask_blur_x(self):
+        return self.mask_blur
+
+    @property
+    def mask_blur_y(self):
+        return self.mask_blur
 
 
 def save_image(image, path, basename, *, extension="png", forced_filename, **_more):

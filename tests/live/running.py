@@ -17,6 +17,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import urllib.error
@@ -119,9 +120,7 @@ def make_data_folder(data, *, others=False):
         script = data / "extensions" / path
         script.parent.mkdir(parents=True)
         script.write_text(OTHER.format(kind=kind, name=name))
-    given = WEBUI / "config.json"
-    settings = json.loads(given.read_text()) if given.exists() else {}
-    (data / "config.json").write_text(json.dumps(settings | {"img2img_editor_height": 300}))
+    (data / "config.json").write_text(json.dumps(_first_settings() | {"img2img_editor_height": 300}))
     folder = data / "checkpoints"
     folder.mkdir()
     if HOST != "a1111":
@@ -134,6 +133,14 @@ def make_data_folder(data, *, others=False):
     (folder / "tiny.yaml").write_text(text)
     _write_inpainting(folder / "nine", text)
     return folder
+
+
+def _first_settings():
+    given, launch = WEBUI / "config.json", WEBUI / "webui" / "modules" / "launch_utils.py"
+    settings = json.loads(given.read_text()) if given.exists() else {}
+    if HOST == "neo" and launch.exists():  # settings without its version stop it until a key is pressed
+        settings["VERSION_UID"] = re.search(r'VERSION_UID.* = "(.*)"', launch.read_text(encoding="utf-8"))[1]
+    return settings
 
 
 def _link_random_model(data, folder):

@@ -27,8 +27,6 @@ _INPAINTING = (
     "inpaint_full_res_padding",
     "inpainting_fill",
     "inpainting_mask_invert",
-    "mask_blur_x",
-    "mask_blur_y",
 )
 # What the webui derives from a mask, and would use again for the next file. `latent_mask` is that of scripts which
 # paint beyond the edges: the webui would repaint where it says.
@@ -75,7 +73,8 @@ class RunState:
     @classmethod
     def note(cls, p: Any, *, is_batch: bool = False) -> RunState:
         """Note what the user has set, and keep the state on `p`."""
-        state = cls(is_batch, p.image_mask, {name: getattr(p, name) for name in _INPAINTING})
+        user_values = {name: getattr(p, name) for name in (*_INPAINTING, *_mask_blur_names(p))}
+        state = cls(is_batch, p.image_mask, user_values)
         setattr(p, _ATTRIBUTE, state)
         return state
 
@@ -112,7 +111,8 @@ class RunState:
         if settings.padding is not None:
             p.inpaint_full_res_padding = settings.padding
         if settings.mask_blur is not None:
-            p.mask_blur_x = p.mask_blur_y = settings.mask_blur
+            for name in _mask_blur_names(p):
+                setattr(p, name, settings.mask_blur)
         if self.given_mask is None and not getattr(p, "is_api", False):
             # The page hides "Mask mode" where there is no mask, but sends it; the panel has "Invert".
             p.inpainting_mask_invert = 0
@@ -161,6 +161,12 @@ class RunState:
         if self._unpainted:
             vars(p).pop("init", None)  # see hooks.py
         self._values_before_skip, self._unpainted = {}, ()
+
+
+def _mask_blur_names(p: Any) -> tuple[str, ...]:
+    """Return the attributes of `p` that take the mask blur: one for each direction, in Forge Neo one for both."""
+    is_neo = isinstance(getattr(type(p), "mask_blur_x", None), property)  # which can be read only
+    return ("mask_blur",) if is_neo else ("mask_blur_x", "mask_blur_y")
 
 
 def mark_own(mask: Image.Image) -> Image.Image:

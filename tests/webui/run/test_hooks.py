@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 from host.brightness import SIZE, half, share
-from host.process import Processing
+from host.process import NeoProcessing, Processing
 from PIL import Image
 
 from ldznet.errors import HeadError, OptionError, OutOfMemoryError, PromptError
@@ -259,8 +259,9 @@ def test_a_tab_in_which_nothing_is_painted_says_nothing_of_a_mask(run, p):
     assert list(p.comments) == []
 
 
-def test_the_inpaint_settings_of_the_tab_are_kept_unless_others_are_asked_for(run, webui):
-    plain, asked = Processing(webui.model, [half()]), Processing(webui.model, [half()])
+@pytest.mark.parametrize("kind", [Processing, NeoProcessing])
+def test_the_inpaint_settings_of_the_tab_are_kept_unless_others_are_asked_for(run, webui, kind):
+    plain, asked = kind(webui.model, [half()]), kind(webui.model, [half()])
 
     run.once(plain, args())
     run.once(asked, args(fill="latent noise", area="only masked", padding=7, mask_blur=2))
@@ -268,6 +269,7 @@ def test_the_inpaint_settings_of_the_tab_are_kept_unless_others_are_asked_for(ru
     names = ("inpainting_fill", "inpaint_full_res", "padding", "mask_blur_x", "mask_blur_y")
     assert [plain.read[name] for name in names] == [1, 0, 32, 4, 4]
     assert [asked.read[name] for name in names] == [2, True, 7, 2, 2]
+    assert run.reported == []
 
 
 @pytest.mark.parametrize("given", [args("unicorn"), args("unicorn", invert=True), args(grow=-300), args("")])
