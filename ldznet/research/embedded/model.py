@@ -109,6 +109,14 @@ class TinyModel(nn.Module):
         states: Tensor = self.text(ids.to(self.scale.device)).last_hidden_state
         return states
 
+    def context_at_ends(self, captions: Sequence[str]) -> Tensor:
+        """Return the contexts (B, D) at the end tokens of B captions, without computing the padding after them."""
+        ids, _ = self.tokenize(captions)
+        ends = [1 + count for count in count_tokens(ids)]
+        # A token reads only those before it, so what is cut off changes nothing.
+        states: Tensor = self.text(ids[:, : max(ends) + 1].to(self.scale.device)).last_hidden_state
+        return states[torch.arange(len(ends)), ends]
+
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Return the number of tokens of each caption, without start and end."""
         ids, _ = self.tokenize(captions)

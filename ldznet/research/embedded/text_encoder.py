@@ -85,9 +85,7 @@ def train_text(
             share = difference_of_nouns(model, world.nouns[::8], captions)
             say(f"text: contexts of nouns differ {share:.2f} times as much as those of captions (wanted: 0.50)")
         latent, captions = latent[rank::processes].to(options.device), captions[rank::processes]
-        ends = [1 + count for count in model.count_tokens(captions)]
-        contexts = model.context(captions)[torch.arange(len(captions)), ends]
-        loss: Tensor = parts["contrast"](latent, contexts)
+        loss: Tensor = parts["contrast"](latent, model.context_at_ends(captions))
         return loss
 
     return train_stage(stage, latents.batches(stage.step), config.text_batch, options, loss_of, say)

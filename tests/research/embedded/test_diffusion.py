@@ -292,6 +292,16 @@ def test_a_model_of_another_structure_is_not_trained_further(tmp_path):
     assert not (tmp_path / "start.pt").exists()
 
 
+def test_contexts_at_the_ends_of_captions_are_those_of_whole_prompts(tmp_path):
+    model = TinyModel(TINY, tmp_path / "tokenizer", WORLD.vocabulary).eval()
+    captions = ["", "dog", "a photo of a dog, a bucket and grapes on green"]
+    whole = model.context(captions)
+    ends = torch.stack([row[1 + count] for row, count in zip(whole, model.count_tokens(captions), strict=True)])
+
+    torch.testing.assert_close(model.context_at_ends(captions), ends, atol=1e-5, rtol=1e-5)
+    assert torch.cdist(ends, ends)[0, 1] > 0.1
+
+
 def test_latents_are_scaled_to_a_deviation_of_one(tmp_path):
     train_encoder(TINY, RunOptions(folder=tmp_path, steps=2), WORLD, say)
     model = TinyModel(TINY, tmp_path / "tokenizer", WORLD.vocabulary)
