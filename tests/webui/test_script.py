@@ -115,6 +115,37 @@ def test_the_axes_are_there_before_any_script_builds_its_part_of_the_page(monkey
     assert (shown, added) == (False, ["axes"])
 
 
+@pytest.mark.parametrize("since_1_9", [True, False])
+def test_callbacks_are_registered_in_the_name_of_the_script(monkeypatch, tmp_path, since_1_9):
+    """A webui since 1.9 takes the name, and need not find it out from the stack at every start."""
+    modules, found = ModuleType("modules"), {}
+    names = ("after_component", "ui_settings", "infotext_pasted", "app_started", "model_loaded")
+    lists = {f"callbacks_{name}": [] for name in names}
+
+    def add_callback(callbacks, callback, *, category, filename):
+        found[category] = (callback, filename)
+        assert callbacks is lists[f"callbacks_{category}"]
+
+    def on(name):
+        return lambda callback: found.update({name: (callback, str(SCRIPT))})
+
+    since = {"callback_map": lists, "add_callback": add_callback}
+    before = {"callback_map": lists, "add_callback": lambda callbacks, callback: None}
+    before |= {f"on_{name}": on(name) for name in names}
+    modules.script_callbacks = SimpleNamespace(**(since if since_1_9 else before))
+    modules.scripts = SimpleNamespace(Script=object)
+    modules.paths = SimpleNamespace(models_path=str(tmp_path))
+    for name in ("gradio", "ldznet.webui.panel.layout"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(remember=None))
+    monkeypatch.setitem(sys.modules, "modules", modules)
+
+    runpy.run_path(str(SCRIPT))
+
+    assert set(found) == set(names)
+    assert {Path(filename) for _, filename in found.values()} == {SCRIPT}
+    assert all(callable(callback) for callback, _ in found.values())
+
+
 def test_reload_ui_which_runs_the_script_again_makes_no_second_session(monkeypatch, tmp_path):
     modules = ModuleType("modules")
     modules.scripts, modules.script_callbacks = SimpleNamespace(Script=object), MagicMock()
