@@ -79,7 +79,7 @@ class LdznetSegment(scripts.Script):
 
 
 def register(category, callback):
-    """Register a callback in this script's name: to find the name out by itself takes the webui 40 ms each time."""
+    """Register a callback in this script's name: to find it out takes the webui 40 ms each time."""
     try:
         callbacks = script_callbacks.callback_map[f"callbacks_{category}"]
         script_callbacks.add_callback(callbacks, callback, category=category, filename=__file__)
