@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -48,13 +49,27 @@ def find_heads(folders: Iterable[str | os.PathLike[str]]) -> HeadList:
     for folder in dict.fromkeys(map(Path, folders)):
         for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
             try:
-                heads.append(read_head_info(path))
-            except (CheckpointError, OSError) as error:
-                log.debug("%s is not a head: %s", path, error)
-                # A folder may hold checkpoints and LoRAs too; only a damaged file is worth a word to the user.
-                if not isinstance(error, NoHeadError):
-                    heads.unreadable.append(path.name)
+                status = path.stat()
+                found = _read_once(path, status.st_ino, status.st_size, status.st_mtime_ns)
+            except OSError as error:
+                found = CheckpointError(str(error))
+            if isinstance(found, HeadInfo):
+                heads.append(found)
+                continue
+            log.debug("%s is not a head: %s", path, found)
+            # A folder may hold checkpoints and LoRAs too; only a damaged file is worth a word to the user.
+            if not isinstance(found, NoHeadError):
+                heads.unreadable.append(path.name)
     return heads
+
+
+@lru_cache(maxsize=1024)
+def _read_once(path: Path, inode: int, size: int, modified: int) -> HeadInfo | CheckpointError:
+    """Return the header of a file, or why there is none; every request asks, and files seldom change."""
+    try:
+        return read_head_info(path)
+    except CheckpointError as error:
+        return error.with_traceback(None)
 
 
 def fits(info: HeadInfo, host: HostInfo) -> bool:

@@ -113,7 +113,9 @@ class LearnedHead:
         """Move to a device, and stay there."""
         self.release()
         self._visits = None
-        self.head.to(device)
+        # Even where nothing moves, PyTorch goes through all layers, in every request.
+        if self.device != torch.device(device):
+            self.head.to(device)
 
     def visit(self, device: torch.device | str, make_room: Callable[[], None] = lambda: None) -> None:
         """Stay in the memory of the CPU, and visit a device for the step of the head only.

@@ -42,6 +42,19 @@ def test_heads_are_found_one_level_deep_and_other_files_left_out(folder):
     assert names == ["0-other.safetensors", "a-znet.safetensors", "fits.safetensors"]
 
 
+def test_a_file_is_read_again_only_where_it_has_changed(host, folder, monkeypatch):
+    find_heads([folder])
+    read = []
+    monkeypatch.setattr("ldznet.methods.choose.read_head_info", lambda path: read.append(path.name))
+    find_heads([folder])
+    assert read == []
+
+    monkeypatch.undo()
+    save_head(random_head(host.unet, "znet").head, folder / "more" / "fits.safetensors", source={}, overwrite=True)
+    kinds = {info.path.name: info.config.kind for info in find_heads([folder])}
+    assert kinds["fits.safetensors"] == "znet"
+
+
 def test_auto_takes_the_best_head_that_fits_and_says_so(host, folder):
     choice = choose_method("auto", host, find_heads([folder]))
 
