@@ -139,13 +139,25 @@ const places = names => page.evaluate(ids => Object.fromEntries(ids.map(([name, 
 // A stroke from one point to another, given as parts of the picture's sides.
 async function stroke(id, from, to) {
   await page.locator(id).scrollIntoViewIfNeeded();
-  const box = await page.locator(`${id} canvas`).first().boundingBox();
+  const canvas = page.locator(`${id} canvas`).first();
+  // The webui fits a canvas that is wider than its column once the mouse moves over it.
+  let box = await canvas.boundingBox(), last;
+  await page.mouse.move(box.x + 30, box.y + box.height / 2, { steps: 3 });
+  do {
+    last = JSON.stringify(box);
+    await page.waitForTimeout(500);
+    box = await canvas.boundingBox();
+  } while (JSON.stringify(box) !== last);
+  const drawn = () => page.locator(`${id} canvas:not([key=interface])`).evaluateAll(
+    canvases => canvases.map(one => one.toDataURL()).join());
   const at = ([x, y]) => [box.x + x * box.width, box.y + y * box.height];
+  const before = await drawn();
   await page.mouse.move(...at(from));
   await page.mouse.down();
   await page.mouse.move(...at(to), { steps: 12 });
   await page.mouse.up();
-  await page.waitForTimeout(1500); // the canvas tells nobody when it has drawn
+  await changes(drawn, before);
+  await page.waitForTimeout(1500); // for the page to take it over, which shows nothing
 }
 async function middle() { // of the mask, where it lies in the picture of objects
   const mask = await pixels(await source(ours('mask_picture')), 1);
