@@ -195,7 +195,7 @@ function compare(one, other, mask) {
   });
   return [outside, inside / Math.max(count, 1)];
 }
-const starts = () => readFileSync(process.env.LOG, 'utf8').split('Startup time:').length - 1;
+const logged = text => process.env.LOG ? readFileSync(process.env.LOG, 'utf8').split(text).length - 1 : 0;
 const dataUrl = file => 'data:image/png;base64,' + readFileSync(file).toString('base64');
 
 const parts = {
@@ -566,11 +566,16 @@ const parts = {
   // Reload UI: the scripts are loaded anew, our modules are not. The last part, since others would miss the server.
   async reload() {
     await open();
+    // The page is closed meanwhile: a connection that stays open can keep AUTOMATIC1111 1.10.1 from stopping, and one that
+    // comes while it adds its routes makes it fail ("Cannot add middleware after an application has started").
+    await page.route('**/internal/ping', route => route.abort());
+    await page.waitForTimeout(5000);
     await page.evaluate(() => gradioApp().querySelector('#settings_restart_gradio').click());
-    for (let waited = 0; process.env.LOG && starts() < 2 && waited < 240; waited++) await page.waitForTimeout(1000);
-    if (!process.env.LOG) await page.waitForTimeout(30000); // nothing else tells that it has been down
-    await page.waitForTimeout(2000);
+    for (let waited = 0; logged('Restarting UI') < 1 && waited < 10; waited++) await page.waitForTimeout(1000);
     await page.close();
+    const wait = seconds => new Promise(resolve => setTimeout(resolve, 1000 * seconds));
+    if (process.env.LOG) for (let waited = 0; logged('Startup time:') < 2 && waited < 240; waited++) await wait(1);
+    else await wait(60); // nothing else tells that it has been down
     await openPanel();
     await write('prompt', PHRASE);
     await setNumber(ours('threshold'), process.env.THRESHOLD);
@@ -614,12 +619,14 @@ const report = {};
 for (const [name, act] of Object.entries(parts)) {
   if (process.env.PARTS && !process.env.PARTS.split(',').includes(name)) continue;
   seen = { errors: [] };
+  const start = Date.now();
   try {
     await act();
   } catch (error) {
     seen.failed = String(error.stack || error);
     await shot(`panel-failed-${name}`).catch(() => null);
   }
+  seen.seconds = (Date.now() - start) / 1000;
   report[name] = seen;
   finished = null;
   await page?.close().catch(() => null);

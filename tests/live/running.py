@@ -102,6 +102,9 @@ class {kind}(scripts.Script):
     def show(self, is_img2img):
         return scripts.AlwaysVisible
 
+    def ui(self, is_img2img):
+        return []  # without this the webui lists no name
+
     def process(self, p, *args):
         p.extra_generation_params["Seen by {name}"] = str(getattr(p, "image_mask", None) is not None)
 """

@@ -163,7 +163,7 @@ def test_a_released_checkpoint_becomes_a_head_once(client, data):
     raw = {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}
     averaged = {f"model_ema.diffusion_model{name.replace('.', '')}": tensor for name, tensor in tensors.items()}
     folder = data / "models" / "ldznet"
-    folder.mkdir()
+    assert folder.is_dir()  # made at the start
     torch.save({"state_dict": raw | averaged}, folder / "released.ckpt")
     chosen = MASKED | {"head": "released.ckpt (to be converted)"}
 
