@@ -93,7 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="diffusion: continue to train the UNet of this model file (with --steps); where it knows other "
-        "words, after training a new text encoder; an encoder that --out holds already stays",
+        "words, after training a new text encoder; an encoder that --out holds stays. Or what --pack wrote",
+    )
+    parser.add_argument(
+        "--pack",
+        type=Path,
+        metavar="FILE",
+        help="diffusion: train nothing, but write what --out has trained so far to a small file for --go-on",
     )
     parser.add_argument(
         "--stage",
@@ -142,6 +148,8 @@ def run(parsed: argparse.Namespace) -> int:
         from ldznet.research.cli.train_diffusion import train_diffusion
 
         return train_diffusion(parsed)
+    if parsed.pack:
+        raise OptionError("--pack is for `train diffusion`. A head's training has its own file, last.safetensors.")
     if parsed.go_on:
         raise OptionError(
             "--go-on is for `train diffusion`. A head's training resumes by the same command with the same --out; "

@@ -13,7 +13,7 @@ from ldznet.research.cli.train_head import training_device
 _USED = frozenset(
     (
         *("command", "data", "folder", "out", "minutes", "steps", "workers", "device", "go_on", "default_of"),
-        *("art", "stage", "precision"),
+        *("art", "stage", "precision", "pack"),
     )
 )
 
@@ -24,6 +24,7 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     from ldznet.research.embedded.diffusion import train_unet
     from ldznet.research.embedded.files import export, unpack
     from ldznet.research.embedded.model import TinyConfig
+    from ldznet.research.embedded.packed_run import is_packed, pack, unpack_run
     from ldznet.research.embedded.resumable_stage import RunOptions, is_given, join_launch, wait_for_all
     from ldznet.research.embedded.text_encoder import train_text
     from ldznet.research.scenes.icons import IconWorld
@@ -36,9 +37,13 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
     if processes > 1:
         join_launch(device.type)
     config, world = TinyConfig(), IconWorld.read(parsed.art)
+    if parsed.pack:
+        print(json.dumps(pack(parsed.out, parsed.pack, world)))
+        return 0
     # Only once, and by one process: later runs resume what they have trained.
     if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:
-        unpack(parsed.go_on, parsed.out, config, world)
+        lay_out = unpack_run if is_packed(parsed.go_on) else unpack
+        lay_out(parsed.go_on, parsed.out, config, world)
     # Files must be complete before other processes read them.
     wait_for_all()
     stages = {

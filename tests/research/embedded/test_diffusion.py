@@ -19,12 +19,19 @@ from ldznet.errors import OptionError
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.hosts.host import Schedule
 from ldznet.methods.load import EMBEDDED
-from ldznet.research.embedded.autoencoder import load_decoder, load_encoder, train_decoder, train_encoder
+from ldznet.research.embedded.autoencoder import (
+    average_of,
+    load_decoder,
+    load_encoder,
+    train_decoder,
+    train_encoder,
+)
 from ldznet.research.embedded.diffusion import loss_weights, train_unet
 from ldznet.research.embedded.files import export, unpack
 from ldznet.research.embedded.latents import Latents
 from ldznet.research.embedded.model import TinyModel
-from ldznet.research.embedded.resumable_stage import RunOptions, Stage
+from ldznet.research.embedded.packed_run import is_packed, pack, unpack_run
+from ldznet.research.embedded.resumable_stage import RunOptions, Stage, is_given
 from ldznet.research.embedded.text_encoder import train_text
 from ldznet.research.embedded.tokenizer import write_tokenizer
 from ldznet.research.scenes.icons import IconWorld
@@ -280,6 +287,44 @@ def test_an_encoder_trained_before_is_kept_and_the_model_gives_the_unet_alone(tm
     assert {name: (more / f"{name}.pt").read_bytes() for name in own} == own
     assert not (more / "decoder.pt").exists()
     assert (more / "start.pt").exists()
+
+
+def test_a_packed_run_goes_on_from_the_same_weights_in_a_small_file(tmp_path):
+    train(tmp_path, 2)
+    packed = tmp_path / "run.safetensors"
+    said = pack(tmp_path, packed, WORLD)
+    more = tmp_path / "more"
+    unpack_run(packed, more, TINY, WORLD)
+
+    assert said["stages"] == ["encoder", "decoder", "text", "unet"]
+    parts = [sum(t.numel() for t in average_of(tmp_path, stage).values()) for stage in ("encoder", "unet")]
+    assert packed.stat().st_size < 2 * sum(parts)
+    for stage in ("encoder", "decoder", "text"):
+        after = average_of(more, stage)
+        for name, tensor in average_of(tmp_path, stage).items():
+            if not name.startswith(("light.", "contrast.")):
+                torch.testing.assert_close(after[name], tensor, atol=1e-3, rtol=1e-3)
+        assert is_given(more / f"{stage}.pt")
+    start = torch.load(more / "start.pt", weights_only=True)
+    for name, tensor in average_of(tmp_path, "unet").items():
+        if name.startswith("unet."):
+            most = float(tensor.abs().max())
+            torch.testing.assert_close(start[name.removeprefix("unet.")], tensor, atol=0.004 * most + 1e-3, rtol=0)
+    assert train_unet(TINY, RunOptions(folder=more, steps=1), WORLD, say)
+
+
+def test_what_cannot_be_packed_or_unpacked_says_why(tmp_path):
+    with pytest.raises(OptionError, match="holds no trained stage to pack"):
+        pack(tmp_path, tmp_path / "run.safetensors", WORLD)
+    train_encoder(TINY, RunOptions(folder=tmp_path, steps=1), WORLD, say)
+    pack(tmp_path, tmp_path / "run.safetensors", WORLD)
+    others = copy.copy(WORLD)
+    others.vocabulary = WORLD.vocabulary[::2]
+
+    assert is_packed(tmp_path / "run.safetensors")
+    assert not is_packed(EMBEDDED)
+    with pytest.raises(OptionError, match="trained with other words"):
+        unpack_run(tmp_path / "run.safetensors", tmp_path / "more", TINY, others)
 
 
 def test_a_model_of_another_structure_is_not_trained_further(tmp_path):
