@@ -1,6 +1,6 @@
 """A training run in a small file, from which another one goes on: `--pack` writes it, `--go-on` reads it.
 
-It has the averages of the stages that are trained so far, the UNet's large weights in 8 bits and all others in half
+It has the averages of the stages that are trained so far, the UNet's large weights in 8 bits, all others in half
 precision. What the optimisers remember is left out.
 """
 
@@ -68,7 +68,7 @@ def is_packed(path: Path) -> bool:
 
 
 def unpack_run(path: Path, folder: Path, config: TinyConfig, world: IconWorld) -> None:
-    """Lay out a packed run in `folder`: its stages are not trained again, but the UNet, which starts from its weights.
+    """Lay out a packed run in `folder`: the UNet starts from its weights, and no other stage is trained again.
 
     Raises:
         OptionError: it was trained with other words or another structure.
@@ -81,10 +81,11 @@ def unpack_run(path: Path, folder: Path, config: TinyConfig, world: IconWorld) -
     expected = {name: tensor.shape for name, tensor in model.unet.state_dict().items()}
     weights = {name: _wide(name, tensors) for name in tensors if not _is_scale(name)}
     unet = {name.removeprefix("unet."): t for name, t in weights.items() if name.startswith("unet.")}
-    if header["words"] != list(world.vocabulary) or (unet and expected != {n: t.shape for n, t in unet.items()}):
+    same_shapes = expected == {name: tensor.shape for name, tensor in unet.items()}
+    if header["words"] != list(world.vocabulary) or (unet and not same_shapes):
         raise OptionError(
-            f"{path} was trained with other words or another structure than this version's, so its training cannot "
-            "continue. Leave --go-on out."
+            f"{path} was trained with other words or another structure than this version's, so its training "
+            "cannot continue. Leave --go-on out."
         )
     for stage in header["stages"]:
         if stage != "unet":
