@@ -112,6 +112,7 @@ class {kind}(scripts.Script):
 
 def make_data_folder(data, *, others=False):
     """Make the data folder of a webui: extension, checkpoints, settings; return the folder of checkpoints."""
+    (data / "tmp").mkdir()  # Neo writes the images of its page there, and makes no folder
     for name in EXTENSION:
         target = data / "extensions" / "sd-webui-ldznet" / name  # a folder as a user may call it
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,9 @@ class Img2imgTab(ABC):
 
     def send(self, image: Image.Image, mask: Image.Image) -> dict[str, Any]:
         """Return the values that fill the tab Inpaint upload, and width and height in the image's proportions."""
-        width, height = fitting_size(image.size)
+        # 8 pixels; in Forge Neo the setting "Resolution Step", to which its own buttons round as well.
+        step = int(getattr(self.components.get(WIDTH), "step", None) or 8)
+        width, height = fitting_size(image.size, multiple=max(8, step))
         return {UPLOAD_IMAGE: image, UPLOAD_MASK: mask, WIDTH: width, HEIGHT: height}
 
     def script_after_send(self, names: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def read_first_file(tab: int, values: Mapping[str, Any], app: App) -> PageImage:
 
 def fitting_size(size: tuple[int, int], most: int = 2048, multiple: int = 8) -> tuple[int, int]:
     """Return width and height for the webui's sliders, in the proportions of an image's (width, height)."""
-    # The sliders go from 64 to 2048 in steps of 8 (ui.py:629).
+    # The sliders go from 64 to 2048 (ui.py:629).
     scale = min(1.0, most / max(size))
     width, height = (max(64, round(side * scale / multiple) * multiple) for side in size)
     return width, height

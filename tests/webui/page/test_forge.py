@@ -129,3 +129,12 @@ def test_marks_of_one_image_do_not_leak_into_the_next_of_the_same_canvas():
     found.info["ours"] = True
 
     assert second.info == {}
+
+
+@pytest.mark.parametrize(("step", "expected"), [(8, [328, 200]), (64, [320, 192]), (1, [328, 200])])
+def test_the_size_that_is_sent_is_one_that_the_sliders_have(step, expected):
+    page = page_of(lambda report: report(gr.Slider(64, 2048, step=step), elem_id="img2img_width"))
+
+    sent = page.send(Image.new("RGB", (327, 201)), Image.new("L", (327, 201)))
+
+    assert [sent["img2img_width"], sent["img2img_height"]] == expected
