@@ -25,6 +25,17 @@ FOLDER = Path(os.environ.get("RANDOM_MODEL", Path(tempfile.gettempdir()) / "ldzn
 CHECKPOINT, HEAD = FOLDER / "rand.safetensors", FOLDER / "rand-head.safetensors"
 APPROXIMATION = FOLDER / "model.pt"  # of the VAE: reForge looks for one before it generates, and downloads it
 STRUCTURE = UNetConfig(channel_mult=(1, 1, 1, 1))
+TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "hidden_act": "quick_gelu",
+}
 
 
 def write_random_model():
@@ -62,19 +73,7 @@ def _state():
     with torch.no_grad():  # the posterior has no spread: images are repeatable
         vae.quant_conv.weight[4:] = 0
         vae.quant_conv.bias[4:] = -20
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            projection_dim=768,
-            bos_token_id=49406,
-            eos_token_id=49407,
-            hidden_act="quick_gelu",
-        )
-    )
+    text = CLIPTextModel(CLIPTextConfig(**TEXT))
     state = unet_state(STRUCTURE)
     state |= {f"first_stage_model.{name}": tensor for name, tensor in vae_state(vae.state_dict()).items()}
     prefix = "cond_stage_model.transformer.text_model."

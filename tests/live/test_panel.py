@@ -114,7 +114,8 @@ def test_only_what_is_masked_is_repainted(client):
 def test_arguments_by_place_and_by_name_give_the_same(client):
     by_place, by_name = client.run(True, *MASKED.values()), client.run(MASKED)
 
-    assert by_place[1]["images"] == by_name[1]["images"]
+    one, other = (decoded(found["images"][0]) for _, found in (by_place, by_name))
+    assert np.abs(one - other).max() <= REPEATS_WITHIN
 
 
 def test_a_run_without_us_is_the_same_before_and_after(client):
