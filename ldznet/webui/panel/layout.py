@@ -78,8 +78,9 @@ class _Layout:
             with self._page.result_column():
                 self._add_result()
             with self._app.form_row():
-                self._add_controls("negative_prompt", "method")
-                self._add_controls("head", choices=self._callbacks.head_names())
+                # Narrow enough that the button stays in the row when the page is 1200 px wide.
+                self._add_controls("negative_prompt", "method", min_width=120)
+                self._add_controls("head", choices=self._callbacks.head_names(), min_width=120)
                 components["refresh"] = self._app.tool_button(
                     "\U0001f504", elem_id=self._elem_id("refresh"), tooltip="Look for heads again"
                 )
@@ -131,7 +132,9 @@ class _Layout:
                 with row():
                     self._add_controls("refine", "average_templates")
                 with row():
-                    self._add_controls("resolution", "timesteps", "seeds")
+                    self._add_controls("resolution")
+                with row():
+                    self._add_controls("timesteps", "seeds")
                 self._add("unload", gr.Button, "Unload: free the memory", size="sm")
             # Where nothing is repainted these are there, because CONTROLS has them, but out of view.
             inpainting = part(
