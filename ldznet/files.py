@@ -44,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
 
     The temporary file lies in the same folder, which must exist. It is removed when the block raises. Readers see
     the old content or the new one and never a part, also when the process is killed or the power fails. A link at
-    `path` is replaced, not followed. Close the file that you open there before the block ends.
+    `path` is replaced, not followed. Its permissions are those of any new file of the user. Close the file that you open there before the block ends.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False; checked at the end, in one step with the renaming.
@@ -54,7 +54,12 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     temporary = target.with_name(temporary_name())
     try:
         temporary.open("xb").close()
+        permissions = temporary.stat().st_mode
         yield temporary
+        # A library may have written another file of this name, which its owner alone can read (safetensors does).
+        if temporary.stat().st_mode != permissions:
+            with contextlib.suppress(OSError):  # some network disks have no permissions
+                temporary.chmod(permissions)
         # Windows can flush only a file that is open for writing.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # else the new name may come to disk before the content does

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ldznet.errors import OptionError
+from ldznet.files import atomic_path
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.hosts.diffusers.model_files import unet_state
 from ldznet.hosts.known_words import KEY as WORDS_KEY
@@ -105,7 +106,8 @@ def export(
     state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
     words = KnownWords(frozenset(word for word in world.vocabulary if word.isalpha()), world.nouns, world.related)
     header = {"format": "pt", "ldznet.config": json.dumps(asdict(config)), WORDS_KEY: words.to_json()}
-    save_file(state, target, header)
+    with atomic_path(target) as temporary:
+        save_file(state, temporary, header)
     (target.with_suffix("") / "config.json").write_text(
         json.dumps({"model_type": "clip_text_model", "architectures": ["CLIPTextModel"], **model.text_settings}),
         encoding="utf-8",
