@@ -34,7 +34,6 @@ def test_the_new_file_appears_when_the_block_ends_and_nothing_else_is_left(tmp_p
     assert target.read_text() == "whole"
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_file_that_a_library_writes_can_be_read_by_whom_any_new_file_can(tmp_path):
     before = os.umask(0o027)
@@ -48,6 +47,7 @@ def test_a_file_that_a_library_writes_can_be_read_by_whom_any_new_file_can(tmp_p
     assert (tmp_path / "head.safetensors").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path, error):
     target = tmp_path / "report.json"
     target.write_text("old")

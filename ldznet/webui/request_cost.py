@@ -33,8 +33,8 @@ def require_pixels(size: tuple[int, int], name: str) -> None:
 def require_passes(settings: PanelSettings, heads: HeadFiles, info: HostInfo | None = None) -> None:
     """Refuse a request that would keep all others waiting.
 
-    Before the model is known, without `info`, a head for a full-size model is assumed: the fewest passes. That limit
-    holds for every model; with `info` the passes of the method that really runs are counted as well.
+    Before the model is known, without `info`, a head for a full-size model is assumed: the fewest passes. That
+    limit holds for every model; with `info` the passes of the method that really runs are counted as well.
 
     Raises:
         OptionError: there are too many prompts, or passes; the text says how many, and how many are allowed.
@@ -52,8 +52,8 @@ def require_passes(settings: PanelSettings, heads: HeadFiles, info: HostInfo | N
         most = MOST_SMALL_PASSES if known is not None and known.is_small else MOST_PASSES
         if passes > most:
             raise OptionError(
-                f"Prompts, timesteps, seeds, noises, sentences and refined parts make up to {passes} passes through "
-                f"the network, but at most {most} are allowed in one request. Ask for fewer of them."
+                f"Prompts, timesteps, seeds, noises, sentences and refined parts make up to {passes} passes "
+                f"through the network, but at most {most} are allowed in one request. Ask for fewer of them."
             )
 
 

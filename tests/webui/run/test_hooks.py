@@ -337,7 +337,7 @@ def test_over_the_api_an_empty_prompt_is_refused_in_words_for_programs(run, p, p
 def test_over_the_api_a_run_has_no_more_passes_than_our_own_route(run, p, method):
     p.is_api, settings = True, {"prompt": "a|b", "timesteps": " ".join(map(str, range(501)))}
 
-    with pytest.raises(HTTPException, match="make up to 1002 passes .* at most 1000 are allowed") as stopped:
+    with pytest.raises(HTTPException, match=r"make up to 1002 passes .* at most 1000 are allowed") as stopped:
         run.once(p, [settings])
 
     assert stopped.value.status_code == 422
