@@ -44,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
 
     The temporary file lies in the same folder, which must exist. It is removed when the block raises. Readers see
     the old content or the new one and never a part, also when the process is killed or the power fails. A link at
-    `path` is replaced, not followed. The file gets the permissions of any new file. Close it before the block ends.
+    `path` is replaced, not followed. Its permissions are those of any new file. Close it before the block ends.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is False; checked at the end, in one step with the renaming.
