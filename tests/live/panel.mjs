@@ -29,9 +29,14 @@ async function open(theme = 'light', size = { width: 1400, height: 1420 }) {
     if (finished && String(payload).includes('process_completed') && String(payload).includes("class='performance'")) finished();
   }));
   await page.goto(`${address}/?__theme=${theme}`, { waitUntil: 'load' });
-  await page.waitForFunction(() => typeof switch_to_img2img === 'function' && gradioApp().querySelector('#img2img_generate'));
-  await page.waitForTimeout(2000);
-  await page.evaluate(() => switch_to_img2img());
+  for (let isOpen = false, tries = 3; !isOpen; tries--) {
+    await page.waitForFunction(() => typeof switch_to_img2img === 'function' && gradioApp().querySelector('#img2img_generate')
+      && gradioApp().querySelector('#mode_img2img button')); // which Neo shows later
+    await page.waitForTimeout(2000);
+    isOpen = await page.evaluate(() => switch_to_img2img()).then(() => true, error => {
+      if (!tries || !String(error).includes('navigation')) throw error; // Neo's page at times loads itself a second time
+    });
+  }
   await page.waitForSelector('#img2img_generate', { state: 'visible' });
   for (const [name, value] of [['width', process.env.WIDTH], ['height', process.env.HEIGHT], ['steps', 3], ['denoising_strength', 0.9]]) {
     await setNumber(`#img2img_${name}`, value);

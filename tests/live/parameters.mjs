@@ -41,7 +41,8 @@ async function after(act) {
 
 try {
   await page.goto(`${process.env.URL}/?__theme=light`, { waitUntil: 'load', timeout: 120000 });
-  await page.waitForFunction(() => typeof switch_to_img2img === 'function' && gradioApp().querySelector('#img2img_generate'));
+  await page.waitForFunction(() => typeof switch_to_img2img === 'function' && gradioApp().querySelector('#img2img_generate')
+    && gradioApp().querySelector('#mode_img2img button'));
   await page.waitForTimeout(4000);
   await page.evaluate(() => switch_to_img2img());
   for (const text of texts) {
