@@ -5,6 +5,7 @@
 // HOST (a1111, forge, neo or reforge).
 // Nothing waits for a time: what has to come is waited for, however busy the machine is.
 import { readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 const { chromium } = await import(process.env.PLAYWRIGHT || 'playwright-core');
 const { URL: address, PHRASE, SHOTS } = process.env;
 const scenes = process.env.SCENES.split(',');
@@ -521,8 +522,13 @@ const parts = {
     await noMaskBlur();
     await page.locator(`${ours('append')} input`).check();
     await page.evaluate(() => switch_to_img2img_tab(5));
-    await page.locator('#img2img_batch_upload input[type=file]').setInputFiles(scenes);
-    await page.waitForFunction(count => document.querySelectorAll('#img2img_batch_upload .file-preview tr, #img2img_batch_upload tr').length >= count, scenes.length);
+    const files = page.locator('#img2img_batch_upload input[type=file]');
+    if (await files.count()) {
+      await files.setInputFiles(scenes);
+      await page.waitForFunction(count => document.querySelectorAll('#img2img_batch_upload .file-preview tr, #img2img_batch_upload tr').length >= count, scenes.length);
+    } else { // reForge's tab takes a folder only
+      await page.locator('#img2img_batch_input_dir textarea').fill(dirname(scenes[0]));
+    }
     const first = await segmented();
     seen.first = [await status(), share_of(first)];
     await shot('panel-9-batch-segment', ours('enabled'));

@@ -59,7 +59,7 @@ WITH_FILES = pytest.mark.skipif("WEBUI_URL" in os.environ, reason="the files of 
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     names = (SCENE, OTHER, THIRD)
-    paths = [folder / f"{name}.png" for name in names]
+    paths = [folder / f"{number}-{name}.png" for number, name in enumerate(names)]  # in this order in Batch too
     for name, path in zip(names, paths, strict=True):
         image_of(name, SIZE).save(path)
     return paths
