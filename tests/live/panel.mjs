@@ -35,7 +35,7 @@ async function open(theme = 'light', size = { width: 1400, height: 1420 }) {
       && gradioApp().querySelector('#mode_img2img button')); // which Neo shows later
     await page.waitForTimeout(2000);
     isOpen = await page.evaluate(() => switch_to_img2img()).then(() => true, error => {
-      if (!tries || !String(error).includes('navigation')) throw error; // Neo's page at times loads itself a second time
+      if (!tries) throw error; // Neo's page at times loads itself a second time
     });
   }
   await page.waitForSelector('#img2img_generate', { state: 'visible' });
