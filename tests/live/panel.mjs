@@ -12,6 +12,7 @@ const scenes = process.env.SCENES.split(',');
 const ours = name => `#script_ldznet_segment_${name}`;
 const isForge = ['forge', 'neo'].includes(process.env.HOST); // canvases instead of images, and gradio 4
 let seen, page, finished; // of the part that runs; what a run of img2img is waited for with
+const sockets = new Set(); // that the page has open
 const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
   '--disable-background-networking', '--disable-component-update',
   // The page asks servers of others for fonts and a script: without a network that takes minutes.
@@ -26,9 +27,13 @@ async function open(theme = 'light', size = { width: 1400, height: 1420 }) {
     // Forge's page, where it is slow: the server names a function of a script that has not come yet (ui_extra_networks.py:807).
     if (!isForge || !error.message.includes('setupAllResizeHandles')) seen.errors.push(error.message);
   });
-  page.on('websocket', socket => socket.on('framereceived', ({ payload }) => { // of gradio's queue
-    if (finished && String(payload).includes('process_completed') && String(payload).includes("class='performance'")) finished();
-  }));
+  page.on('websocket', socket => { // of gradio's queue
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+    socket.on('framereceived', ({ payload }) => {
+      if (finished && String(payload).includes('process_completed') && String(payload).includes("class='performance'")) finished();
+    });
+  });
   await page.goto(`${address}/?__theme=${theme}`, { waitUntil: 'load' });
   for (let isOpen = false, tries = 3; !isOpen; tries--) {
     await page.waitForFunction(() => typeof switch_to_img2img === 'function' && gradioApp().querySelector('#img2img_generate')
@@ -43,6 +48,13 @@ async function open(theme = 'light', size = { width: 1400, height: 1420 }) {
     await setNumber(`#img2img_${name}`, value);
   }
   await page.locator('#img2img_prompt textarea').fill('a green star');
+}
+// Close the page once nothing that it has asked for is open: gradio 3 keeps the task of an event whose page has gone for
+// ever, and Reload UI waits for all tasks.
+async function leave() {
+  for (let waited = 0; sockets.size && waited < 60; waited++) await page.waitForTimeout(500);
+  await page.close();
+  sockets.clear();
 }
 async function noMaskBlur() {
   await page.locator(`${ours('mask_blur_of_tab')} input`).uncheck();
@@ -525,7 +537,10 @@ const parts = {
     const files = page.locator('#img2img_batch_upload input[type=file]');
     if (await files.count()) {
       await files.setInputFiles(scenes);
-      await page.waitForFunction(count => document.querySelectorAll('#img2img_batch_upload .file-preview tr, #img2img_batch_upload tr').length >= count, scenes.length);
+      await page.waitForFunction(count => {
+        const list = document.querySelector('#img2img_batch_upload');
+        return list.querySelectorAll('tr').length >= count && !list.innerText.includes('Uploading');
+      }, scenes.length);
     } else { // reForge's tab takes a folder only
       await page.locator('#img2img_batch_input_dir textarea').fill(dirname(scenes[0]));
     }
@@ -577,13 +592,13 @@ const parts = {
   // Reload UI: the scripts are loaded anew, our modules are not. The last part, since others would miss the server.
   async reload() {
     await open();
-    // The page is closed meanwhile: a connection that stays open can keep AUTOMATIC1111 1.10.1 from stopping, and one that
-    // comes while it adds its routes makes it fail ("Cannot add middleware after an application has started").
+    // The page asks every half second whether the server is back. Where that comes while AUTOMATIC1111 1.10.1 adds its
+    // routes, it fails: "Cannot add middleware after an application has started".
     await page.route('**/internal/ping', route => route.abort());
     await page.waitForTimeout(5000);
     await page.evaluate(() => gradioApp().querySelector('#settings_restart_gradio').click());
     for (let waited = 0; logged('Restarting UI') < 1 && waited < 10; waited++) await page.waitForTimeout(1000);
-    await page.close();
+    await leave();
     const wait = seconds => new Promise(resolve => setTimeout(resolve, 1000 * seconds));
     if (process.env.LOG) for (let waited = 0; logged('Startup time:') < 2 && waited < 240; waited++) await wait(1);
     else await wait(60); // nothing else tells that it has been down
@@ -640,7 +655,7 @@ for (const [name, act] of Object.entries(parts)) {
   seen.seconds = (Date.now() - start) / 1000;
   report[name] = seen;
   finished = null;
-  await page?.close().catch(() => null);
+  await leave().catch(() => null);
 }
 await browser.close();
 console.log(JSON.stringify(report, null, 1));
