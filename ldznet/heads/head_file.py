@@ -93,9 +93,22 @@ def read_head_info(path: str | os.PathLike[str]) -> HeadInfo:
         return _info(tensors)
 
 
+def find_head_info(path: str | os.PathLike[str]) -> HeadInfo | None:
+    """Read the header only, as `read_head_info`; None where the file holds something else, whatever it is.
+
+    Raises:
+        CheckpointError: the file is damaged, or not a file of weights.
+    """
+    with open_tensors(path) as tensors:
+        return _info(tensors) if _has_head(tensors) else None
+
+
+def _has_head(tensors: TensorFile) -> bool:
+    return {"ldznet.config", "ldznet.source", "ldznet.sha256"} <= set(tensors.metadata)
+
+
 def _require_head(tensors: TensorFile) -> None:
-    metadata = tensors.metadata
-    if not {"ldznet.config", "ldznet.source", "ldznet.sha256"} <= set(metadata):
+    if not _has_head(tensors):
         what = model_kind(tensors.shapes)
         advice = (
             f"Convert it once: python -m ldznet convert {tensors.path}"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ldznet.errors import CheckpointError, HeadError, NoHeadError
-from ldznet.heads.head_file import HeadInfo, read_head_info
+from ldznet.errors import CheckpointError, HeadError
+from ldznet.heads.head_file import HeadInfo, find_head_info
 from ldznet.hosts.host import HostInfo, require_fit
 from ldznet.methods.learned_head import LearnedHead
 from ldznet.methods.method import Method
@@ -55,19 +55,18 @@ def find_heads(folders: Iterable[str | os.PathLike[str]]) -> HeadList:
                 found = CheckpointError(str(error))
             if isinstance(found, HeadInfo):
                 heads.append(found)
-                continue
-            log.debug("%s is not a head: %s", path, found)
             # A folder may hold checkpoints and LoRAs too; only a damaged file is worth a word to the user.
-            if not isinstance(found, NoHeadError):
+            elif found is not None:
+                log.debug("%s cannot be read: %s", path, found)
                 heads.unreadable.append(path.name)
     return heads
 
 
 @lru_cache(maxsize=1024)
-def _read_once(path: Path, inode: int, size: int, modified: int) -> HeadInfo | CheckpointError:
-    """Return the header of a file, or why there is none; every request asks, and files seldom change."""
+def _read_once(path: Path, inode: int, size: int, modified: int) -> HeadInfo | CheckpointError | None:
+    """Return a head's header, None for other weights, or an error; each request asks, and files seldom change."""
     try:
-        return read_head_info(path)
+        return find_head_info(path)
     except CheckpointError as error:
         return error.with_traceback(None)
 

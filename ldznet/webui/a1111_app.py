@@ -6,6 +6,7 @@ lines in comments are those of AUTOMATIC1111 1.10.1.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -277,5 +278,5 @@ class A1111App(GeneratingApp):
         """Return the modules of the script xyz_grid.py: one for each tab that has loaded it."""
         from modules import scripts
 
-        scripts_data = [data for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"]
+        scripts_data = [data for data in scripts.scripts_data if os.path.basename(data.path) == "xyz_grid.py"]
         return [data.module for data in scripts_data if hasattr(data.module, "AxisOptionImg2Img")]

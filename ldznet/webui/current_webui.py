@@ -5,29 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cache
 
-from ldznet.webui.a1111_app import A1111App
 from ldznet.webui.app import GeneratingApp
-from ldznet.webui.forge_app import ForgeApp
-from ldznet.webui.reforge_app import ReforgeApp
 from ldznet.webui.session import Session
-from ldznet.webui.webui_kind import Kind, webui_kind
-
-# A webui that is not in the list is refused by the script, in the words of `webui_kind().reason`.
-_APPS: Mapping[Kind, Callable[[], GeneratingApp]] = {
-    "a1111": A1111App,
-    "forge": ForgeApp,
-    "neo": ForgeApp,
-    "reforge": ReforgeApp,
-}
+from ldznet.webui.webui_kind import webui_kind
 
 
 @cache
 def webui_app() -> GeneratingApp:
     """Return the door to the webui in which this process runs, always the same one."""
-    return _APPS[webui_kind().kind]()
+    # A webui's start need not read the files for others. One that is not known is refused by the script, in the
+    # words of `webui_kind().reason`.
+    match webui_kind().kind:
+        case "forge" | "neo":
+            from ldznet.webui.forge_app import ForgeApp
+
+            return ForgeApp()
+        case "reforge":
+            from ldznet.webui.reforge_app import ReforgeApp
+
+            return ReforgeApp()
+        case _:
+            from ldznet.webui.a1111_app import A1111App
+
+            return A1111App()
 
 
 @cache

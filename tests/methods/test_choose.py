@@ -45,7 +45,7 @@ def test_heads_are_found_one_level_deep_and_other_files_left_out(folder):
 def test_a_file_is_read_again_only_where_it_has_changed(host, folder, monkeypatch):
     find_heads([folder])
     read = []
-    monkeypatch.setattr("ldznet.methods.choose.read_head_info", lambda path: read.append(path.name))
+    monkeypatch.setattr("ldznet.methods.choose.find_head_info", lambda path: read.append(path.name))
     find_heads([folder])
     assert read == []
 

@@ -37,8 +37,9 @@ def add_axes(app: GeneratingApp, heads: HeadFiles) -> None:
     """Add our axes to the plot, once; call it when all scripts are loaded and no page is built yet."""
     for module in app.plot_modules():
         labels = {option.label for option in module.axis_options}
-        options = [_make_axis(module.AxisOptionImg2Img, name, heads) for name in _AXES]
-        module.axis_options.extend(option for option in options if option.label not in labels)
+        # A start asks for it hundreds of times, once for each script.
+        missing = [name for name in _AXES if _label(name) not in labels]
+        module.axis_options.extend(_make_axis(module.AxisOptionImg2Img, name, heads) for name in missing)
 
 
 def changes(p: Any) -> dict[str, Any]:
@@ -65,7 +66,11 @@ def _make_axis(kind: Callable[..., Any], name: str, heads: HeadFiles) -> Any:
             raise
 
     choices = {"method": lambda: list(control.choices), "head": heads.names}.get(name)
-    return kind(PREFIX + control.label, read, apply, confirm=confirm, cost=cost, choices=choices)
+    return kind(_label(name), read, apply, confirm=confirm, cost=cost, choices=choices)
+
+
+def _label(name: str) -> str:
+    return PREFIX + BY_NAME[name].label
 
 
 def _control_value(control: Control, value: Any) -> Any:
