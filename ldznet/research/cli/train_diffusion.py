@@ -38,7 +38,7 @@ def train_diffusion(parsed: argparse.Namespace) -> int:
         join_launch(device.type)
     config, world = TinyConfig(), IconWorld.read(parsed.art)
     if parsed.pack:
-        print(json.dumps(pack(parsed.out, parsed.pack, world)))
+        print(json.dumps(pack(parsed.out, parsed.pack, config, world)))
         return 0
     # Only once, and by one process: later runs resume what they have trained.
     if parsed.go_on and not (parsed.out / "start.pt").exists() and not rank:

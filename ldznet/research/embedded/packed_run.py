@@ -19,7 +19,7 @@ from ldznet.heads.narrow_storage import quantised, scale_name, widened
 from ldznet.heads.weight_files import open_tensors
 from ldznet.research.embedded.autoencoder import average_of
 from ldznet.research.embedded.model import TinyConfig, TinyModel
-from ldznet.research.embedded.resumable_stage import save_whole
+from ldznet.research.embedded.resumable_stage import is_given, save_whole
 from ldznet.research.scenes.icons import IconWorld
 
 __all__ = ["is_packed", "pack", "unpack_run"]
@@ -29,8 +29,10 @@ _STAGES = ("encoder", "decoder", "text", "unet")
 _LARGE = 4096  # numbers of a weight from which it is kept in 8 bits
 
 
-def pack(folder: Path, target: Path, world: IconWorld) -> dict[str, Any]:
+def pack(folder: Path, target: Path, config: TinyConfig, world: IconWorld) -> dict[str, Any]:
     """Write the stages that `folder` has trained so far; return what was written.
+
+    A decoder that is not done is left out: nothing needs it before the end, and it is trained anew.
 
     Raises:
         OptionError: there are none yet.
@@ -38,6 +40,8 @@ def pack(folder: Path, target: Path, world: IconWorld) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     stages = [stage for stage in _STAGES if (folder / f"{stage}.pt").exists()]
+    if "decoder" in stages and not _is_done(folder / "decoder.pt", config.decoder_steps):
+        stages.remove("decoder")
     if not stages:
         raise OptionError(
             f"{folder} holds no trained stage to pack. Train one first, or give its folder to --out."
@@ -93,6 +97,10 @@ def unpack_run(path: Path, folder: Path, config: TinyConfig, world: IconWorld) -
             save_whole({"average": own}, folder / f"{stage}.pt")
     if unet:
         save_whole(unet, folder / "start.pt")
+
+
+def _is_done(path: Path, steps: int) -> bool:
+    return is_given(path) or torch.load(path, map_location="cpu", weights_only=True)["step"] >= steps
 
 
 def _own(stage: str, average: dict[str, Tensor]) -> dict[str, Tensor]:

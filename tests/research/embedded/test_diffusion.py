@@ -292,7 +292,7 @@ def test_an_encoder_trained_before_is_kept_and_the_model_gives_the_unet_alone(tm
 def test_a_packed_run_goes_on_from_the_same_weights_in_a_small_file(tmp_path):
     train(tmp_path, 2)
     packed = tmp_path / "run.safetensors"
-    said = pack(tmp_path, packed, WORLD)
+    said = pack(tmp_path, packed, replace(TINY, decoder_steps=2), WORLD)
     more = tmp_path / "more"
     unpack_run(packed, more, TINY, WORLD)
 
@@ -311,13 +311,15 @@ def test_a_packed_run_goes_on_from_the_same_weights_in_a_small_file(tmp_path):
             most = float(tensor.abs().max())
             torch.testing.assert_close(start[name.removeprefix("unet.")], tensor, atol=0.004 * most + 1e-3, rtol=0)
     assert train_unet(TINY, RunOptions(folder=more, steps=1), WORLD, say)
+    unfinished = pack(tmp_path, packed, replace(TINY, decoder_steps=3), WORLD)
+    assert unfinished["stages"] == ["encoder", "text", "unet"]
 
 
 def test_what_cannot_be_packed_or_unpacked_says_why(tmp_path):
     with pytest.raises(OptionError, match="holds no trained stage to pack"):
-        pack(tmp_path, tmp_path / "run.safetensors", WORLD)
+        pack(tmp_path, tmp_path / "run.safetensors", TINY, WORLD)
     train_encoder(TINY, RunOptions(folder=tmp_path, steps=1), WORLD, say)
-    pack(tmp_path, tmp_path / "run.safetensors", WORLD)
+    pack(tmp_path, tmp_path / "run.safetensors", TINY, WORLD)
     others = copy.copy(WORLD)
     others.vocabulary = WORLD.vocabulary[::2]
 
