@@ -13,6 +13,7 @@ from PIL import Image
 
 from ldznet.errors import ImageError
 from ldznet.images.reading import read_image
+from ldznet.images.sources import quote_path
 from ldznet.webui.app import App
 from ldznet.webui.page.page import PageImage
 
@@ -62,7 +63,25 @@ def read_first_file(tab: int, values: Mapping[str, Any], app: App) -> PageImage:
         where = "the input directory" if tab == FOLDER_TAB else "the tab Batch"
         raise ImageError(f"There is no picture in {where}. Segment shows the mask of the first one.")
     note = f"The first of {len(paths)} files: {names[0]}" if len(paths) > 1 else f"The only file: {names[0]}"
-    return PageImage(read_image(paths[0]), note=f"{note}. When you press Generate, each file gets its own mask.")
+    image = _read_file(paths[0], names[0], uploaded=tab != FOLDER_TAB)
+    return PageImage(image, note=f"{note}. When you press Generate, each file gets its own mask.")
+
+
+def _read_file(path: Path, name: str, *, uploaded: bool) -> Image.Image:
+    """Read one of Batch's files; errors call it by the user's name for it.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return read_image(path)
+    except ImageError as why:
+        if uploaded and path.exists() and not path.stat().st_size:
+            raise ImageError(
+                f"{name} is not here yet, or is empty. Wait until the tab Batch has uploaded it, and press Segment "
+                "again."
+            ) from why
+        raise ImageError(str(why).replace(quote_path(path), name)) from why
 
 
 def fitting_size(size: tuple[int, int], most: int = 2048, multiple: int = 8) -> tuple[int, int]:

@@ -413,6 +413,19 @@ def test_in_batch_the_first_file_is_shown_and_named(panel, tmp_path):
     assert "photo0.png" in panel.redraw()["status"]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "photo0.png is not here yet, or is empty. Wait"), (b"no image", "photo0.png ")]
+)
+def test_in_batch_a_file_that_cannot_be_read_has_the_name_that_the_user_knows(panel, tmp_path, content, said):
+    files = uploaded(tmp_path, ONE)
+    Path(files[0].name).write_bytes(content)
+
+    status = panel.segment(files, tab=BATCH)["status"]
+
+    assert said in status
+    assert str(tmp_path) not in status
+
+
 def test_in_batch_the_first_file_of_a_folder_is_shown_and_named(panel, tmp_path, monkeypatch, session):
     uploaded(tmp_path, ONE)
     monkeypatch.setattr(session.app, "batch_files", lambda folder: sorted(Path(folder).iterdir()), raising=False)
