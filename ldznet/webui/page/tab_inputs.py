@@ -78,8 +78,8 @@ def _read_file(path: Path, name: str, *, uploaded: bool) -> Image.Image:
     except ImageError as why:
         if uploaded and path.exists() and not path.stat().st_size:
             raise ImageError(
-                f"{name} is not here yet, or is empty. Wait until the tab Batch has uploaded it, and press Segment "
-                "again."
+                f"{name} is not here yet, or is empty. Wait until the tab Batch has uploaded it, and press "
+                "Segment again."
             ) from why
         raise ImageError(str(why).replace(quote_path(path), name)) from why
 
