@@ -205,7 +205,7 @@ def test_a_head_that_cannot_be_used_is_reported_and_nothing_is_painted(client, b
     ("kind", "expected", "said"),
     [
         ("memory", 503, "does not fit into memory"),
-        ("foreign", 500, "other_extension: tensor sizes differ). Another extension"),
+        ("foreign", 500, "other_extension: tensor sizes differ). The extension a-faults was at work"),
     ],
 )
 def test_a_fault_in_the_middle_is_reported_and_the_next_run_works(client, kind, expected, said):
