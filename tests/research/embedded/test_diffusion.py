@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,17 @@ def train(folder, steps, config=TINY):
     for stage in (train_encoder, train_decoder, train_text, train_unet):
         assert stage(config, options, WORLD, say)
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    """A folder with all stages after two steps; `trained` gives a test its own copy."""
+    return train(tmp_path_factory.mktemp("trained"), 2)
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    return shutil.copytree(trained_once, tmp_path / "trained")
 
 
 def train_before_unet(folder, steps=2, config=TINY):
@@ -236,27 +248,25 @@ def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp
     assert names["num_hidden_layers"] == 1
 
 
-def test_a_written_model_is_trained_further(tmp_path):
-    train(tmp_path, 2)
-    export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
+def test_a_written_model_is_trained_further(trained, tmp_path):
+    export(TINY, trained, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
     unpack(tmp_path / "tiny.safetensors", tmp_path / "more", TINY, WORLD)
 
     assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), WORLD, say)
 
-    before = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
+    before = torch.load(trained / "unet.pt", weights_only=True)["average"]
     after = torch.load(tmp_path / "more" / "unet.pt", weights_only=True)["module"]
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, atol=0 if name.startswith("text.") else 2e-3, rtol=0)
     latents = [
         torch.load(folder / "latents" / "00000.pt", weights_only=True)["latents"]
-        for folder in (tmp_path, tmp_path / "more")
+        for folder in (trained, tmp_path / "more")
     ]
     torch.testing.assert_close(*latents, atol=1e-2, rtol=1e-2)
 
 
-def test_a_text_encoder_of_other_words_starts_anew(tmp_path):
-    train(tmp_path, 1)
-    export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
+def test_a_text_encoder_of_other_words_starts_anew(trained, tmp_path):
+    export(TINY, trained, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
     others, lines = copy.copy(WORLD), list[str]()
     others.vocabulary = WORLD.vocabulary[::2]
 
@@ -272,9 +282,8 @@ def test_a_text_encoder_of_other_words_starts_anew(tmp_path):
     assert train_unet(TINY, RunOptions(folder=tmp_path / "more", steps=1), others, say)
 
 
-def test_an_encoder_trained_before_is_kept_and_the_model_gives_the_unet_alone(tmp_path):
-    train(tmp_path, 1)
-    export(TINY, tmp_path, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
+def test_an_encoder_trained_before_is_kept_and_the_model_gives_the_unet_alone(trained, tmp_path):
+    export(TINY, trained, tmp_path / "tiny.safetensors", WORLD, dtype=torch.float32)
     more = tmp_path / "more"
     assert train_encoder(TINY, RunOptions(folder=more, steps=3), WORLD, say)
     assert train_text(TINY, RunOptions(folder=more, steps=1), WORLD, say)
@@ -289,29 +298,28 @@ def test_an_encoder_trained_before_is_kept_and_the_model_gives_the_unet_alone(tm
     assert (more / "start.pt").exists()
 
 
-def test_a_packed_run_goes_on_from_the_same_weights_in_a_small_file(tmp_path):
-    train(tmp_path, 2)
+def test_a_packed_run_goes_on_from_the_same_weights_in_a_small_file(trained, tmp_path):
     packed = tmp_path / "run.safetensors"
-    said = pack(tmp_path, packed, replace(TINY, decoder_steps=2), WORLD)
+    said = pack(trained, packed, replace(TINY, decoder_steps=2), WORLD)
     more = tmp_path / "more"
     unpack_run(packed, more, TINY, WORLD)
 
     assert said["stages"] == ["encoder", "decoder", "text", "unet"]
-    parts = [sum(t.numel() for t in average_of(tmp_path, stage).values()) for stage in ("encoder", "unet")]
+    parts = [sum(t.numel() for t in average_of(trained, stage).values()) for stage in ("encoder", "unet")]
     assert packed.stat().st_size < 2 * sum(parts)
     for stage in ("encoder", "decoder", "text"):
         after = average_of(more, stage)
-        for name, tensor in average_of(tmp_path, stage).items():
+        for name, tensor in average_of(trained, stage).items():
             if not name.startswith(("light.", "contrast.")):
                 torch.testing.assert_close(after[name], tensor, atol=1e-3, rtol=1e-3)
         assert is_given(more / f"{stage}.pt")
     start = torch.load(more / "start.pt", weights_only=True)
-    for name, tensor in average_of(tmp_path, "unet").items():
+    for name, tensor in average_of(trained, "unet").items():
         if name.startswith("unet."):
             most = float(tensor.abs().max())
             torch.testing.assert_close(start[name.removeprefix("unet.")], tensor, atol=0.004 * most + 1e-3, rtol=0)
     assert train_unet(TINY, RunOptions(folder=more, steps=1), WORLD, say)
-    unfinished = pack(tmp_path, packed, replace(TINY, decoder_steps=3), WORLD)
+    unfinished = pack(trained, packed, replace(TINY, decoder_steps=3), WORLD)
     assert unfinished["stages"] == ["encoder", "text", "unet"]
 
 
