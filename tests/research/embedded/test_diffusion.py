@@ -86,11 +86,13 @@ def test_scene_number_n_is_the_same_wherever_a_run_begins():
 
 @pytest.mark.parametrize("stage", [train_encoder, train_decoder, train_text, train_unet])
 def test_training_goes_on_where_it_stopped_with_the_same_result(tmp_path, monkeypatch, stage):
-    for name in ("whole", "parts"):
-        if stage is not train_encoder:
-            assert train_encoder(TINY, RunOptions(folder=tmp_path / name, steps=4), WORLD, say)
-        if stage is train_unet:
-            assert train_text(TINY, RunOptions(folder=tmp_path / name, steps=1), WORLD, say)
+    before = RunOptions(folder=tmp_path / "whole", steps=1)
+    before.folder.mkdir()
+    if stage is not train_encoder:
+        assert train_encoder(TINY, before, WORLD, say)
+    if stage is train_unet:
+        assert train_text(TINY, before, WORLD, say)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
 
     stage(TINY, RunOptions(folder=tmp_path / "whole", steps=4), WORLD, say)
     runs = 0
@@ -220,19 +222,18 @@ def test_the_unet_is_not_trained_before_the_autoencoder(tmp_path):
         train_unet(TINY, RunOptions(folder=tmp_path, steps=1), WORLD, say)
 
 
-def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp_path):
-    train(tmp_path, 2)
-    (tmp_path / "out").mkdir()
-    report = export(TINY, tmp_path, tmp_path / "out" / "tiny.safetensors", WORLD, dtype=torch.float32)
+def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(trained):
+    (trained / "out").mkdir()
+    report = export(TINY, trained, trained / "out" / "tiny.safetensors", WORLD, dtype=torch.float32)
 
-    host = DiffusersHost.load(tmp_path / "out" / "tiny.safetensors")
+    host = DiffusersHost.load(trained / "out" / "tiny.safetensors")
 
     assert report["step"] == 2
     assert (host.info.family, host.info.prediction, host.info.unet) == ("sd1", "noise", TINY.unet)
-    model = TinyModel(TINY, tmp_path / "again", WORLD.vocabulary)
-    load_encoder(model, tmp_path, WORLD)
-    load_decoder(model, tmp_path)
-    saved = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
+    model = TinyModel(TINY, trained / "again", WORLD.vocabulary)
+    load_encoder(model, trained, WORLD)
+    load_decoder(model, trained)
+    saved = torch.load(trained / "unet.pt", weights_only=True)["average"]
     torch.nn.ModuleDict({"unet": model.unet, "text": model.text}).load_state_dict(saved)
     model.eval()
     images = SceneStream(WORLD, 64, 0, 1)[0][0][None].float() / 127.5 - 1
@@ -244,7 +245,7 @@ def test_the_exported_checkpoint_is_the_trained_model_in_the_original_layout(tmp
         expected = model.unet(latent, torch.tensor([300]), context.tokens)
     found = host.predict_noise(latent, torch.tensor([300]), context)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    names = json.loads((tmp_path / "out" / "tiny" / "config.json").read_text())
+    names = json.loads((trained / "out" / "tiny" / "config.json").read_text())
     assert names["num_hidden_layers"] == 1
 
 
