@@ -172,7 +172,11 @@ def _along(scale: Tensor, weight: Tensor) -> Tensor:
 
 def wide_state(module: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Return all weights of a head as its network names them, in `dtype`, however they are stored."""
-    state = module.state_dict()
+    return widened_state(module.state_dict(), dtype)
+
+
+def widened_state(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Return tensors by name in `dtype`; those in 8 bits are joined with their scales."""
     result = {}
     for name, tensor in state.items():
         if tensor.dtype == torch.int8:

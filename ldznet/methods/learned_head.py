@@ -114,7 +114,7 @@ class LearnedHead:
         self.release()
         self._visits = None
         # Even where nothing moves, PyTorch goes through all layers, in every request.
-        if self.device != torch.device(device):
+        if any(parameter.device != torch.device(device) for parameter in self.head.parameters()):
             self.head.to(device)
 
     def visit(self, device: torch.device | str, make_room: Callable[[], None] = lambda: None) -> None:

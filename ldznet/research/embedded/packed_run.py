@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldznet.errors import OptionError
 from ldznet.files import atomic_path
-from ldznet.heads.narrow_storage import quantised, scale_name, widened
+from ldznet.heads.narrow_storage import quantised, scale_name, widened_state
 from ldznet.heads.weight_files import open_tensors
 from ldznet.research.embedded.autoencoder import average_of
 from ldznet.research.embedded.model import TinyConfig, TinyModel
@@ -75,15 +75,20 @@ def unpack_run(path: Path, folder: Path, config: TinyConfig, world: IconWorld) -
     """Lay out a packed run in `folder`: the UNet starts from its weights, and no other stage is trained again.
 
     Raises:
-        OptionError: it was trained with other words or another structure.
+        OptionError: it was trained with other words or another structure, or `folder` has trained an encoder.
     """
+    if (folder / "encoder.pt").exists() and not is_given(folder / "encoder.pt"):
+        raise OptionError(
+            f"{folder} has trained an encoder, and {path} has another one, so that its UNet would have to learn "
+            "anew what latents mean. Give another --out."
+        )
     with open_tensors(path) as file:
         header = json.loads(file.metadata[_KEY])
         tensors = {name: file.tensor(name) for name in file.shapes}
     folder.mkdir(parents=True, exist_ok=True)
     model = TinyModel(config, folder / "tokenizer", world.vocabulary)
     expected = {name: tensor.shape for name, tensor in model.unet.state_dict().items()}
-    weights = {name: _wide(name, tensors) for name in tensors if not _is_scale(name)}
+    weights = widened_state(tensors)
     unet = {name.removeprefix("unet."): t for name, t in weights.items() if name.startswith("unet.")}
     same_shapes = expected == {name: tensor.shape for name, tensor in unet.items()}
     if header["words"] != list(world.vocabulary) or (unet and not same_shapes):
@@ -92,7 +97,8 @@ def unpack_run(path: Path, folder: Path, config: TinyConfig, world: IconWorld) -
             "cannot continue. Leave --go-on out."
         )
     for stage in header["stages"]:
-        if stage != "unet":
+        # A run without a UNet is laid out by every command that goes on from it; what these have trained stays.
+        if stage != "unet" and not (folder / f"{stage}.pt").exists():
             own = {n.removeprefix(f"{stage}."): t for n, t in weights.items() if n.startswith(f"{stage}.")}
             save_whole({"average": own}, folder / f"{stage}.pt")
     if unet:
@@ -108,14 +114,3 @@ def _own(stage: str, average: dict[str, Tensor]) -> dict[str, Tensor]:
     if stage == "unet":
         return {n.removeprefix("unet."): t for n, t in average.items() if n.startswith("unet.")}
     return {name: tensor for name, tensor in average.items() if not name.startswith(("light.", "contrast."))}
-
-
-def _is_scale(name: str) -> bool:
-    return name.endswith(".weight_scale")
-
-
-def _wide(name: str, tensors: dict[str, Tensor]) -> Tensor:
-    tensor = tensors[name]
-    if tensor.dtype == torch.int8:
-        return widened(tensor, tensors[scale_name(name)], torch.float32)
-    return tensor.float()

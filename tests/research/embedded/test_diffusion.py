@@ -334,6 +334,8 @@ def test_what_cannot_be_packed_or_unpacked_says_why(tmp_path):
 
     assert is_packed(tmp_path / "run.safetensors")
     assert not is_packed(EMBEDDED)
+    with pytest.raises(OptionError, match="has trained an encoder"):
+        unpack_run(tmp_path / "run.safetensors", tmp_path, TINY, WORLD)
     with pytest.raises(OptionError, match="trained with other words"):
         unpack_run(tmp_path / "run.safetensors", tmp_path / "more", TINY, others)
 
