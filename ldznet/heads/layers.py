@@ -224,8 +224,9 @@ class AttentionPool(nn.Module):
         flat = feature.flatten(2)
         x = torch.cat([flat.mean(dim=-1, keepdim=True), flat], dim=-1)
         x = x + self.positions((feature.shape[-2], feature.shape[-1])).to(x.dtype)
-        # (B, 3F, T) -> 3 x (B, heads, T, F / heads)
-        q, k, v = (t.unflatten(1, (self.heads, -1)).transpose(2, 3) for t in self.qkv_proj(x).chunk(3, dim=1))
+        # (B, 3F, T) -> 3 x (B, heads, T, F / heads), the last axis in one piece: PyTorch's fused kernels need it
+        parts = self.qkv_proj(x).chunk(3, dim=1)
+        q, k, v = (t.unflatten(1, (self.heads, -1)).transpose(2, 3).contiguous() for t in parts)
         # Scaling q and k by d^-1/4 each, as published, is the usual d^-1/2 of their product.
         attended = attend(q, k, v)
         return self.c_proj(attended.transpose(2, 3).flatten(1, 2)).mT

@@ -12,6 +12,7 @@ from ldznet.heads import layers, unet
 from ldznet.heads.layers import AttentionPool, GroupNorm, SpatialTransformer, TransformerBlock
 
 FEATURES_WITHIN = 1e-5
+POOLED_WITHIN = 3e-5  # their values reach 5; fused attention sums in another order
 LOGITS_WITHIN = 2e-4
 
 
@@ -77,7 +78,7 @@ def test_pooling_gives_the_recorded_tokens(small_heads, recorded):
 
     for path, feature in features_of(case).items():
         tokens = transformers[path].attentionpool2D(feature)
-        assert distance(tokens.mT, case[f"pool_ema.{path}"]) < FEATURES_WITHIN, path
+        assert distance(tokens.mT, case[f"pool_ema.{path}"]) < POOLED_WITHIN, path
 
 
 @pytest.mark.parametrize(
