@@ -11,10 +11,15 @@ from typing import Any
 from ldznet.webui.page.a1111 import A1111Page
 from ldznet.webui.page.forge import ForgePage
 from ldznet.webui.page.img2img_tab import Img2imgTab
+from ldznet.webui.page.reforge import ReforgePage
 from ldznet.webui.webui_kind import Kind, webui_kind
 
 # The page of any other webui is AUTOMATIC1111's.
-_PAGES: Mapping[Kind, Callable[[], Img2imgTab]] = {"forge": ForgePage, "neo": ForgePage}
+_PAGES: Mapping[Kind, Callable[[], Img2imgTab]] = {
+    "forge": ForgePage,
+    "neo": ForgePage,
+    "reforge": ReforgePage,
+}
 _ATTRIBUTE = "_ldznet_page"  # of the Blocks
 
 
