@@ -1,8 +1,8 @@
 """The img2img tab of reForge: AUTOMATIC1111's, whose canvas of Inpaint may have no strokes.
 
 reForge changes a picture that is put there to RGB and sends it back, after which the page gives the picture alone
-until something is painted. reForge's own reading of the canvas (gradio_extensons.py of 3b56b26) fails then, and with
-it every button that has the canvas among its inputs, its Generate too.
+until something is painted. reForge's own reading of the canvas (gradio_extensons.py of 3b56b26) fails then, and
+with it every button that has the canvas among its inputs, its Generate too.
 """
 
 from __future__ import annotations
