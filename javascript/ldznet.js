@@ -4,16 +4,21 @@
 //   large     those of them that are sent only if their tab is open
 //   parts     on what else a result depends: {what to call it: names}
 //   outdated  the sentence that says what has changed
+//   mask      the controls of the mask
+//   redrawn   what another mask of the same result changes, the outputs of an event after the sentence
 const ldznet = {
     requests: new Map(), // what each press of Segment has asked for, by its number
     count: 0, // of these, and of drawings
     shown: null, // what the result on the page was asked with
-    isSegmenting: false,
-    isDrawing: 0, // when the server was asked to draw, else 0
-    drawing: '', // the newest request to draw; an event that was sent before it must not take it back
+    note: '', // the sentence that says what has changed since; empty where nothing has
+    segmenting: null, // while Segment runs, a promise
+    endSegment: () => {}, // fulfils it
+    drawing: null, // while the server draws, a promise
+    newest: 0, // the number of the last event that wanted a drawing
     pending: '', // what is to be drawn next: "mask", or "all" with the masks of other thresholds
 };
 const LDZNET_PATIENCE = 30000; // ms after which a drawing is given up
+const LDZNET_AS_IT_IS = { __type__: 'update' }; // gradio's word for an output that stays
 
 // The open tab; Batch has two of its own, of which the second, a folder, follows all others. 0 without tabs.
 function ldznetOpenTab(page) {
@@ -41,36 +46,70 @@ function ldznetSame(one, other) {
     return [...keys].every(key => ldznetSame(one[key], other[key]));
 }
 
-// Values changed: say whether what is shown belongs to them, and have it drawn anew if it does. `kind` is what a
-// control of the mask asks for, else empty. Returns the sentence, and the number of a drawing.
+// Values changed: say whether what is shown belongs to them, and draw it anew if it does. `kind` is what a control of the
+// mask asks for, else empty. Returns the sentence, and what is drawn.
 function ldznetNotice(names, page, kind, values) {
-    if (!ldznet.shown) return ldznetAnswer(names, values, '');
+    if (!ldznet.shown) return ldznetAnswer(names, page, values);
     const now = ldznetRequest(names, page, values), [picture, ...parts] = Object.keys(page.parts);
     const changed = !ldznetSame(now.picture, ldznet.shown.picture) ? picture
         : parts.find(part => !ldznetSame(now[part], ldznet.shown[part]));
     document.documentElement.toggleAttribute('data-ldznet-outdated', Boolean(changed));
     if (kind && ldznet.pending !== 'all') ldznet.pending = kind;
-    // One drawing at a time: what comes meanwhile waits, and only the newest values are drawn.
-    const isBusy = ldznet.isSegmenting || Date.now() - ldznet.isDrawing < LDZNET_PATIENCE;
-    if (ldznet.pending && !changed && !isBusy) {
-        ldznet.drawing = `${++ldznet.count} ${ldznet.pending}`;
-        ldznet.pending = '';
-        ldznet.isDrawing = Date.now();
-    }
-    const note = changed ? `<div class="ldznet-note">${page.outdated.replace('{}', changed)}</div>` : '';
-    return ldznetAnswer(names, values, note);
+    ldznet.note = changed ? `<div class="ldznet-note">${page.outdated.replace('{}', changed)}</div>` : '';
+    if (!ldznet.pending || changed || ldznet.segmenting) return ldznetAnswer(names, page, values);
+    return ldznetDraw(names, page, values);
 }
 
-// The sentence and the number of a drawing, which follow the inputs among the values. Where both are the old ones, gradio 3
-// gets no answer: after each it draws the page anew, and every canvas with an image reports a change, without end.
-function ldznetAnswer(names, values, note) {
-    const isNew = note !== (values[names.length] ?? '') || ldznet.drawing !== values[names.indexOf('redraw_request')];
-    return isNew || !globalThis.gradio_config?.version?.startsWith('3.') ? [note, ldznet.drawing] : new Promise(() => {});
+// The answer of an event: the sentence, and new values by the names of outputs. Where nothing is new, gradio 3 gets no answer:
+// after each it draws the page anew, and every canvas with an image reports a change, without end.
+function ldznetAnswer(names, page, values, redrawn = {}) {
+    const isNew = ldznet.note !== (values[names.length] ?? '') || Object.keys(redrawn).length;
+    if (!isNew && ldznetIsGradio3()) return new Promise(() => {});
+    return [ldznet.note, ...page.redrawn.map(name => name in redrawn ? redrawn[name] : LDZNET_AS_IT_IS)];
 }
 
-function ldznetAfterRedraw(names, page, values) {
-    ldznet.isDrawing = 0;
-    return ldznetNotice(names, page, '', values);
+function ldznetIsGradio3() {
+    return Boolean(globalThis.gradio_config?.version?.startsWith('3.'));
+}
+
+// Draw what is shown with the values of an event. One drawing at a time: events that come meanwhile wait, and of these
+// only the newest is drawn.
+async function ldznetDraw(names, page, values) {
+    const event = ++ldznet.newest, shown = ldznet.shown;
+    while (ldznet.drawing) await ldznet.drawing;
+    const isOld = event !== ldznet.newest || shown !== ldznet.shown;
+    if (isOld || !ldznet.pending || ldznet.segmenting || ldznet.note) return ldznetAnswer(names, page, values);
+    ldznet.count++;
+    ldznet.drawing = ldznetAsk(names, page, values, ldznet.pending);
+    ldznet.pending = '';
+    const redrawn = await ldznet.drawing;
+    ldznet.drawing = null;
+    // Segment was pressed meanwhile: unless it fails, something else is shown when it is done.
+    await ldznet.segmenting;
+    return ldznetAnswer(names, page, values, shown === ldznet.shown ? redrawn : {});
+}
+
+// What the server draws, by the names of outputs; an error in the status where it does not.
+async function ldznetAsk(names, page, values, kind) {
+    const valueOf = name => values[names.indexOf(name)];
+    const body = JSON.stringify({ view: valueOf('view'), kind, values: Object.fromEntries(page.mask.map(name => [name, valueOf(name)])) });
+    let why = 'it could not be reached. Look whether it still runs';
+    try {
+        const answer = await fetch(`${location.pathname.replace(/\/?$/, '/')}ldznet/draw`, {
+            method: 'POST', body, headers: { 'Content-Type': 'application/json' }, signal: AbortSignal.timeout(LDZNET_PATIENCE),
+        });
+        const content = await answer.json().catch(() => ({}));
+        if (answer.ok) return content;
+        why = typeof content.detail === 'string' ? content.detail : `it answered with the status ${answer.status}`;
+    } catch {} // no network, or too late
+    const text = document.createElement('div');
+    text.textContent = /^[a-z]/.test(why) ? `The program did not draw the mask: ${why}.` : why;
+    return { status: `<div class="ldznet-error">${text.innerHTML}</div>` };
+}
+
+// The slider of the threshold was moved, so that it is no longer automatic; the value is that of the switch.
+function ldznetTakeOver(isAutomatic) {
+    return isAutomatic || !ldznetIsGradio3() ? false : new Promise(() => {});
 }
 
 // The inputs of Segment, before they are sent. Closed tabs send no image, which may be large; the webui's own
@@ -95,15 +134,13 @@ function ldznetAfterSegment(names, page, values) {
     ldznetSegmenting(false);
     const request = ldznet.requests.get(values[names.indexOf('shown')]);
     ldznet.requests.clear();
-    if (request) {
-        ldznet.shown = request;
-        if (ldznet.isDrawing) ldznet.pending = 'all'; // of the result before, and it may come after this one
-    }
+    if (request) ldznet.shown = request;
     return ldznetNotice(names, page, '', values);
 }
 
 function ldznetSegmenting(is) {
-    ldznet.isSegmenting = is;
+    ldznet.endSegment();
+    ldznet.segmenting = is ? new Promise(resolve => { ldznet.endSegment = resolve; }) : null;
     document.documentElement.toggleAttribute('data-ldznet-segmenting', is);
 }
 

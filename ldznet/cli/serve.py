@@ -56,14 +56,16 @@ def run(parsed: argparse.Namespace) -> int:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported
     from ldznet.cli import standalone_page
     from ldznet.hosts.diffusers.host import DiffusersHost
+    from ldznet.webui.session import Session
 
     printer = Printer(quiet=parsed.quiet, json=False)
     device, dtype = device_and_dtype(parsed)
     checkpoint = parsed.checkpoint or EMBEDDED
     host = DiffusersHost.load(checkpoint, device=device, dtype=dtype, download=parsed.download)
     app = standalone_page.StandaloneApp(host, MODELS, heads=parsed.heads, precision=parsed.dtype or "auto")
-    page = standalone_page.make_page(app, host.info)
-    address = standalone_page.open_page(page, parsed.host, parsed.port, browser=not parsed.no_browser)
+    session = Session(app, lambda host: host)
+    page = standalone_page.make_page(session, host.info)
+    address = standalone_page.open_page(page, session, parsed.host, parsed.port, browser=not parsed.no_browser)
     printer.result(f"{address}  (Ctrl-C ends it)")
     try:
         threading.Event().wait()  # the page is served by other threads; a signal ends this one

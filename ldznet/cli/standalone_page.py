@@ -23,6 +23,7 @@ from ldznet.inference.passes import Progress
 from ldznet.webui.app import App
 from ldznet.webui.controls import TITLE
 from ldznet.webui.page.page import PageImage
+from ldznet.webui.session import Session
 
 Result = TypeVar("Result")
 
@@ -198,7 +199,7 @@ class StandalonePage:
         """Return None: nothing is sent."""
 
 
-def make_page(app: StandaloneApp, info: HostInfo) -> Any:
+def make_page(session: Session, info: HostInfo) -> Any:
     """Return the page as gradio's Blocks: image and mask, and the panel below; `info` is the model's."""
     import gradio as gr
 
@@ -206,9 +207,7 @@ def make_page(app: StandaloneApp, info: HostInfo) -> Any:
     from ldznet.webui.controls import CONTROLS
     from ldznet.webui.panel import layout
     from ldznet.webui.panel.messages import lines
-    from ldznet.webui.session import Session
 
-    session = Session(app, lambda host: host)
     # Files that were shown are deleted after a day.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(f"<h2>{TITLE}</h2>{lines([f'Masks from words, by {info.name}.'])}")
@@ -256,16 +255,18 @@ def _image(elem_id: str, *, height: int) -> Any:
     return image
 
 
-def open_page(blocks: Any, host: str, port: int, *, browser: bool) -> str:
+def open_page(blocks: Any, session: Session, host: str, port: int, *, browser: bool) -> str:
     """Serve the page from threads; return its address.
 
     Raises:
         OSError: the port is taken.
     """
+    from ldznet.webui.api.drawing import register_drawing
+
     # An installed package has neither file; the page works without them.
     style = STYLE.read_text(encoding="utf-8") if STYLE.exists() else ""
     script = f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>" if SCRIPT.exists() else None
-    _, address, _ = blocks.launch(
+    served, address, _ = blocks.launch(
         server_name=host,
         server_port=port,
         inbrowser=browser,
@@ -277,4 +278,5 @@ def open_page(blocks: Any, host: str, port: int, *, browser: bool) -> str:
         ssr_mode=False,  # needs Node.js
         share=False,  # never through somebody else's server
     )
+    register_drawing(served, session)
     return str(address)

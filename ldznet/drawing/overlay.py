@@ -64,8 +64,8 @@ def overlay(image: RgbImage, mask: NDArray[Any], *, color: Color = MAGENTA, opac
     tinted = tint(image, color, soft * np.float32(opacity))
     selected, width = soft >= 0.5, _line_width(soft.shape)
     # Dark outside and light inside: one of the two is visible on any background.
-    tinted[grow(selected, width) & ~selected] = BLACK
-    tinted[selected & ~grow(selected, -width)] = WHITE
+    _paint(tinted, grow(selected, width) & ~selected, BLACK)
+    _paint(tinted, selected & ~grow(selected, -width), WHITE)
     return tinted
 
 
@@ -188,8 +188,13 @@ def _paint_regions(numbers: NDArray[np.uint16], image: RgbImage | None, alphas: 
     else:
         _check_image(image, numbers.shape)
         canvas = look_up(blend_table(colors, alphas), numbers, _backdrop(image))
-    canvas[_borders(numbers)] = WHITE
+    _paint(canvas, _borders(numbers), WHITE)
     return canvas
+
+
+def _paint(image: RgbImage, line: NDArray[np.bool_], color: Color) -> None:
+    """Paint a thin line: by places, since most pixels do not belong to it."""
+    image.reshape(-1, 3)[np.flatnonzero(line)] = color
 
 
 def _borders(numbers: NDArray[np.uint16]) -> NDArray[np.bool_]:

@@ -156,8 +156,9 @@ def _split(depth: NDArray[np.float32], least: float, level: float = 1.0) -> list
     """
     highest = float(depth.max())
     while level < WAIST * highest:
-        _, labels = cv2.connectedComponents((depth > level).view(np.uint8), connectivity=8)
-        sides = np.unique(labels[depth >= max(least, level / WAIST)])
+        count, labels = cv2.connectedComponents((depth > level).view(np.uint8), connectivity=8)
+        # Label 0 is what lies below the level; a single other one is not split.
+        sides = np.unique(labels[depth >= max(least, level / WAIST)]) if count > 2 else ()
         if len(sides) > 1:
             return [core for side in sides for core in _split(np.where(labels == side, depth, 0), least, level)]
         # Steps of 6 %, so that their number hardly grows with the size; at first a quarter of a pixel.

@@ -19,6 +19,7 @@ from ldznet.result import Segmentation
 
 # Pixels of the longer side. Drawing and encoding the shown images takes longest, and grows with their area.
 LONGEST = 1024
+SMALL = 640  # of the image of objects
 
 Size = tuple[int, int]
 

@@ -22,7 +22,7 @@ from ldznet.masks.checks import SoftMask
 from ldznet.masks.morphology import area, bounding_box
 from ldznet.options import MaskOptions
 from ldznet.result import Segmentation
-from ldznet.webui.preview_scale import reduce_image, reduce_segmentation, shown_size
+from ldznet.webui.preview_scale import SMALL, reduce_image, reduce_segmentation, shown_size, size_within
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ class SegmentResult:
             return self
         segmentation = reduce_segmentation(self.segmentation, size)
         return dataclasses.replace(self, segmentation=segmentation, image=reduce_image(self.image, size))
+
+    @cached_property
+    def small_image(self) -> RgbImage:
+        """Return the image at the size at which objects are shown."""
+        image = self.shown.image
+        return reduce_image(image, size_within(image.shape[:2], SMALL))
+
+    @cached_property
+    def highest(self) -> tuple[float, ...]:
+        """Return the highest probability of each prompt."""
+        return self.segmentation.highest_probabilities()
 
     @property
     def scale(self) -> float:

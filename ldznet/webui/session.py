@@ -43,6 +43,7 @@ from ldznet.webui.memory import MemoryUse, device_memory, measure_memory, megaby
 from ldznet.webui.progress import StoppedError, progress_shown, stop_if_requested
 from ldznet.webui.results import SegmentResult, flatten_image
 from ldznet.webui.settings_page import SettingsPage
+from ldznet.webui.views import make_views
 
 __all__ = ["Session", "StoppedError", "UnforeseenError"]
 
@@ -79,6 +80,7 @@ class Session:
         self._encoded_image = ""  # the digest of the image whose latent the segmenter has
         self._last_use: MemoryUse | None = None
         self._results: LruCache[str, SegmentResult] = LruCache(MOST_RESULTS, MOST_RESULT_BYTES, _result_bytes)
+        self.views = make_views()
 
     def segment_image(
         self, sd_model: Any, image: Image.Image, settings: PanelSettings, progress: Progress | None = None
@@ -192,6 +194,7 @@ class Session:
         host = self._host
         self.forget_model()
         self._results.clear()
+        self.views.clear()
         if host is not None:
             host.clear_memory()
         return self.status()

@@ -12,6 +12,7 @@ from ldznet.research.scenes.wording import VOCABULARY
 pytest.importorskip("gradio")
 
 from ldznet.cli.standalone_page import StandaloneApp, make_page
+from ldznet.webui.session import Session
 
 # gradio leaves an event loop open for each gr.Examples
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -21,7 +22,7 @@ WORDS = KnownWords(frozenset(("a", "dog", "bucket")), ("bucket", "dog"), {})
 def components_of(host, tmp_path, words):
     """The page's components, by elem_id."""
     info = dataclasses.replace(host.info, known_words=words)
-    config = make_page(StandaloneApp(host, tmp_path), info).get_config_file()
+    config = make_page(Session(StandaloneApp(host, tmp_path), lambda model: model), info).get_config_file()
     gc.collect()
     return {part["props"].get("elem_id"): part for part in config["components"]}
 

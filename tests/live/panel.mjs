@@ -131,14 +131,14 @@ async function choose(name, option) {
 // What was asked of the server is there: nothing is segmented, drawn, or waits to be drawn.
 async function settled() {
   await page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))));
-  await page.waitForFunction(() => !ldznet.isSegmenting && !ldznet.isDrawing && (!ldznet.pending || !ldznet.shown
+  await page.waitForFunction(() => !ldznet.segmenting && !ldznet.drawing && (!ldznet.pending || !ldznet.shown
     || document.documentElement.hasAttribute('data-ldznet-outdated')));
   await page.evaluate(() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve))));
 }
 async function pressed(name = 'segment') {
   const before = await page.evaluate(() => ldznet.count);
   await page.locator(ours(name)).click();
-  await page.waitForFunction(before => ldznet.count > before && !ldznet.isSegmenting, before);
+  await page.waitForFunction(before => ldznet.count > before && !ldznet.segmenting, before);
   await settled();
 }
 async function segmented() {

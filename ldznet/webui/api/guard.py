@@ -33,7 +33,7 @@ _UNREADABLE = (
 )
 
 
-def guarded_route(app: App) -> type[APIRoute]:
+def guarded_route(app: App, *, needs_password: bool = True) -> type[APIRoute]:
     """Return a class of routes that refuse with 400, 401, 403, 409, 413, 422, 500 or 503 and a text."""
 
     class GuardedRoute(APIRoute):
@@ -46,7 +46,8 @@ def guarded_route(app: App) -> type[APIRoute]:
             async def guarded(request: Request) -> Response:
                 try:
                     # Here and not in a dependency: FastAPI reads the body before it runs dependencies.
-                    authorize(app.flag("api_auth"), request.headers.get("authorization", ""))
+                    if needs_password:
+                        authorize(app.flag("api_auth"), request.headers.get("authorization", ""))
                     bounded = _bounded(request)
                     if self.body_field is not None:  # the other routes read no body
                         require_few_values(await bounded.body())  # the request keeps its body for FastAPI

@@ -25,6 +25,7 @@ from ldznet.methods.choose import find_heads, fits
 from ldznet.methods.registry import METHOD_NAMES
 from ldznet.webui.api.answers import make_answer
 from ldznet.webui.api.base64_png import decode
+from ldznet.webui.api.drawing import register_drawing
 from ldznet.webui.api.guard import DocumentedBasic, guarded_route, require_own_site
 from ldznet.webui.api.img2img_arguments import watch_img2img
 from ldznet.webui.api.models import (
@@ -63,7 +64,8 @@ _REFUSALS_OF_SEGMENT: dict[int | str, dict[str, Any]] = {
 
 
 def register(fastapi_app: FastAPI, session: Session, app: GeneratingApp) -> None:
-    """Add the routes to the webui's application, if it was started with an API."""
+    """Add the page's own route to the webui's application, and ours if it was started with an API."""
+    register_drawing(fastapi_app, session)
     if not (app.flag("api") or app.flag("nowebui")):
         return
     # The guard itself checks the password; this shows the lock in /docs.

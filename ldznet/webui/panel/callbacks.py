@@ -22,7 +22,7 @@ from ldznet.errors import LdznetError
 from ldznet.images.given_mask import read_given_mask
 from ldznet.masks.checks import SoftMask
 from ldznet.options import MaskOptions
-from ldznet.webui import head_files, results, settings_page
+from ldznet.webui import head_files, results, settings_page, views
 from ldznet.webui.controls import AUTOMATIC, BY_NAME, PanelSettings, read_mask_options
 from ldznet.webui.inpaint_preview import HALF
 from ldznet.webui.page.page import Page
@@ -31,6 +31,7 @@ from ldznet.webui.panel.events import Answer, Values
 from ldznet.webui.panel.messages import error, is_error, lines, of_result
 from ldznet.webui.results import SegmentResult
 from ldznet.webui.session import Session
+from ldznet.webui.views import Drawn, View
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,9 @@ class Callbacks:
         answer |= {"shown": values["asked"], "preview": gr.update(visible=True)}
         answer |= {"enlarge": gr.update(visible=result.shown is not result)}
         answer |= self._show(result, options, decision, note, given_mask) | self._show_choices(result, options)
+        answer["view"] = views.new_name()
+        view = View(self.redraw, result.key, given_mask, note, answer.pop("drawn"))
+        self._session.views.put(answer["view"], view)
         return result, decision, answer | {"heat": _heat_figure(result)}
 
     def _segment_tab(self, values: Values) -> tuple[SegmentResult, SoftMask | None, str, PanelSettings]:
@@ -139,23 +143,28 @@ class Callbacks:
     def redraw(self, values: Values) -> Answer:
         """Show the result with other options of the mask.
 
-        The last word of `redraw_request` is "all" if masks of other thresholds depend on these options too.
+        `kind` is "all" if masks of other thresholds depend on these options too.
         """
         if not values["key"]:  # nothing has been segmented yet
             return {}
         result, options, decision = self._decide(values)
         suited, drawn = result.segmentation.threshold.value, values["drawn"]
-        if drawn == (result.key, options) and values["threshold"] in (suited, options.threshold):
+        is_drawn = drawn is not None and (drawn.key, drawn.options) == (result.key, options)
+        if is_drawn and values["threshold"] in (suited, options.threshold):
             return {}  # a value that this panel has set itself
-        if options.threshold is None and values["threshold"] != suited and drawn and drawn[1].threshold is None:
+        if (
+            options.threshold is None
+            and values["threshold"] != suited
+            and drawn
+            and drawn.options.threshold is None
+        ):
             # The slider was moved, and the switch follows; this event does not know of it yet.
             options = dataclasses.replace(options, threshold=values["threshold"])
             decision = decide(result.segmentation, options, values["given_mask"])
-        answer = self._show(result, options, decision, values["note"], values["given_mask"])
+        answer = self._show(result, options, decision, values["note"], values["given_mask"], drawn)
         if options.threshold is None:
             answer["threshold"] = suited
-        is_all = values["redraw_request"].endswith("all")
-        return answer | self._show_choices(result, options) if is_all else answer
+        return answer | self._show_choices(result, options) if values["kind"] == "all" else answer
 
     @_shows_errors
     def enlarge(self, values: Values) -> Answer:
@@ -207,8 +216,14 @@ class Callbacks:
         decision: Decision,
         note: str,
         given_mask: SoftMask | None,
+        drawn: Drawn | None = None,
     ) -> Answer:
-        images = preview.draw_preview(result, decision.options, decision)
+        """Return the new images and texts; without the images of objects and prompts that are `drawn` already."""
+        has_objects = drawn is not None and drawn.has_objects_of(result.key, options)
+        if drawn is not None and has_objects:
+            decision.__dict__["objects"] = drawn.objects  # where `cached_property` looks
+            has_objects = drawn.options.objects == options.objects
+        images = preview.draw_preview(result, decision.options, decision, with_objects=not has_objects)
         share = preview.masked_share(images.mask)
         text = f"Mask: {share:.1%} of the picture" + (" will be repainted." if self._page.generates else ".")
         if decision.reason is not None:
@@ -222,18 +237,20 @@ class Callbacks:
             first = lines([" ".join(filter(None, [text, given, faint]))])
         more = [results.explain_threshold(result, options), *([note] if note else [])]
         colors = images.colors
-        return {
+        answer = {
             "status": of_result(first, [*more, *preview.describe_result(result, decision.options, decision)]),
             "overlay": _overlay_figure(images.overlay),
             # "picture", since elem_ids are known to style sheets and to other extensions.
             "mask_picture": figures.figure(
                 figures.encode_exactly(images.mask), images.mask.shape, "Mask", download="mask.png"
             ),
-            "colors": "" if colors is None else _colors_figure(colors, result.segmentation.prompts),
-            "objects_picture": _objects_figure(images, options),
             "cutout_picture": "",  # an earlier one is of another mask
-            "drawn": (result.key, options),
+            "drawn": Drawn(result.key, options, decision.objects),
         }
+        if images.objects is not None:
+            answer["objects_picture"] = _objects_figure(images.objects, images.object_labels, options)
+            answer["colors"] = "" if colors is None else _colors_figure(colors, result.segmentation.prompts)
+        return answer
 
     def _show_choices(self, result: SegmentResult, options: MaskOptions) -> Answer:
         choices = preview.draw_threshold_choices(result, options)
@@ -323,7 +340,7 @@ def _colors_figure(image: RgbImage, prompts: Sequence[str]) -> str:
     return figures.figure(figures.encode_photograph(image), image.shape[:2], "Several prompts", details=legend)
 
 
-def _objects_figure(images: preview.Preview, options: MaskOptions) -> str:
-    legend = figures.object_legend(images.object_labels, options.objects, preview.OPACITY)
-    source, size = figures.encode_photograph(images.objects), images.objects.shape[:2]
+def _objects_figure(image: RgbImage, labels: Sequence[str], options: MaskOptions) -> str:
+    legend = figures.object_legend(labels, options.objects, preview.OPACITY)
+    source, size = figures.encode_photograph(image), image.shape[:2]
     return figures.figure(source, size, "Objects: click to choose", details=legend, act="objects")

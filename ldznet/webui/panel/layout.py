@@ -162,14 +162,14 @@ class _Layout:
         """Add hidden components that keep values between two events; JavaScript sets those that the page sends."""
         components = self._components
         # States stay on the server, one for each browser.
-        for name, value in (("key", ""), ("given_mask", None), ("note", ""), ("drawn", None)):
+        for name, value in (("key", ""), ("given_mask", None), ("note", "")):
             components[name] = gr.State(value)
         label = "The page's own: leave it out"
         components["chosen_in"] = gr.Textbox("", visible=out_of_view(), label=label)
         components["tab"] = gr.Number(0, visible=out_of_view())
-        for name in ("task", "asked", "shown", "redraw_request", "clicked"):
+        for name in ("task", "asked", "shown", "view", "clicked"):
             self._add(name, gr.Textbox, "", visible=out_of_view())
-        for name in ("chosen_in", "tab", "task", "asked", "shown", "redraw_request", "clicked"):
+        for name in ("chosen_in", "tab", "task", "asked", "shown", "view", "clicked"):
             components[name].do_not_save_to_config = True
 
     # --- one component -------------------------------------------------------------------------------

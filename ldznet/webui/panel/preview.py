@@ -22,6 +22,7 @@ from ldznet.masks.morphology import bounding_box
 from ldznet.options import MaskOptions
 from ldznet.webui.inpaint_preview import HALF
 from ldznet.webui.preview_scale import (
+    SMALL,
     reduce_image,
     reduce_objects,
     reduce_options,
@@ -31,7 +32,6 @@ from ldznet.webui.preview_scale import (
 from ldznet.webui.results import SegmentResult
 
 OPACITY = 0.6  # of the colours of prompts, objects and probabilities over the image
-_SMALL = 640  # longest side of the image of objects
 _THUMBNAIL = 320  # longest side of the images of other thresholds: three share half of the panel's width
 
 
@@ -41,8 +41,8 @@ class Preview:
 
     mask: NDArray[np.uint8]  # (H, W), white is selected
     overlay: RgbImage
-    colors: RgbImage | None  # the prompts in colours; None for a single prompt
-    objects: RgbImage  # the numbered objects
+    colors: RgbImage | None  # the prompts in colours; None for a single prompt, or without objects
+    objects: RgbImage | None  # the numbered objects, if they were asked for
     object_labels: tuple[str, ...]  # of each object: its most probable prompt, and its share of the image
 
 
@@ -55,18 +55,23 @@ class ThresholdChoice:
     threshold: float
 
 
-def draw_preview(result: SegmentResult, options: MaskOptions, decision: Decision) -> Preview:
-    """Draw the images of a result for the mask that was decided on with these options."""
+def draw_preview(
+    result: SegmentResult, options: MaskOptions, decision: Decision, *, with_objects: bool = True
+) -> Preview:
+    """Draw the images of a result for the mask that was decided on with these options.
+
+    Without objects, prompts are not drawn either: neither changes where only what follows the objects does.
+    """
     segmentation, image = result.shown.segmentation, result.shown.image
     colors = None
-    if len(segmentation) > 1:
+    if len(segmentation) > 1 and with_objects:
         maps, labels = segmentation.each_net_probability(), segmentation.prompts
         colors = color_map(maps, labels, image, background=options.level, opacity=OPACITY, legend=False).image
     return Preview(
         to_levels(decision.mask),
         overlay(image, reduce_image(decision.mask, segmentation.size)),
         colors,
-        *_draw_objects(result, options, decision),
+        *(_draw_objects(result, options, decision) if with_objects else (None, ())),
     )
 
 
@@ -93,7 +98,7 @@ def draw_threshold_choices(result: SegmentResult, options: MaskOptions) -> list[
     The images show the part in which the masks lie, with hard edges.
     """
     segmentation, image = result.shown.segmentation, result.shown.image
-    small = reduce_segmentation(segmentation, size_within(segmentation.size, _SMALL))
+    small = reduce_segmentation(segmentation, size_within(segmentation.size, SMALL))
     candidates = small.candidates(options)
     if len(candidates) < 2:  # nearly the same mask at every threshold
         return []
@@ -121,7 +126,7 @@ def object_at(decision: Decision, across: float, down: float) -> int:
 
 def masked_share(mask: NDArray[np.uint8]) -> float:
     """Return the part of the image that a mask selects: from one half on, where the webui repaints."""
-    return float((mask >= HALF).mean())
+    return np.count_nonzero(mask >= HALF) / mask.size
 
 
 def describe_result(result: SegmentResult, options: MaskOptions, decision: Decision) -> list[str]:
@@ -131,10 +136,14 @@ def describe_result(result: SegmentResult, options: MaskOptions, decision: Decis
     """
     segmentation, count = result.shown.segmentation, len(decision.objects)
     # The share of what the prompts name, also where the mask is everything else, before it grows.
-    plain = dataclasses.replace(reduce_options(options, result.scale), invert=False, grow=0, feather=0.0)
+    if len(segmentation) == 1:
+        shares = [np.count_nonzero(decision.before_objects) / decision.before_objects.size]
+    else:
+        plain = dataclasses.replace(reduce_options(options, result.scale), invert=False, grow=0, feather=0.0)
+        shares = [one["share"] for one in segmentation.prompt_statistics(plain)]
     lines = [
-        f"{one['prompt']}: {one['share']:.1%} of the picture, probability up to {one['highest']:.2f}"
-        for one in segmentation.prompt_statistics(plain)
+        f"{prompt}: {share:.1%} of the picture, probability up to {highest:.2f}"
+        for prompt, share, highest in zip(segmentation.prompts, shares, result.shown.highest, strict=True)
     ]
     numbers = [str(number) for number in sorted(set(options.objects)) if number <= count]
     lines.append(f"Objects: {count}; selected: {', '.join(numbers) or ('none' if options.objects else 'all')}")
@@ -151,7 +160,8 @@ def _draw_objects(
 ) -> tuple[RgbImage, tuple[str, ...]]:
     """Draw the numbered objects; return their labels, with the most probable prompt of each, too."""
     objects, segmentation = decision.objects, result.shown.segmentation
-    size = size_within(segmentation.size, _SMALL)
+    image = result.small_image
+    size = image.shape[:2]
     reduced, count = reduce_objects(objects, size), 1 + len(objects)
     prompts = [segmentation.prompts[0]] * len(objects)
     if len(segmentation) > 1:
@@ -162,7 +172,6 @@ def _draw_objects(
     labels = tuple(
         f"{prompt}, {area / objects.numbers.size:.1%}" for prompt, area in zip(prompts, areas, strict=True)
     )
-    image = reduce_image(result.shown.image, size)
     drawn = object_map(reduced, labels, image, selection=options.objects, opacity=OPACITY, legend=False)
     return drawn, labels
 

@@ -1,8 +1,9 @@
 """Connect the panel's events to callbacks.py, with the names of the components that each reads and fills.
 
 What needs no server runs in the browser (javascript/ldznet.js): whether what is shown belongs to the picture and
-the words that are there now, and which value of a moving slider is drawn next. Only Segment sends an image: with
-gradio 3, an image among the inputs of an event is uploaded each time.
+the words that are there now, and which value of a moving slider is drawn next. It is drawn by our own route
+(api/drawing.py), since each event that gradio sends renders the whole page of a webui several times. Only Segment
+sends an image: with gradio 3, an image among the inputs of an event is uploaded each time.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ OUTDATED = "What is shown belongs to {}. Press Segment."
 # Components that remember a result, and that only Segment fills.
 RESULT = ("key", "given_mask", "note")
 # What depends on the options of the mask.
-PREVIEW = ("status", "overlay", "mask_picture", "colors", "objects_picture", "cutout_picture", "drawn")
+PREVIEW = ("status", "overlay", "mask_picture", "colors", "objects_picture", "cutout_picture")
 CHOICES = ("choices",)
+REDRAWN = ("threshold", *PREVIEW, *CHOICES)
 SEGMENTED = (
-    *(*RESULT, "shown", "chosen_in", "head", "objects", "threshold"),
+    *(*RESULT, "shown", "view", "chosen_in", "head", "objects", "threshold"),
     *(*PREVIEW, "preview", "enlarge", "heat", *CHOICES),
 )
 
@@ -51,7 +53,7 @@ def wire(blocks: Any, components: dict[str, Any], page: Page, callbacks: Callbac
     events = Events({**page.components, **components})
     scripts = Scripts(page)
     _wire_segment(events, page, callbacks, scripts)
-    _wire_notice(events, page, callbacks, scripts)
+    _wire_notice(events, page, scripts)
     _wire_mask(events, callbacks)
     for name in ("method", "head"):
         inputs = ("status", *CONTROL_NAMES)
@@ -75,6 +77,8 @@ class Scripts:
                 "pictures": page.picture_names,
                 "large": page.large_names,
                 "parts": _PARTS,
+                "mask": MASK_CONTROLS,
+                "redrawn": REDRAWN,
                 "outdated": OUTDATED,
             }
         )
@@ -105,29 +109,29 @@ def _wire_segment(events: Events, page: Page, callbacks: Callbacks, scripts: Scr
         events.then(send_event, None, ("status",), (), script=page.script_after_send)
     after = scripts.call("ldznetAfterSegment")
     for event in clicks:  # and not after one of JavaScript alone, whose end gradio 3 does not report
-        events.then(event, None, _notice_inputs(page), ("outdated", "redraw_request"), script=after)
+        events.then(event, None, _notice_inputs(page), _NOTICE_OUTPUTS, script=after)
 
 
 def _notice_inputs(page: Page) -> tuple[str, ...]:
-    """Return what tells whether what is shown is up to date; nothing of it is sent."""
+    """Return what tells whether what is shown is up to date, and what it is drawn with; no picture is sent."""
     pictures = [name for of_tab in page.picture_names for name in of_tab]
-    return (*pictures, *_SEARCH, "shown", "redraw_request")
+    return (*pictures, *_SEARCH, *MASK_CONTROLS, "shown", "view")
 
 
-def _wire_notice(events: Events, page: Page, callbacks: Callbacks, scripts: Scripts) -> None:
+_NOTICE_OUTPUTS = ("outdated", *REDRAWN)
+
+
+def _wire_notice(events: Events, page: Page, scripts: Scripts) -> None:
     """Wire what marks the result as out of date, and what draws it again while it is not."""
-    inputs, outputs = _notice_inputs(page), ("outdated", "redraw_request")
-    for trigger in (*page.picture_events, *(f"{name}.change" for name in _SEARCH)):
-        events.on(trigger, None, inputs, outputs, script=scripts.call("ldznetNotice", ""), **_HIDDEN)
+    inputs = _notice_inputs(page)
+    kinds = {name: "mask" if name in _WITHOUT_CHOICES else "all" for name in MASK_CONTROLS}
+    triggers = {**dict.fromkeys([*page.picture_events, *(f"{name}.change" for name in _SEARCH)], "")}
+    triggers |= {f"{name}.change": kind for name, kind in kinds.items()}
+    for trigger, kind in triggers.items():
+        script = scripts.call("ldznetNotice", kind)
+        events.on(trigger, None, inputs, _NOTICE_OUTPUTS, script=script, **_HIDDEN)
     # Who moves the slider takes over; in the browser alone, so that a run that begins right after it knows of it.
-    events.on("threshold.input", None, (), (AUTOMATIC_THRESHOLD,), script=lambda _: "() => false", **_HIDDEN)
-    for name in MASK_CONTROLS:
-        kind = "mask" if name in _WITHOUT_CHOICES else "all"
-        events.on(f"{name}.change", None, inputs, outputs, script=scripts.call("ldznetNotice", kind), **_HIDDEN)
-    drawing = (*RESULT, *MASK_CONTROLS, "drawn", "redraw_request")
-    redrawn = ("threshold", *PREVIEW, *CHOICES)
-    event = events.on("redraw_request.change", callbacks.redraw, drawing, redrawn, **_AT_ONCE)
-    events.then(event, None, inputs, outputs, script=scripts.call("ldznetAfterRedraw"), **_HIDDEN)
+    events.on("threshold.input", None, (), (AUTOMATIC_THRESHOLD,), script=lambda _: "ldznetTakeOver", **_HIDDEN)
 
 
 def _wire_mask(events: Events, callbacks: Callbacks) -> None:

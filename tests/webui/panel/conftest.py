@@ -18,17 +18,19 @@ from ldznet.webui.panel.callbacks import Callbacks
 def image_of(html):
     """Return the image in a figure of the panel."""
     data = re.search(r'<img src="data:image/(?:png|jpeg);base64,([^"]+)"', html).group(1)
-    return Image.open(io.BytesIO(base64.b64decode(data)))
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    return image.convert("L") if image.mode == "1" else image  # black and white has one bit a pixel
 
 
 class Panel:
     """Keeps the values of components, as gradio does, and passes them to the events."""
 
     def __init__(self, session):
+        self.session = session
         self.callbacks = Callbacks(session, a1111.A1111Page())
         self.values = {control.name: control.default for control in CONTROLS} | {"prompt": "bright"}
         self.values |= {"task": "", "tab": 0, "chosen_in": "", "key": "", "given_mask": None, "note": ""}
-        self.values |= {"asked": "1", "drawn": None, "redraw_request": "1 all", "clicked": ""}
+        self.values |= {"asked": "1", "drawn": None, "kind": "all", "clicked": ""}
         self.values |= {"padding_of_tab": True, "mask_blur_of_tab": True}
         self.values |= {a1111.SKETCH_BLUR: 4, a1111.SKETCH_TRANSPARENCY: 0, "status": ""}
 
@@ -42,7 +44,7 @@ class Panel:
 
     def redraw(self, kind="all"):
         """Draw the mask anew, as if a control of it had changed; return the answer."""
-        self.values |= {"drawn": None, "redraw_request": f"2 {kind}"}
+        self.values |= {"drawn": None, "kind": kind}
         return self.do("redraw")
 
     def do(self, event):
@@ -51,6 +53,8 @@ class Panel:
         for name, value in answer.items():
             is_update = isinstance(value, dict) and "__type__" in value
             self.values[name] = value.get("value", self.values.get(name)) if is_update else value
+        if "view" in answer:
+            self.values["drawn"] = self.session.views.get(answer["view"]).drawn
         return answer
 
     def arguments(self, **changes):

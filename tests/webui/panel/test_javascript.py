@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from ldznet.webui.controls import MASK_CONTROLS
 from ldznet.webui.page.a1111 import A1111Page
 from ldznet.webui.page.forge import ForgePage
-from ldznet.webui.panel.wiring import Scripts
+from ldznet.webui.panel.wiring import REDRAWN, Scripts
 
 SCRIPT = Path(__file__).parents[3] / "javascript" / "ldznet.js"
 NODE = shutil.which("node")
 SEARCH = ("prompt", "negative_prompt", "method", "head", "resolution", "timesteps", "seeds", "refine")
 BATCH = ("img2img_batch_upload", "img2img_batch_input_dir")
+AS_IT_IS = {"__type__": "update"}
 SLIDERS = ("img2img_mask_blur", "img2img_mask_alpha")
 
 
@@ -31,21 +33,22 @@ pytestmark = pytest.mark.skipif(not NODE, reason="Node.js is not installed")
 
 def names_of(page):
     """Return the names of the inputs, in an order that gradio may choose."""
-    others = (*SEARCH, "average_templates", "shown", "redraw_request", "task", "asked")
+    others = (*SEARCH, "average_templates", *MASK_CONTROLS, "shown", "view", "task", "asked")
     return list(dict.fromkeys(("tab", *reversed(page.input_names), *SLIDERS, *others)))
 
 
 def run(steps, *, tab=0, kind=A1111Page):
     """Return what the steps, JavaScript, append to `results`.
 
-    `values` has a value for each name; `call(name, more)` calls a function of the page with them.
+    `values` has a value for each name; `call(name)` calls a function of the page with them and returns the
+    sentence, or "waits" while it has no answer. `asked` are the requests to draw; `drawn(status, content)` answers
+    the oldest one.
     """
     page = make_page(kind)
     scripts, names = Scripts(page), names_of(page)
     calls = {
         "before": scripts.call("ldznetBeforeSegment")(names),
         "after": scripts.call("ldznetAfterSegment")(names),
-        "drawn": scripts.call("ldznetAfterRedraw")(names),
         "changed": scripts.call("ldznetNotice", "")(names),
         "slid": scripts.call("ldznetNotice", "mask")(names),
         "grown": scripts.call("ldznetNotice", "all")(names),
@@ -53,27 +56,48 @@ def run(steps, *, tab=0, kind=A1111Page):
     functions = ", ".join(f"{name}: {code}" for name, code in calls.items())
     code = f"""
         globalThis.document = {{
-            addEventListener() {{}}, documentElement: {{ toggleAttribute() {{}} }}, getElementById: () => batchTabs
+            addEventListener() {{}}, documentElement: {{ toggleAttribute() {{}} }},
+            getElementById: () => batchTabs,
+            createElement: () => ({{ set textContent(text) {{ this.innerHTML = text.replace('<', '&lt;'); }} }}),
+        }};
+        globalThis.location = {{ pathname: '/sub' }};
+        const asked = [], waiting = [], later = () => new Promise(setImmediate);
+        globalThis.fetch = (address, {{ body }}) => {{
+            asked.push([address, JSON.parse(body)]);
+            return new Promise(resolve => waiting.push(resolve));
+        }};
+        const drawn = (status, content) => {{
+            waiting.shift()({{ ok: status === 200, status, json: async () => content }});
+            return later();
         }};
         let batchTabs = {{}}; // none in reForge
         let tab = {tab}, folder = 0;
         globalThis.get_tab_index = name => name === 'mode_img2img' ? tab : folder;
         {SCRIPT.read_text()}
         const names = {json.dumps(names)}, calls = {{ {functions} }}, results = [];
+        const outputs = {json.dumps(REDRAWN)};
         const values = Object.fromEntries(names.map(name => [name, `value of ${{name}}`]));
-        values.shown = values.redraw_request = '';
-        // As gradio does it: the first output is the sentence, the second one the number of a drawing.
-        const call = name => {{
-            const answer = calls[name](...names.map(name => values[name]));
-            if (name !== 'before') values.redraw_request = answer[1];
-            return answer;
+        values.shown = '';
+        let note = ''; // the first output
+        const answerOf = async name => {{
+            const answer = calls[name](...names.map(name => values[name]), note);
+            const done = await Promise.race([answer, later().then(() => 'waits')]);
+            if (Array.isArray(done) && name !== 'before') note = done[0];
+            return done;
         }};
-        const segment = () => {{
-            values.shown = call('before')[names.indexOf('asked')];
+        const call = async name => {{
+            const answer = await answerOf(name);
+            return Array.isArray(answer) && name !== 'before' ? answer[0] : answer;
+        }};
+        const segment = async () => {{
+            values.shown = (await call('before'))[names.indexOf('asked')];
             return call('after');
         }};
-        {steps}
-        console.log(JSON.stringify(results));
+        (async () => {{
+            {steps}
+            console.log(JSON.stringify(results));
+            process.exit(0);
+        }})();
     """
     done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -83,7 +107,7 @@ def run(steps, *, tab=0, kind=A1111Page):
 @pytest.mark.parametrize("tab", range(7))
 @pytest.mark.parametrize("kind", [A1111Page, ForgePage])
 def test_only_the_images_of_the_open_tab_are_sent(kind, tab):
-    (values,) = run(f"folder = {int(tab == 6)}; results.push(call('before'));", tab=min(tab, 5), kind=kind)
+    (values,) = run(f"folder = {int(tab == 6)}; results.push(await call('before'));", tab=min(tab, 5), kind=kind)
 
     page = make_page(kind)
     sent = dict(zip(names_of(page), values, strict=True))
@@ -96,14 +120,15 @@ def test_only_the_images_of_the_open_tab_are_sent(kind, tab):
 def test_where_batch_has_no_tabs_its_folder_is_open():
     steps = "batchTabs = null; get_tab_index = name => { if (name !== 'mode_img2img') throw name; return 5; };"
 
-    (values,) = run(f"{steps} results.push(call('before'));")
+    (values,) = run(f"{steps} results.push(await call('before'));")
 
     sent = dict(zip(names_of(make_page()), values, strict=True))
     assert (sent["tab"], sent[BATCH[0]], sent[BATCH[1]]) == (6, None, f"value of {BATCH[1]}")
 
 
 def test_before_anything_was_segmented_nothing_is_out_of_date_or_drawn():
-    assert run("values.prompt = 'b'; results.push(call('changed'), call('slid'));") == [["", ""], ["", ""]]
+    steps = "values.prompt = 'b'; results.push(await call('changed'), await call('slid'), asked.length);"
+    assert run(steps) == ["", "", 0]
 
 
 @pytest.mark.parametrize(
@@ -118,10 +143,12 @@ def test_before_anything_was_segmented_nothing_is_out_of_date_or_drawn():
     ],
 )
 def test_what_is_shown_is_marked_at_once_and_no_slider_moves_it(change, said):
-    marked, slid = run(f"segment(); {change}; results.push(call('changed'), call('slid'));")
+    steps = f"await segment(); {change}; results.push(await call('changed'), await call('slid'), asked.length);"
 
-    assert f"belongs to {said}. Press Segment." in marked[0]
-    assert (slid[0], slid[1]) == (marked[0], "")
+    marked, slid, count = run(steps)
+
+    assert f"belongs to {said}. Press Segment." in marked
+    assert (slid, count) == (marked, 0)
 
 
 @pytest.mark.parametrize(
@@ -134,31 +161,54 @@ def test_what_is_shown_is_marked_at_once_and_no_slider_moves_it(change, said):
     ],
 )
 def test_what_does_not_matter_marks_nothing(change):
-    assert run(f"segment(); {change}; results.push(call('changed')[0]);") == [""]
+    assert run(f"await segment(); {change}; results.push(await call('changed'));") == [""]
 
 
-def test_an_event_that_was_sent_before_a_drawing_was_asked_for_does_not_take_it_back():
+def test_a_slider_asks_for_a_drawing_and_fills_the_outputs_that_it_changes():
     steps = """
-        segment();
-        const early = { ...values };
-        results.push(call('grown')[1], calls.changed(...names.map(name => early[name]))[1]);
+        await segment();
+        values.threshold = 0.3;
+        const answer = calls.grown(...names.map(name => values[name]), '');
+        await drawn(200, { status: 'new', overlay: 'image' });
+        results.push(asked, await answer);
     """
-    assert run(steps) == ["2 all", "2 all"]
+    (((address, body),), (note, *redrawn)) = run(steps)
+
+    assert address == "/sub/ldznet/draw"
+    assert (body["view"], body["kind"], body["values"]["threshold"]) == ("value of view", "all", 0.3)
+    assert set(body["values"]) == set(MASK_CONTROLS)
+    filled = {name: value for name, value in zip(REDRAWN, redrawn, strict=True) if value != AS_IT_IS}
+    assert (note, filled) == ("", {"status": "new", "overlay": "image"})
 
 
-@pytest.mark.parametrize(("version", "expected"), [("3.41.2", [False, True, False]), ("4.40.0", [False] * 3)])
+@pytest.mark.parametrize(
+    ("status", "content", "text"),
+    [
+        (422, {"detail": "<What> is shown is no longer cached."}, "&lt;What> is shown is no longer cached."),
+        (502, {}, "The program did not draw the mask: it answered with the status 502."),
+    ],
+)
+def test_a_drawing_that_fails_is_an_error_in_the_status(status, content, text):
+    steps = f"""
+        await segment();
+        const answer = calls.slid(...names.map(name => values[name]), '');
+        await drawn({status}, {json.dumps(content)});
+        results.push((await answer)[1 + outputs.indexOf('status')]);
+    """
+    assert run(steps) == [f'<div class="ldznet-error">{text}</div>']
+
+
+@pytest.mark.parametrize(("version", "expected"), [("3.41.2", ["waits", None, "waits"]), ("4.40.0", [None] * 3)])
 def test_gradio_3_gets_no_answer_that_changes_nothing_since_it_would_report_every_canvas_as_changed(
     version, expected
 ):
     steps = f"""
-        segment();
+        await segment();
         globalThis.gradio_config = {{ version: '{version}' }};
-        const changed = note => calls.changed(...names.map(name => values[name]), note, values.redraw_request);
+        const changed = async () => await answerOf('changed') === 'waits' ? 'waits' : null;
+        results.push(await changed());
         values.prompt = 'b';
-        const [note] = changed('');
-        results.push(changed('') instanceof Promise, changed(note) instanceof Promise);
-        values.prompt = 'value of prompt';
-        results.push(changed(note) instanceof Promise);
+        results.push(await changed(), await changed());
     """
     assert run(steps) == expected
 
@@ -166,11 +216,11 @@ def test_gradio_3_gets_no_answer_that_changes_nothing_since_it_would_report_ever
 def test_strokes_on_a_canvas_are_another_picture():
     steps = """
         values.img2maskimg = { image: 'a', mask: 'b' };
-        segment();
+        await segment();
         values.img2maskimg = { image: 'a', mask: 'b' };
-        results.push(call('changed')[0]);
+        results.push(await call('changed'));
         values.img2maskimg = { image: 'a', mask: 'c' };
-        results.push(call('changed')[0]);
+        results.push(await call('changed'));
     """
     same, other = run(steps, tab=2)
 
@@ -180,40 +230,71 @@ def test_strokes_on_a_canvas_are_another_picture():
 
 def test_the_old_words_bring_the_result_back_with_the_slider_as_it_is_now():
     steps = """
-        segment();
+        await segment();
         values.prompt = 'b';
-        call('changed'); call('slid');
+        await call('changed'); await call('slid');
         values.prompt = 'value of prompt';
-        results.push(call('changed'));
+        await call('changed');
+        results.push(ldznet.note, ...asked.map(([, body]) => body.kind));
     """
-    ((marked, drawing),) = run(steps)
-
-    assert marked == ""
-    assert drawing.endswith(" mask")
+    assert run(steps) == ["", "mask"]
 
 
 def test_one_drawing_at_a_time_and_then_only_the_newest():
     steps = """
-        segment();
-        const first = call('slid')[1];
-        results.push(first, ...['slid', 'grown', 'slid'].map(name => call(name)[1] === first));
-        results.push(call('drawn')[1]);
-        results.push(call('drawn')[1] === results.at(-1));
+        await segment();
+        for (const [name, value] of [['slid', 1], ['slid', 2], ['grown', 3], ['slid', 4]]) {
+            values.threshold = value;
+            await call(name);
+        }
+        const draws = () => asked.map(([, { kind, values }]) => [kind, values.threshold]);
+        results.push(draws());
+        await drawn(200, {});
+        results.push(draws());
+        await drawn(200, {});
+        results.push(draws().length);
     """
-    first, *waiting, second, is_rest = run(steps)
+    first, second, count = run(steps)
 
-    assert first.endswith(" mask")
-    assert waiting == [True, True, True]
-    assert (second != first, second.endswith(" all")) == (True, True)
-    assert is_rest
+    assert first == [["mask", 1]]
+    assert second == [["mask", 1], ["all", 4]]
+    assert count == 2
+
+
+def test_words_that_change_while_something_is_drawn_stay_marked():
+    steps = """
+        await segment();
+        const slid = calls.slid(...names.map(name => values[name]), '');
+        values.prompt = 'b';
+        await call('changed');
+        await drawn(200, { status: 'new' });
+        results.push((await slid)[0]);
+    """
+    (marked,) = run(steps)
+
+    assert "belongs to other words" in marked
+
+
+@pytest.mark.parametrize(("succeeds", "expected"), [(True, AS_IT_IS), (False, "old")])
+def test_what_was_drawn_of_a_result_does_not_replace_a_newer_one(succeeds, expected):
+    steps = f"""
+        await segment();
+        const slid = calls.slid(...names.map(name => values[name]), '');
+        const number = (await call('before'))[names.indexOf('asked')];
+        await drawn(200, {{ status: 'old' }});
+        if ({json.dumps(succeeds)}) values.shown = number;
+        call('after');
+        results.push((await slid)[1 + outputs.indexOf('status')]);
+    """
+    assert run(steps) == [expected]
 
 
 def test_words_that_change_while_segment_runs_mark_its_result():
     steps = """
-        values.shown = call('before')[names.indexOf('asked')];
+        values.shown = (await call('before'))[names.indexOf('asked')];
         values.prompt = 'b';
-        call('changed');
-        results.push(call('after')[0]);
+        await call('changed');
+        results.push(await call('after'));
     """
     (marked,) = run(steps)
 
@@ -222,10 +303,10 @@ def test_words_that_change_while_segment_runs_mark_its_result():
 
 def test_a_segment_that_failed_leaves_what_is_shown_as_it_was():
     steps = """
-        segment();
+        await segment();
         values.prompt = 'b';
-        call('before');
-        results.push(call('after')[0]);
+        await call('before');
+        results.push(await call('after'));
     """
     (marked,) = run(steps)
 
@@ -234,10 +315,12 @@ def test_a_segment_that_failed_leaves_what_is_shown_as_it_was():
 
 def test_a_slider_that_moves_while_segment_runs_is_drawn_afterwards():
     steps = """
-        segment();
-        values.shown = call('before')[names.indexOf('asked')];
-        results.push(call('slid')[1], call('after')[1]);
+        await segment();
+        values.shown = (await call('before'))[names.indexOf('asked')];
+        await call('slid');
+        results.push(asked.length);
+        call('after');
+        await later();
+        results.push(...asked.map(([, body]) => body.kind));
     """
-    meanwhile, afterwards = run(steps)
-
-    assert (meanwhile, afterwards.endswith(" mask")) == ("", True)
+    assert run(steps) == [0, "mask"]
