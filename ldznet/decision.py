@@ -55,6 +55,10 @@ class Decision:
         """Return the objects that `options.objects` chooses from."""
         return find_objects(self.before_objects)
 
+    def use_objects(self, objects: Objects) -> None:
+        """Use objects that were found earlier in the same mask, so that they are not looked for again."""
+        self.__dict__["objects"] = objects  # where `cached_property` looks
+
 
 def decide(
     result: Segmentation,
@@ -96,7 +100,7 @@ def decide(
         mask = np.zeros(result.size, np.float32)
     decision = Decision(mask, reason, only_given and reason is None, before_objects, options)
     if objects is not None:
-        decision.__dict__["objects"] = objects  # `cached_property` keeps it there
+        decision.use_objects(objects)
     return decision
 
 

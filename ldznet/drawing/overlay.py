@@ -194,6 +194,7 @@ def _paint_regions(numbers: NDArray[np.uint16], image: RgbImage | None, alphas: 
 
 def _paint(image: RgbImage, line: NDArray[np.bool_], color: Color) -> None:
     """Paint a thin line: by places, since most pixels do not belong to it."""
+    assert image.flags.c_contiguous  # or `reshape` would make a copy
     image.reshape(-1, 3)[np.flatnonzero(line)] = color
 
 

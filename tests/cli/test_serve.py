@@ -236,7 +236,7 @@ def image_url(page, name, unlike=None):
 
 
 def pixels(url):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))))
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("L"))
 
 
 def test_a_prompt_gives_a_mask_and_the_threshold_changes_it_without_the_model(page):

@@ -273,14 +273,33 @@ const parts = {
     await top();
     await shot('panel-5-send');
 
-    // Generate there with the script off: only what was sent counts.
-    const isOn = page.locator(`${ours('enabled')}-checkbox input`);
-    if (await isOn.isChecked()) await page.locator(`${ours('enabled')} > .label-wrap`).first().click();
+    // Sending has switched the panel off: only what lies there counts.
+    seen.isOnAfterSend = await page.locator(`${ours('enabled')}-checkbox input`).isChecked();
     await setNumber('#img2img_mask_blur', 0);
     const sent = await generate();
     seen.inpaint = compare(await pixels(sent.pictures[0]), scene, mask);
     await top();
     await shot('panel-6-inpaint');
+
+    // Another mask in its place, the left third of the picture: Generate paints that.
+    const other = await page.evaluate(([width, height]) => {
+      const canvas = Object.assign(document.createElement('canvas'), { width, height }), context = canvas.getContext('2d');
+      for (const [color, right] of [['black', width], ['white', width / 3]]) {
+        context.fillStyle = color;
+        context.fillRect(0, 0, right, height);
+      }
+      return canvas.toDataURL('image/png');
+    }, [mask.width, mask.height]);
+    const clear = ['[aria-label=Clear]', '[title=Clear]', '[aria-label="Remove Image"]'];
+    await page.locator(clear.map(one => `#img_inpaint_mask button${one}`).join()).last().click();
+    await upload('#img_inpaint_mask', {
+      name: 'third.png', mimeType: 'image/png', buffer: Buffer.from(other.split(',')[1], 'base64'),
+    });
+    await page.waitForTimeout(1000);
+    const repainted = await generate();
+    seen.replaced = compare(await pixels(repainted.pictures[0]), scene, await pixels(other, 1));
+    await top();
+    await shot('panel-7-replaced');
   },
 
   // The other tabs: Segment sees their picture, Generate paints in it.

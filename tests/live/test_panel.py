@@ -319,6 +319,13 @@ def test_generate_in_inpaint_upload_paints_inside_only(seen):
     assert (outside <= SHOWN_WITHIN, inside > 20) == (True, True)
 
 
+def test_send_switches_the_panel_off_and_generate_paints_a_mask_that_replaces_the_sent_one(seen):
+    part = seen("generate")
+    assert part["isOnAfterSend"] is False
+    outside, inside = part["replaced"]
+    assert (outside <= SHOWN_WITHIN, inside > 5) == (True, True)
+
+
 @pytest.mark.parametrize("tab", ["sketch", "inpaint", "inpaint_sketch"])
 def test_segment_and_generate_work_in_other_tabs(seen, tab):
     assert 0.001 < seen(tab)["masked"] < 0.999

@@ -221,7 +221,7 @@ class Callbacks:
         """Return the new images and texts; without the images of objects and prompts that are `drawn` already."""
         has_objects = drawn is not None and drawn.has_objects_of(result.key, options)
         if drawn is not None and has_objects:
-            decision.__dict__["objects"] = drawn.objects  # where `cached_property` looks
+            decision.use_objects(drawn.objects)
             has_objects = drawn.options.objects == options.objects
         images = preview.draw_preview(result, decision.options, decision, with_objects=not has_objects)
         share = preview.masked_share(images.mask)
