@@ -34,6 +34,8 @@ SCRIPT = ROOT / "javascript" / "ldznet.js"
 _OWN_STYLE = """
 footer, button[aria-label=Share] { display: none !important; }
 #ldznet_refresh { align-self: center; }
+/* Room for the longest label of a slider on one line. */
+#ldznet_panel .head input[type=number] { width: 3.6em; min-width: 0; padding: 0 0.2em; }
 """
 IMAGE, MASK = "img_inpaint_base", "img_inpaint_mask"
 LABELS = {IMAGE: "Picture", MASK: "A mask to combine with; none is needed"}
