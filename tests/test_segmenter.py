@@ -46,7 +46,7 @@ def segmenter(host, method):
     return Segmenter(host, method)
 
 
-def picture(width=96, height=64, seed=0):
+def picture(width=96, height=48, seed=0):
     noise = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 

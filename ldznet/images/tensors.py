@@ -3,7 +3,7 @@
     pixels       (1, 3, h, w) float32 in [-1, 1]                 h, w from `network_size`
     probability  (h, w) or (P, h, w) -> (H, W) or (P, H, W)      float32 in [0, 1]
 
-The size rule is that of the released code of LD-ZNet (PNVR et al., ICCV 2023).
+From a side of 256 on, the size rule is that of the released code of LD-ZNet (PNVR et al., ICCV 2023).
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+_FEW = 4  # from so many multiples a side on, rounding down takes little
+
 
 def network_size(size: tuple[int, int], side: int = 384, multiple: int = 64) -> tuple[int, int]:
     """Return the (height, width) at which the network sees an image of this size.
 
     Both are multiples of `multiple`, with about the image's shape and an area of at most side².
-    The released rule, except where that would give a side of 0 (thinner than about 36:1, or a tiny
-    `side`): then the short side is one multiple and the long one what the area allows.
+    The released rule, except where that would give a side of 0 (thinner than about 36:1): then the short side is
+    one multiple and the long one what the area allows. The released rule rounds both sides down. Below four
+    multiples that would take up to half of the area, so there the size nearest to the fitting one is taken.
     """
     height, width = size
     assert min(height, width, side, multiple) >= 1, (size, side, multiple)
+    if side < _FEW * multiple:
+        return _nearest_size(size, side, multiple)
     ratio = height / width
     # The height follows from the width before that is floored: the order of the released code.
     fitting_width = int(math.sqrt(side * side / ratio))
@@ -36,6 +41,22 @@ def network_size(size: tuple[int, int], side: int = 384, multiple: int = 64) -> 
         return fitting_height // multiple * multiple, fitting_width // multiple * multiple
     longest = max(multiple, side * side // multiple // multiple * multiple)
     return (longest, multiple) if height > width else (multiple, longest)
+
+
+def _nearest_size(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
+    """Return the one whose worse side is scaled least; then that of the image's shape, then the larger."""
+    height, width = size
+    fitting_height, fitting_width = side * math.sqrt(height / width), side * math.sqrt(width / height)
+
+    def cost(candidate: tuple[int, int]) -> tuple[float, float, int]:
+        scales = math.log(candidate[0] / fitting_height), math.log(candidate[1] / fitting_width)
+        # Rounded, so that equal ones are equal on every machine.
+        worse, shape = round(max(map(abs, scales)), 6), round(abs(scales[0] - scales[1]), 6)
+        return worse, shape, -candidate[0] * candidate[1]
+
+    most = max(1, side * side // multiple**2)  # squares of one multiple
+    rows = range(1, most + 1)
+    return min(((r * multiple, c * multiple) for r in rows for c in range(1, most // r + 1)), key=cost)
 
 
 def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
