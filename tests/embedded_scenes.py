@@ -33,10 +33,6 @@ PAIRS = {
 # probability is higher there than on the other thing.
 LEAST_OVERLAP, LEAST_RIGHT = 0.35, 0.75
 
-# The image and the word of the README's first command.
-README_IMAGE = Path(__file__).parents[1] / "docs" / "pictures" / "triangle.jpg"
-README_PROMPT = "triangle"
-
 
 @dataclass(frozen=True, eq=False)
 class Thing:
@@ -51,6 +47,11 @@ class Thing:
 def path_of(name):
     """Return the file of a scene's image."""
     return FOLDER / f"{name}.webp"
+
+
+# The image and the word of the README's first command.
+README_IMAGE = path_of("bucket-fluent-3d")
+README_PROMPT = "bucket"
 
 
 def image_of(name, size=None):

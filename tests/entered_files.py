@@ -1,7 +1,7 @@
 """Count the files of ldznet that one command or one click enters: python -m tests.entered_files.
 
 A file counts when a function of it is called; what runs when a module is imported does not count. The command is
-`segment photo.jpg triangle` with the embedded model, the click is Segment in the panel of the stand-in webui
+`segment photo.jpg bucket` with the embedded model, the click is Segment in the panel of the stand-in webui
 under tests/host.
 """
 

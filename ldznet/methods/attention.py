@@ -174,12 +174,6 @@ class AttentionMethod:
         context = prompts.encode([sentence for sentence, _ in sentences])
         length = context.tokens.shape[1] - 2  # without start and end
         rows = [find_terms(host.count_tokens, *one, length) for one in sentences]
-        if self.options.tokens == "padding":
-            counts = host.count_tokens([sentence for sentence, _ in sentences])
-            rows = [
-                [Term(tuple(range(count + 1, length + 2)), term.own)]
-                for count, (term,) in zip(counts, rows, strict=True)
-            ]
         for part in self._parts(host, latent, len(prompts)):
             noise = inputs.noise[part] if len(inputs.noise) > 1 else inputs.noise
             own = RandomInputs(inputs.timesteps[part], noise, inputs.seed)

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from ldznet.errors import OptionError
 from ldznet.hosts.host import Context, Host, HostInfo
-from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs
+from ldznet.methods.method import Defaults, EncodedImage, Prompts, RandomInputs, SuitedThreshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,14 @@ class DifferenceOptions:
 
 
 PUBLISHED = Defaults(resolution=512, timesteps=(400,), template="a picture of a {}.")
-SMALL = dataclasses.replace(PUBLISHED, resolution=128)  # the size of the scenes that the embedded model knows
+# For small models: the size of the scenes that the embedded one knows, and a sentence in which its text encoder
+# tells nouns apart. The threshold is what `evaluate scenes --method difference` prints.
+SMALL = Defaults(
+    resolution=128,
+    timesteps=(400,),
+    template="a {}",
+    threshold=SuitedThreshold(0.5, "measured for small models"),
+)
 
 
 class DifferenceMethod:

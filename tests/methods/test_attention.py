@@ -810,20 +810,6 @@ def test_rivals_are_appended_to_any_sentence(host, monkeypatch):
     assert sentences == ["a photo of a cat, dog, sky", "a photo of a cat."]
 
 
-def test_with_tokens_padding_the_padding_is_read(host):
-    """The start is place 0, "a cat" 1 and 2, the end 3; all behind it says what the sentence says."""
-    picture = a_picture(host)
-    prompts = Prompts(("cat",), ("a {}",), host.encode_prompt)
-    draw = RandomInputs(torch.full((1,), 100), torch.zeros(picture.latent.shape))
-    method = AttentionMethod(AttentionOptions(tokens="padding", distractors=(), gate=()))
-
-    (stages,) = method.stages(host, picture.latent, prompts, draw)
-
-    assert stages.terms == (Term(tuple(range(3, 77)), (2,)),)
-    with pytest.raises(OptionError, match="tokens is 'padding', which stands for the whole sentence"):
-        AttentionOptions(tokens="padding")
-
-
 def test_the_stages_lead_to_the_map(host):
     picture = a_picture(host)
     prompts = Prompts(("cat", "dog"), (PUBLISHED.template,) * 2, host.encode_prompt)

@@ -46,9 +46,9 @@ def test_passes_for_a_full_size_model(name, options, prompts, expected):
 
 
 def test_on_a_small_model_the_evidence_of_attention_counts(small):
-    # Seven timesteps, two noises, each predicted with the prompts and five rivals.
-    assert count_passes("attention", SegmentOptions(), 1, small.info) == 1 + 14 * (1 + 5)
-    assert count_passes("attention", SegmentOptions(), 8, small.info) == 8 + 14 * (8 + 5)
+    # Three timesteps, two noises, each predicted with the prompts and with nothing.
+    assert count_passes("attention", SegmentOptions(), 1, small.info) == 1 + 6 * (1 + 1)
+    assert count_passes("attention", SegmentOptions(), 8, small.info) == 8 + 6 * (8 + 1)
     assert count_passes("head", SegmentOptions(), 8, small.info) == 8
 
 

@@ -61,16 +61,7 @@ class Setup:
         return cls(method.options, method.defaults)
 
     def having(self, **changes: Any) -> Setup:
-        """Return a copy with other options or defaults, by name.
-
-        Distractors and reading the padding exclude each other; the change replaces the older one.
-        """
-        if changes.get("tokens") == "padding":
-            changes = {"distractors": (), "together": False, **changes}
-        elif (changes.get("distractors") or changes.get("together")) and getattr(
-            self.options, "tokens", ""
-        ) == "padding":
-            changes = {"tokens": "mean", **changes}
+        """Return a copy with other options or defaults, by name."""
         own = {name: value for name, value in changes.items() if name not in _OF_DEFAULTS}
         rest = {name: value for name, value in changes.items() if name in _OF_DEFAULTS}
         return Setup(dataclasses.replace(self.options, **own), dataclasses.replace(self.defaults, **rest))

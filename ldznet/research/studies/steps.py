@@ -67,13 +67,13 @@ def _attention(
     """Yield the steps of the attention method."""
     (stages,) = method.stages(host, encoded.latent, prompts, draw)
     own, options = list(stages.terms[0].own), method.options
-    source = "the padding" if options.tokens == "padding" else "the phrase"
     height, width = encoded.latent.shape[-2:]
     for factor, maps in stages.levels.items():
         grid = f"{math.ceil(height / factor)} x {math.ceil(width / factor)}"
-        yield _scaled(maps[own].mean(dim=0)), f"attention to {source} at {grid}"
-    rivals = len(stages.terms[0].rivals)
-    yield _scaled(stages.shares[0]), f"its share, against {rivals} other token{'s' * (rivals != 1)}"
+        yield _scaled(maps[own].mean(dim=0)), f"attention to the phrase at {grid}"
+    if options.rescale:
+        rivals = len(stages.terms[0].rivals)
+        yield _scaled(stages.shares[0]), f"its share, against {rivals} other token{'s' * (rivals != 1)}"
     often = "once" if options.iterations == 1 else f"{options.iterations} times"
     text = f"refined {often} by the attention of the pixels to each other"
     yield _scaled(stages.refined[0]), text if options.iterations else "not refined"

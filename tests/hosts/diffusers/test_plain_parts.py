@@ -8,6 +8,7 @@ import unicodedata
 
 import pytest
 import torch
+from embedded_scenes import README_IMAGE
 from oracles import diffusers_unet, diffusers_vae, transformers_text
 from stand_ins import write_tokenizer
 from transformers import CLIPTokenizer
@@ -209,7 +210,7 @@ def test_an_exclamation_mark_is_a_word_also_where_it_pads(tmp_path):
 SEGMENT = """
 import sys
 from ldznet.__main__ import main
-code = main(["segment", sys.argv[1], "triangle", "--out", sys.argv[2]])
+code = main(["segment", sys.argv[1], "bucket", "--out", sys.argv[2]])
 loaded = {name.partition(".")[0] for name in sys.modules}
 heavy = {"diffusers", "transformers", "tokenizers", "huggingface_hub", "gradio", "scipy", "sympy", "accelerate"}
 print(code, sorted(loaded & heavy), "torch._dynamo" in sys.modules)
@@ -217,8 +218,7 @@ print(code, sorted(loaded & heavy), "torch._dynamo" in sys.modules)
 
 
 def test_segment_imports_no_library_that_takes_long(tmp_path):
-    picture = EMBEDDED.parents[2] / "docs" / "pictures" / "triangle.jpg"
-    command = [sys.executable, "-c", SEGMENT, str(picture), str(tmp_path / "out")]
+    command = [sys.executable, "-c", SEGMENT, str(README_IMAGE), str(tmp_path / "out")]
 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
@@ -229,9 +229,9 @@ def test_the_embedded_model_gives_the_answer_of_diffusers_and_transformers():
     host = DiffusersHost.load(EMBEDDED)
     image = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(1)) * 2 - 1
     text = host.text[0]
-    ids, _ = text.tokenize(["a red triangle"])
+    ids, _ = text.tokenize(["a red balloon"])
 
-    latent, context = host.encode_image(image), host.encode_prompt(["a red triangle"])
+    latent, context = host.encode_image(image), host.encode_prompt(["a red balloon"])
     answer = host.predict_noise(latent, torch.tensor([400]), context)
 
     with torch.no_grad():

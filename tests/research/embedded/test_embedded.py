@@ -8,18 +8,22 @@ from embedded_scenes import (
     ABSENT,
     LEAST_OVERLAP,
     LEAST_RIGHT,
+    NAMES,
     PAIRS,
     README_IMAGE,
     README_PROMPT,
     THRESHOLD,
     image_of,
     mask_of,
+    things_of,
 )
 
 from ldznet.__main__ import main
 from ldznet.hosts.diffusers.host import DiffusersHost
 from ldznet.methods.choose import choose_method, find_heads
 from ldznet.methods.load import EMBEDDED, MODELS
+from ldznet.methods.registry import HEADLESS_NAMES
+from ldznet.research.evaluation.sentences import sentence_difference
 from ldznet.segmenter import Segmenter
 
 
@@ -76,3 +80,36 @@ def test_the_first_command_of_the_readme_needs_no_options(tmp_path, capsys):
     assert (tmp_path / f"{README_IMAGE.stem}.overlay.png").exists()
     report = json.loads((tmp_path / f"{README_IMAGE.stem}.json").read_text())
     assert report["reason"] == "ld-znet.safetensors fits tiny.safetensors"
+
+
+CAPTIONS = (
+    "bucket",
+    "the dogs",
+    "a photo of a red balloon",
+    "a boot, an umbrella and a frog",
+    "an image of two cars and a bicycle",
+    "a drawing of a dog on the left",
+)
+
+
+@pytest.mark.parametrize("method", ["head", *HEADLESS_NAMES])
+def test_the_text_encoder_tells_nouns_apart_in_the_sentence_that_is_used(segmenter, method):
+    info = segmenter.host.info
+    used = segmenter.method if method == "head" else choose_method(method, info, []).method
+    nouns = [thing.word for name in NAMES for thing in things_of(name)]
+
+    assert sentence_difference(segmenter.host, used.defaults.template, sorted(set(nouns)), CAPTIONS) >= 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PAIRS])
+def test_of_several_things_the_named_one_is_most_probable(segmenter, name):
+    segmenter.set_image(image_of(name))
+    words = sorted({thing.word for thing in things_of(name)})
+    masks = [mask_of(name, word) for word in words]
+
+    right = [
+        all(probability[masks[index]].mean() >= probability[mask].mean() for mask in masks)
+        for index, probability in enumerate(segmenter.segment(words).probabilities())
+    ]
+
+    assert sum(right) >= len(words) - 1

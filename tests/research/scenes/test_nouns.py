@@ -1,5 +1,8 @@
 """The nouns of the embedded model's world, their plurals and groups."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from ldznet.research.scenes.nouns import COLORS, GROUPS, NOUNS, near_words, plural_of, with_article
@@ -66,3 +69,13 @@ def test_colours_that_artists_agree_on_are_colour_words():
     assert NOUNS["tomato"].own_color == "red"
     assert {noun.own_color for noun in NOUNS.values()} - {""} <= set(COLORS)
     assert not [noun.word for noun in NOUNS.values() if noun.own_color and noun.takes_color]
+
+
+def test_the_document_that_a_note_points_to_lists_all_words():
+    text = (Path(__file__).parents[3] / "docs" / "tiny.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"[\w ]+\w", text[text.index("| group | words |") : text.index("## The art")]))
+
+    words = {word.strip() for word in listed}
+    assert set(COLORS) <= words
+    for noun in NOUNS.values():
+        assert {noun.word, *noun.synonyms} <= words

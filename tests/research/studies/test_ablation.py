@@ -73,21 +73,16 @@ def test_words_to_compare_with_and_sentences_are_those_of_captions(host):
     own = [words for words in steps["distractors"] if words != AttentionOptions().distractors]
     own += [words for words in steps["evidence_rivals"] if words != AttentionOptions().evidence_rivals]
 
-    assert {word for words in own for word in words} <= set(VOCABULARY)
+    assert {word for words in own for word in words} <= {"", *VOCABULARY}  # "": captions are left out at times
     for template in steps["evidence_template"]:
         assert set(template.replace("{}", "").split()) <= set(VOCABULARY), template
 
 
-def test_a_rows_name_says_what_else_had_to_change(host):
+def test_a_rows_name_is_the_option_and_its_value(host):
     small, full = (Setup(options, SMALL) for options in (suited_options(host.info)[0], AttentionOptions()))
 
-    titles = [title for title, _ in variants(small, host.info)]
-    assert "distractors: published, tokens: mean" in titles
-    assert "together: on, tokens: mean" in titles
-    assert "tokens: mean" in titles
-    others = [title for title, _ in variants(full, host.info)]
-    assert "together: on" in others
-    assert "tokens: padding, distractors: none" in others
+    assert {"distractors: published", "together: on", "tokens: max"} <= {t for t, _ in variants(small, host.info)}
+    assert {"distractors: none", "together: on", "tokens: max"} <= {t for t, _ in variants(full, host.info)}
 
 
 def test_every_option_of_attention_but_those_of_speed_is_a_step(host):
@@ -292,7 +287,7 @@ def test_the_search_keeps_the_best_of_each_step_and_goes_round_again(setup):
 # --- pictures and commands -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "steps"), [("attention", 8), ("difference", 8)])
+@pytest.mark.parametrize(("name", "steps"), [("attention", 7), ("difference", 8)])
 def test_the_steps_of_a_method_are_drawn_in_a_row_for_each_phrase(host, samples, name, steps):
     sheet = draw_steps(host, name, [samples[0], samples[3]])
 
