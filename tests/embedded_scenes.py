@@ -21,7 +21,7 @@ PHRASE, SECOND_PHRASE, ABSENT = "dog", "bone", "green star"
 OTHER_PHRASE = "bucket"  # of OTHER and THIRD
 
 # Probabilities from which the embedded head's masks of these phrases are neither empty nor everything.
-THRESHOLD, LOW_THRESHOLD, LOWEST_THRESHOLD = 0.15, 0.1, 0.05
+THRESHOLD, LOW_THRESHOLD, LOWEST_THRESHOLD = 0.3, 0.2, 0.15
 
 # Scenes with two things each that differ in colour, and phrases for both.
 PAIRS = {
@@ -31,7 +31,7 @@ PAIRS = {
 
 # What the embedded head reaches on PAIRS at THRESHOLD: the mean overlap with what is named, and how often its mean
 # probability is higher there than on the other thing.
-LEAST_OVERLAP, LEAST_RIGHT = 0.35, 0.75
+LEAST_OVERLAP, LEAST_RIGHT = 0.7, 1.0
 
 
 @dataclass(frozen=True, eq=False)

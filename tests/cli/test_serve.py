@@ -236,7 +236,7 @@ def image_url(page, name, unlike=None):
 
 
 def pixels(url):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("L"))
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))))
 
 
 def test_a_prompt_gives_a_mask_and_the_threshold_changes_it_without_the_model(page):
@@ -366,7 +366,7 @@ def test_keys_segment_and_move_the_threshold(page):
 
 
 def test_other_words_or_another_picture_mark_what_is_shown_and_no_slider_moves_it(page, scene):
-    set_threshold(page, 0.2)
+    set_threshold(page, THRESHOLD)
     segment(page, PHRASE)
     first = image_url(page, "mask_picture")
     note = page.locator("#ldznet_outdated .ldznet-note")

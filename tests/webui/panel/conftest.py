@@ -19,7 +19,7 @@ def image_of(html):
     """Return the image in a figure of the panel."""
     data = re.search(r'<img src="data:image/(?:png|jpeg);base64,([^"]+)"', html).group(1)
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    return image.convert("L") if image.mode == "1" else image  # black and white has one bit a pixel
+    return image
 
 
 class Panel:
