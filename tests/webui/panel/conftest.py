@@ -18,8 +18,7 @@ from ldznet.webui.panel.callbacks import Callbacks
 def image_of(html):
     """Return the image in a figure of the panel."""
     data = re.search(r'<img src="data:image/(?:png|jpeg);base64,([^"]+)"', html).group(1)
-    image = Image.open(io.BytesIO(base64.b64decode(data)))
-    return image
+    return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
 class Panel:
