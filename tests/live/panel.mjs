@@ -312,7 +312,7 @@ const parts = {
     await otherTab(2, '#img2maskimg', scenes[2]);
     await openAdvanced('mask');
     await choose('brush', 'add');
-    await stroke('#img2maskimg', [0.05, 0.62], [0.9, 0.62]);
+    await stroke('#img2maskimg', [0.05, 0.45], [0.9, 0.45]);
     await page.waitForFunction(() => document.documentElement.hasAttribute('data-ldznet-outdated'));
     seen.strokes = await note();
     seen.brush = {};
