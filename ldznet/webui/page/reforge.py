@@ -20,11 +20,10 @@ _CANVAS = "img2maskimg"
 class ReforgePage(A1111Page):
     """The components of the tab by name."""
 
-    def add(self, name: str, component: Any) -> None:
-        """Take one of the webui's components; the canvas of Inpaint is read without strokes, too."""
-        if name == _CANVAS:
-            read_without_strokes(component)
-        super().add(name, component)
+    def __init__(self) -> None:
+        super().__init__()
+        # Not when the canvas is reported: reForge gives it its own reading after that.
+        self.when_complete(lambda: read_without_strokes(self.components[_CANVAS]))
 
 
 def read_without_strokes(canvas: Any) -> None:

@@ -8,23 +8,27 @@ from ldznet.webui.page.reforge import ReforgePage
 
 
 class Canvas:
-    """Reads what the browser sends as reForge does: a picture alone is not foreseen."""
+    """A component that reForge has just made and reported."""
 
-    def preprocess(self, value):
-        if value is None:
-            return None
-        if isinstance(value, str):
-            raise OSError("cannot identify image file")
-        sizes = {"a picture": (128, 64), "strokes": (128, 64)}
-        return {name: part and Image.new("RGBA", sizes[part], "white") for name, part in value.items()}
+
+def read(value):
+    """Read what the browser sends as reForge does: a picture alone is not foreseen."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise OSError("cannot identify image file")
+    sizes = {"a picture": (128, 64), "strokes": (128, 64)}
+    return {name: part and Image.new("RGBA", sizes[part], "white") for name, part in value.items()}
 
 
 @pytest.fixture
 def canvas():
-    page, canvas = ReforgePage(), Canvas()
-    page.add("img2maskimg", canvas)
-    assert page.components == {"img2maskimg": canvas}
-    return canvas
+    page = ReforgePage()
+    for name in (*page.required_names, *page.output_names):
+        component = Canvas()
+        page.add(name, component)
+        component.preprocess = read  # reForge sets its own reading after it has reported a component
+    return page.components["img2maskimg"]
 
 
 @pytest.mark.parametrize("sent", ["a picture", {"image": "a picture", "mask": None}])
