@@ -83,7 +83,7 @@ def train_head(parsed: argparse.Namespace, place: Path | None) -> int:
             "model": host.info.name,
             "model_fingerprint": host.info.fingerprint,
             "data": place.name if place else scenes_name(parsed),
-            "start": parsed.start,
+            "start": Path(parsed.start).name,  # a file says nothing of the machine that wrote it
         },
         belongs={
             "another VAE or text encoder": host.others,
