@@ -65,7 +65,11 @@ CASES["LoRA and token merging"] = CASES["LoRA"] | CASES["token merging"]
 
 
 # In the images of a random model these make no difference that is larger than that of two runs.
-MARKS = {"token merging": "Token merging ratio", "ControlNet": "ControlNet 0"}
+MARKS = {
+    "token merging": "Token merging ratio",
+    "ControlNet": "ControlNet 0",
+    "clip skip and emphasis": "Clip skip: 2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,8 @@ def client(data):
     unit = {"enabled": True, "module": "reference_only", "model": "None", "image": encoded(client.scene)}
     CASES["ControlNet"] = {"others": {"ControlNet": {"args": [unit]}}}
     client.run()  # the first run loads the model
+    # After its first run with these, images of reForge differ by 3 of 255 for good, without us too.
+    client.run(**CASES["clip skip and emphasis"])
     yield client
     stop()
 
@@ -135,6 +141,8 @@ def plain(client):
 
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_that_is_at_work_changes_the_mask_or_is_changed(client, plain, name):
+    if name == "ControlNet" and "controlnet" not in map(str.lower, ask("scripts")[1]["img2img"]):
+        pytest.skip("ControlNet could not be loaded")
     before, mask, report, answer = plain
     alone = image(client, MARKS.get(name, ""), **CASES[name])
 
@@ -241,10 +249,11 @@ def test_where_everything_is_moved_away_after_use_the_mask_is_the_same(client, d
     stop()
     start(data, OFFLOAD)
     first = probabilities(client)  # loads the model
+    before = image(client)
 
     _, mask, report = masked(client, **CASES["LoRA"])
 
     assert first == plain[3]
     assert (report, np.array_equal(mask, plain[1])) == (plain[2], True)
     assert probabilities(client) == plain[3]
-    assert apart(image(client), plain[0]) <= REPEATS_WITHIN
+    assert apart(image(client), before) <= REPEATS_WITHIN
