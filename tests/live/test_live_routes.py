@@ -105,6 +105,7 @@ def test_docs_and_schema_have_every_route(server):
 def test_generated_bad_bodies_are_refused_and_leave_the_server_serving(server, scene):
     token = base64.b64encode(PAIR.encode()).decode()
     headers, wrong = {"Content-Type": "application/json", "Authorization": f"Basic {token}"}, []
+    before = len(LOG.read_text())  # what the webui could not load at its start is not ours
     for body in bad_bodies(200, seed=1):
         request = urllib.request.Request(f"{ADDRESS}/ldznet/segment", body, headers)
         try:
@@ -115,7 +116,7 @@ def test_generated_bad_bodies_are_refused_and_leave_the_server_serving(server, s
                 wrong.append((refused.code, body[:100]))
 
     assert wrong == []
-    assert "Traceback" not in LOG.read_text()
+    assert "Traceback" not in LOG.read_text()[before:]
     assert (
         server.ask("POST", "/ldznet/segment", {"image": encoded(scene), "prompt": "unicorn"})["width"] == SIZE[0]
     )
